@@ -1,0 +1,84 @@
+"""The running batch as state: a step edits it, it is never rebuilt.
+
+A running request is either *decoding* (one token in every step, until something happens) or *catching
+up* (more than one token behind, or paused: it runs when a decision gives it a chunk). The batch counts
+the steps (`tick`); a decoding request's progress is a line over that count, so a quiet step touches no
+request, and the requests that enter a new block at a step are found by the step's number alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+
+from brim.core.request import RequestState
+
+
+class Batch:
+    def __init__(self, block_size: int) -> None:
+        self.tick = 0  # steps scheduled so far; the next step's number
+        self.starved: list[RequestState] = []  # running, without a block for the next token
+        self._running: dict[RequestState, None] = {}  # dicts as ordered sets: oldest member first
+        self._decoding: dict[RequestState, None] = {}
+        self._catching_up: dict[RequestState, None] = {}
+        # requests by the ticks at which they write a block's first token, modulo the block size
+        self._phases: list[dict[RequestState, None]] = [{} for _ in range(block_size)]
+        self._rows: tuple[RequestState, ...] | None = ()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __iter__(self) -> Iterator[RequestState]:
+        return iter(self._running)
+
+    @property
+    def num_decoding(self) -> int:
+        return len(self._decoding)
+
+    @property
+    def catching_up(self) -> Collection[RequestState]:
+        return self._catching_up.keys()
+
+    def rows(self) -> tuple[RequestState, ...]:
+        """The decoding requests; the same tuple until the batch is edited."""
+        if self._rows is None:
+            self._rows = tuple(self._decoding)
+        return self._rows
+
+    def add(self, state: RequestState) -> None:
+        self._running[state] = self._catching_up[state] = None
+
+    def start_decoding(self, state: RequestState) -> None:
+        """From this tick on, every step runs one token of the request."""
+        del self._catching_up[state]
+        self._decoding[state] = None
+        state.start_decoding(self)
+        self._phases[self._phase(state)][state] = None
+        self._rows = None
+
+    def pause(self, state: RequestState) -> None:
+        """The request sits out until a decision gives it a chunk; its KV stays."""
+        if state in self._decoding:
+            self._stop_decoding(state)
+            self._catching_up[state] = None
+
+    def remove(self, state: RequestState) -> None:
+        """Takes the request out; its own state is changed by the caller."""
+        if state in self._decoding:
+            self._stop_decoding(state)
+        self._catching_up.pop(state, None)
+        del self._running[state]
+        if state in self.starved:
+            self.starved.remove(state)
+
+    def entering_block(self, tick: int) -> Iterable[RequestState]:
+        """The decoding requests whose token at `tick` is the first of a block."""
+        return self._phases[tick % len(self._phases)]
+
+    def _phase(self, state: RequestState) -> int:
+        return (self.tick - state.num_scheduled_tokens) % len(self._phases)
+
+    def _stop_decoding(self, state: RequestState) -> None:
+        del self._phases[self._phase(state)][state]
+        del self._decoding[state]
+        state.stop_decoding()
+        self._rows = None

@@ -1,0 +1,67 @@
+"""The board of a scheduler that owns its blocks: a read-only face of batch, queue and KV cache."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence, Sized
+
+from brim.core.batch import Batch
+from brim.core.config import SchedulerConfig
+from brim.core.kvcache.manager import KVCacheManager
+from brim.core.request import RequestView
+from brim.core.waiting import WaitingQueue
+
+
+class PoolBoard:
+    """`decide.Board` over our own pool; its docstrings say what each member means."""
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        batch: Batch,
+        waiting: WaitingQueue,
+        kv: KVCacheManager,
+        in_flight: Sized,
+    ) -> None:
+        self.waiting: Iterable[RequestView] = waiting
+        self.max_num_seqs = config.max_num_seqs
+        self.num_blocks = config.num_blocks
+        self._batch = batch
+        self._kv = kv
+        self._in_flight = in_flight
+
+    @property
+    def running(self) -> Iterable[RequestView]:
+        return self._batch
+
+    @property
+    def catching_up(self) -> Collection[RequestView]:
+        return self._batch.catching_up
+
+    @property
+    def starved(self) -> Sequence[RequestView]:
+        return self._batch.starved
+
+    @property
+    def num_running(self) -> int:
+        return len(self._batch)
+
+    @property
+    def num_decoding(self) -> int:
+        return self._batch.num_decoding
+
+    @property
+    def available_blocks(self) -> int:
+        return self._kv.available_blocks
+
+    @property
+    def releases_delayed(self) -> bool:
+        return len(self._in_flight) > 0
+
+    def hit_tokens(self, view: RequestView) -> int:
+        return len(self._kv.hit_blocks(view)) * self._kv.block_size
+
+    def admission_blocks(self, view: RequestView) -> int:
+        return self._kv.admission_blocks(view)
+
+    def freeable_blocks(self, view: RequestView) -> int:
+        return self._kv.freeable_blocks(view)

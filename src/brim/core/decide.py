@@ -1,0 +1,213 @@
+"""decide(policy, board, now) -> Decision: the one place where the rules are put together.
+
+It reads a board and returns a value; it changes nothing. Whoever owns the blocks carries the decision
+out: `scheduler` on our own pool, an adapter with its host's levers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from brim.core.policies.admitting import Admitting
+from brim.core.policies.chunking import Chunking
+from brim.core.policies.filling import Filling
+from brim.core.policies.ordering import Ordering
+from brim.core.policies.preempting import Preempting
+from brim.core.request import RequestView
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A scheduler as a composition of rules, one for each decision."""
+
+    name: str
+    ordering: Ordering
+    preempting: Preempting
+    admitting: Admitting
+    chunking: Chunking
+    filling: Filling
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do before and in the coming step, in this order.
+
+    `preempt` lose their KV and wait again; `pause` sit this step out and keep their KV; `admit` enter
+    the batch; `chunk_tokens` says how many tokens each of those catching up runs, the admitted included.
+    Every other running request decodes one token. `token_budget` is the most the whole step may run.
+
+    Blocks shared between a victim and a newcomer are counted twice here, so an admission of a decision
+    that also preempts may turn out not to fit: it then waits for the next decision.
+    """
+
+    preempt: Sequence[RequestView] = ()
+    pause: Sequence[RequestView] = ()
+    admit: Sequence[RequestView] = ()
+    chunk_tokens: Mapping[RequestView, int] = field(default_factory=dict)
+    token_budget: int = 0
+
+
+class Board(Protocol):
+    """What a decision may know. All counts are of this moment, before anything is carried out."""
+
+    @property
+    def running(self) -> Iterable[RequestView]: ...
+    @property
+    def catching_up(self) -> Collection[RequestView]:
+        """The running requests that don't simply decode one token."""
+
+    @property
+    def starved(self) -> Sequence[RequestView]:
+        """The running requests that lack a block for their next token; no block is available then."""
+
+    @property
+    def waiting(self) -> Iterable[RequestView]:
+        """In order of the policy's `ordering`."""
+
+    @property
+    def num_running(self) -> int: ...
+    @property
+    def num_decoding(self) -> int: ...
+    @property
+    def max_num_seqs(self) -> int: ...
+    @property
+    def num_blocks(self) -> int: ...
+    @property
+    def available_blocks(self) -> int: ...
+    @property
+    def releases_delayed(self) -> bool:
+        """True when a victim's blocks come free only after this step (one is still in flight)."""
+
+    def hit_tokens(self, view: RequestView) -> int:
+        """Tokens of a waiting request that are in the prefix cache."""
+
+    def admission_blocks(self, view: RequestView) -> int:
+        """Available blocks that admitting it uses up."""
+
+    def freeable_blocks(self, view: RequestView) -> int:
+        """Blocks that preempting it makes available."""
+
+
+def decide(policy: Policy, board: Board, now_ns: int) -> Decision:
+    """The decision for one step, starting at `now_ns`."""
+    draft = _Draft(policy, board, now_ns)
+    draft.feed_the_starved()
+    draft.fill()
+    return Decision(draft.preempt, draft.pause, draft.admit, draft.chunk_tokens, draft.token_budget)
+
+
+class _Draft:
+    """A decision in the making, and what is left to give away while it is made."""
+
+    def __init__(self, policy: Policy, board: Board, now_ns: int) -> None:
+        self.policy = policy
+        self.board = board
+        self.now_ns = now_ns
+        self.preempt: list[RequestView] = []
+        self.pause: list[RequestView] = []
+        self.admit: list[RequestView] = []
+        self.chunk_tokens: dict[RequestView, int] = {}
+        self.token_budget = policy.filling.token_budget(now_ns)
+        self.tokens = self.token_budget - board.num_decoding
+        self.seats = board.max_num_seqs - board.num_running
+        self.blocks = board.available_blocks
+        self.blocks_under_way = 0  # of victims whose blocks come free only after this step
+        self.admitting = True
+
+    def feed_the_starved(self) -> None:
+        """Every running request gets a block for its next token; where blocks lack, somebody gives way."""
+        starving = list(self.board.starved)
+        victims = iter(self._victims() if starving else ())
+        while len(starving) > self.blocks + self.blocks_under_way:
+            victim = next(victims)
+            self._evict(victim)
+            if victim in starving:
+                starving.remove(victim)
+        fed = min(self.blocks, len(starving))
+        self.blocks -= fed
+        self.pause = starving[fed:]
+        # a victim would come straight back for the blocks it has just given up
+        self.admitting = not self.preempt
+
+    def fill(self) -> None:
+        """Gives what is left of the token budget to half-done prompts and to new requests, in order."""
+        for view, waits in self._candidates():
+            if waits:
+                self.admitting = self._try_admit(view)  # nobody overtakes: a large request would starve
+            elif view not in self.preempt:
+                self._give_chunk(view, view.num_tokens - view.num_scheduled_tokens)
+
+    def _candidates(self) -> Iterator[tuple[RequestView, bool]]:
+        """Half-done prompts and, while admitting, waiting requests (True), in one order."""
+        half_done = [view for view in self.board.catching_up if view not in self.pause]
+        half_done.sort(key=self._order, reverse=True)
+        for view in self.board.waiting:
+            if not self.admitting:
+                break
+            while half_done and self._order(half_done[-1]) <= self._order(view):
+                yield half_done.pop(), False
+            yield view, True
+        for view in reversed(half_done):
+            yield view, False
+
+    def _order(self, view: RequestView) -> tuple[tuple[float, ...], int]:
+        return self.policy.ordering.key(view, self.now_ns), view.arrival_seq
+
+    def _give_chunk(self, view: RequestView, remaining: int) -> None:
+        num_tokens = self.policy.chunking.tokens(view, remaining, max(self.tokens, 0))
+        if num_tokens > 0:
+            self.chunk_tokens[view] = num_tokens
+            self.tokens -= num_tokens
+
+    def _try_admit(self, view: RequestView) -> bool:
+        """Lets the request enter if it can, others giving way if they must."""
+        spare = 0
+        if self.board.num_running - len(self.preempt) + len(self.admit) > 0:
+            spare = self.policy.admitting.spare_blocks(view, self.board.num_blocks)
+        need = self.board.admission_blocks(view)
+        if not self._fits(need + spare):
+            self._make_room(view, need + spare)
+        if not self._fits(need + spare):
+            return False
+        self.blocks -= need
+        self.seats -= 1
+        self.admit.append(view)
+        self._give_chunk(view, view.num_tokens - self.board.hit_tokens(view))
+        return True
+
+    def _fits(self, blocks: int) -> bool:
+        return self.tokens >= 1 and self.seats >= 1 and self.blocks >= blocks
+
+    def _make_room(self, view: RequestView, blocks: int) -> None:
+        """Preempts those that yield to the request, the fewest that do; nobody where all would not do."""
+        yielding = [v for v in self._victims() if self.policy.preempting.yields_to(v, view)]
+        chosen: list[RequestView] = []
+        seats, lacking = self.seats, blocks - self.blocks - self.blocks_under_way
+        for victim in yielding:
+            if seats >= 1 and lacking <= 0:
+                break
+            chosen.append(victim)
+            seats += 1
+            lacking -= self.board.freeable_blocks(victim)
+        if seats >= 1 and lacking <= 0:
+            for victim in chosen:
+                self._evict(victim)
+
+    def _victims(self) -> list[RequestView]:
+        """The running that are left, first to give way first."""
+        out = {*self.preempt, *self.chunk_tokens}
+        left = [view for view in self.board.running if view not in out]
+        return sorted(left, key=lambda view: self.policy.preempting.key(view, self.now_ns))
+
+    def _evict(self, victim: RequestView) -> None:
+        self.preempt.append(victim)
+        self.seats += 1
+        if victim not in self.board.catching_up:
+            self.tokens += 1
+        freed = self.board.freeable_blocks(victim)
+        if self.board.releases_delayed:
+            self.blocks_under_way += freed
+        else:
+            self.blocks += freed

@@ -1,0 +1,79 @@
+"""What happened: every event a scheduler tells of, each with the time it was told.
+
+`step_id` is the step whose `schedule` or `commit` (or the next one, for what came between steps) the
+event belongs to. `line(event)` is the stable one-line form that golden logs hold.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from brim.core.plan import TokenLogprobs
+from brim.core.request import FinishReason, RequestState, TaskClass
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    now_ns: int
+    step_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived(Event):
+    request_id: str
+    task_class: TaskClass
+    num_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted(Event):
+    """`cached_tokens` of its known tokens were in the cache; `resumed` after a preemption."""
+
+    request_id: str
+    cached_tokens: int
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Preempted(Event):
+    """Its KV is given up: `lost_tokens` are to be computed again, but for those still cached then."""
+
+    request_id: str
+    lost_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class FirstToken(Event):
+    """The `Tokens` event of the same step holds the first token of this request."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens(Event):
+    """One token for each of `states`, all from one step. `logprobs` by request id, where asked for."""
+
+    states: Sequence[RequestState]
+    token_ids: Sequence[int]
+    logprobs: Mapping[str, TokenLogprobs]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished(Event):
+    request_id: str
+    reason: FinishReason
+    num_output_tokens: int
+    message: str | None = None  # why, for an error
+
+
+def line(event: Event) -> str:
+    """The event as one line of JSON with sorted keys: two equal runs give equal lines."""
+    if isinstance(event, Tokens):
+        drawn = {s.request.request_id: t for s, t in zip(event.states, event.token_ids, strict=True)}
+        fields = {"now_ns": event.now_ns, "step_id": event.step_id, "drawn": drawn}
+    else:
+        fields = dataclasses.asdict(event)
+    return json.dumps({"event": type(event).__name__.lower(), **fields}, sort_keys=True)

@@ -1,0 +1,141 @@
+"""Reference counts and contents of the blocks. Every block is in exactly one of three states:
+
+free     no content, nobody holds it
+cached   content that a prefix may find, nobody holds it: can be evicted
+used     held by one request or more
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable
+
+from brim.core.errors import InvariantViolated
+from brim.core.kvcache.eviction import Block, Eviction
+from brim.core.kvcache.prefix_index import PrefixIndex
+
+
+class BlockPool:
+    def __init__(self, num_blocks: int, eviction: Eviction) -> None:
+        self._blocks = [Block(i) for i in range(num_blocks)]
+        self._free = list(range(num_blocks - 1, -1, -1))  # a stack: block 0 is taken first
+        self._eviction = eviction
+        # (key, releases of the block so far, block id); an entry is stale when the block was held since
+        self._evictable: list[tuple[tuple[int, ...], int, int]] = []
+        self._num_cached = 0
+        self._releases = 0
+        self.index = PrefixIndex()
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self._blocks)
+
+    @property
+    def num_free(self) -> int:
+        return len(self._free)
+
+    @property
+    def num_cached(self) -> int:
+        return self._num_cached
+
+    @property
+    def num_available(self) -> int:
+        """Blocks that `take` can hand out: free ones, and cached ones at the price of their content."""
+        return len(self._free) + self._num_cached
+
+    @property
+    def num_used(self) -> int:
+        return len(self._blocks) - self.num_available
+
+    def ref_count(self, block_id: int) -> int:
+        return self._blocks[block_id].ref_count
+
+    def take(self) -> int:
+        """An empty block, held once. Evicts if no block is free; raises InvariantViolated if none is left."""
+        block = self._blocks[self._free.pop()] if self._free else self._evict()
+        block.ref_count = 1
+        return block.block_id
+
+    def hold(self, block_id: int) -> None:
+        """One more holder of a block with content."""
+        block = self._blocks[block_id]
+        if block.ref_count == 0:
+            self._num_cached -= 1
+        block.ref_count += 1
+
+    def release(self, block_ids: Iterable[int]) -> None:
+        """One holder less of each; give a table's end first, so that leaves are evicted before parents."""
+        for block_id in block_ids:
+            block = self._blocks[block_id]
+            block.ref_count -= 1
+            if block.ref_count == 0:
+                self._let_go(block)
+
+    def publish(self, block_id: int, block_hash: bytes) -> None:
+        """The block is whole: prefixes may find it. The first block of a content stays the one found."""
+        if block_hash not in self.index:
+            self._blocks[block_id].block_hash = block_hash
+            self.index.add(block_hash, block_id)
+
+    def _let_go(self, block: Block) -> None:
+        if block.block_hash is None:
+            self._free.append(block.block_id)
+            return
+        self._num_cached += 1
+        self._releases += 1
+        block.released_seq = self._releases
+        entry = (self._eviction.key(block), block.released_seq, block.block_id)
+        heapq.heappush(self._evictable, entry)
+        if len(self._evictable) > 2 * len(self._blocks) + 64:
+            self._drop_stale()
+
+    def _is_current(self, entry: tuple[tuple[int, ...], int, int]) -> bool:
+        _, released_seq, block_id = entry
+        block = self._blocks[block_id]
+        cached = block.ref_count == 0 and block.block_hash is not None
+        return cached and block.released_seq == released_seq
+
+    def _drop_stale(self) -> None:
+        self._evictable = [entry for entry in self._evictable if self._is_current(entry)]
+        heapq.heapify(self._evictable)
+
+    def _evict(self) -> Block:
+        while self._evictable:
+            entry = heapq.heappop(self._evictable)
+            if self._is_current(entry):
+                block = self._blocks[entry[2]]
+                assert block.block_hash is not None
+                self.index.remove(block.block_hash)
+                block.block_hash = None
+                self._num_cached -= 1
+                return block
+        raise InvariantViolated("a block was taken although none is available")
+
+    def check(self, holders: Iterable[int]) -> None:
+        """Verifies the books against `holders`, the block ids of all tables one after another.
+
+        Raises InvariantViolated with the first contradiction found.
+        """
+        held = Counter(holders)
+        for block in self._blocks:
+            if block.ref_count != held[block.block_id]:
+                raise InvariantViolated(f"{block} has {held[block.block_id]} holders")
+            if block.block_hash is not None and self.index.get(block.block_hash) != block.block_id:
+                raise InvariantViolated(f"{block} is not the one that the index finds")
+        self._check_states()
+
+    def _check_states(self) -> None:
+        free = set(self._free)
+        if len(free) != len(self._free):
+            raise InvariantViolated("a block is free twice")
+        if any(self._blocks[i].ref_count or self._blocks[i].block_hash is not None for i in free):
+            raise InvariantViolated("a free block is held or has content")
+        unheld = {b.block_id for b in self._blocks if b.ref_count == 0}
+        cached = {b.block_id for b in self._blocks if b.ref_count == 0 and b.block_hash is not None}
+        if unheld - cached != free or len(cached) != self._num_cached:
+            raise InvariantViolated("free + cached + used is not the whole pool")
+        if {entry[2] for entry in self._evictable if self._is_current(entry)} != cached:
+            raise InvariantViolated("a cached block can't be evicted")
+        if len(self.index) != sum(b.block_hash is not None for b in self._blocks):
+            raise InvariantViolated("the index finds a block without that content")

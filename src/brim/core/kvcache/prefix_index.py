@@ -1,0 +1,59 @@
+"""From the tokens of a prefix to the block that holds their KV: chained hashes of whole blocks."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Sequence
+
+ROOT = b""
+
+
+def root_hash(cache_salt: str) -> bytes:
+    """The hash a chain starts from; different salts never share a block."""
+    return hashlib.blake2b(cache_salt.encode(), digest_size=16).digest() if cache_salt else ROOT
+
+
+def extend_hashes(hashes: list[bytes], token_ids: Sequence[int], block_size: int, cache_salt: str) -> None:
+    """Appends the hashes of the whole blocks of `token_ids` that `hashes` does not have yet.
+
+    Each hash covers its block's tokens and, through its parent's hash, every token before. It is
+    cryptographic: with a guessable hash, one user could craft a prompt that reads another's cache.
+    """
+    parent = hashes[-1] if hashes else root_hash(cache_salt)
+    for start in range(len(hashes) * block_size, len(token_ids) - block_size + 1, block_size):
+        tokens = array("q", token_ids[start : start + block_size]).tobytes()
+        parent = hashlib.blake2b(parent + tokens, digest_size=16).digest()
+        hashes.append(parent)
+
+
+class PrefixIndex:
+    """Block hash -> block id, for whole and unchangeable blocks only."""
+
+    def __init__(self) -> None:
+        self._block_ids: dict[bytes, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._block_ids)
+
+    def __contains__(self, block_hash: bytes) -> bool:
+        return block_hash in self._block_ids
+
+    def add(self, block_hash: bytes, block_id: int) -> None:
+        self._block_ids[block_hash] = block_id
+
+    def remove(self, block_hash: bytes) -> None:
+        del self._block_ids[block_hash]
+
+    def get(self, block_hash: bytes) -> int | None:
+        return self._block_ids.get(block_hash)
+
+    def match(self, hashes: Iterable[bytes]) -> list[int]:
+        """Block ids of the longest run of `hashes`, from the first on, that is here."""
+        found: list[int] = []
+        for block_hash in hashes:
+            block_id = self._block_ids.get(block_hash)
+            if block_id is None:
+                break
+            found.append(block_id)
+        return found

@@ -1,0 +1,95 @@
+"""StepPlan: what one step runs. StepResult: what came back. StepShape: its sizes only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from brim.core.request import RequestState
+
+
+class Chunk(NamedTuple):
+    """A run of known tokens `[start, start + num_tokens)` of one request.
+
+    `samples` is true when the chunk reaches the last known token: only then is a next token drawn.
+    """
+
+    state: RequestState
+    start: int
+    num_tokens: int
+    samples: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One forward pass.
+
+    The step runs every request of `decodes` by exactly one token, and every chunk of `chunks`.
+    `admitted` requests appear for the first time (or again, after a preemption); of the requests in
+    `released` no further plan will speak, unless they are admitted anew. `decodes` is shared between
+    the plans of a quiet stretch: read it, never change it.
+    """
+
+    step_id: int
+    decodes: tuple[RequestState, ...]
+    chunks: tuple[Chunk, ...] = ()
+    admitted: tuple[RequestState, ...] = ()
+    released: tuple[str, ...] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.decodes) + sum(chunk.num_tokens for chunk in self.chunks)
+
+    def __bool__(self) -> bool:
+        """False when there is nothing to run."""
+        return bool(self.decodes or self.chunks)
+
+    def sampling(self) -> tuple[RequestState, ...]:
+        """The requests that draw a token, in the order of `StepResult.token_ids`: the decodes first."""
+        if not self.chunks:
+            return self.decodes
+        return (*self.decodes, *(chunk.state for chunk in self.chunks if chunk.samples))
+
+    def part(self, decodes: Sequence[RequestState], chunks: Sequence[Chunk]) -> StepPlan:
+        """The same step with some of its rows only."""
+        return replace(self, decodes=tuple(decodes), chunks=tuple(chunks))
+
+    def shape(self) -> StepShape:
+        """Sizes of this step; call it before the next `schedule`, which moves the decodes on."""
+        context = sum(state.num_scheduled_tokens for state in self.decodes)
+        prefill = sum(chunk.num_tokens for chunk in self.chunks)
+        cross = sum(chunk.num_tokens * chunk.start for chunk in self.chunks)
+        return StepShape(len(self.decodes), context, len(self.chunks), prefill, cross)
+
+
+class StepShape(NamedTuple):
+    """What a step-time model may know of a step: counts of tokens, never their values."""
+
+    num_decodes: int
+    decode_context_tokens: int  # KV read by the decodes, summed
+    num_chunks: int
+    prefill_tokens: int
+    prefill_context_tokens: int  # sum over chunks of (new tokens x tokens already computed)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural-log probabilities at one drawn token: its own, and the `top` (token id, logprob) pairs."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """`token_ids[i]` was drawn for `plan.sampling()[i]`.
+
+    Requests in `errors` (id -> message) failed alone: their token, if any, means nothing.
+    `logprobs` holds an entry for each request that asked for them and drew a token.
+    """
+
+    token_ids: Sequence[int]
+    logprobs: Mapping[str, TokenLogprobs] = field(default_factory=dict)
+    errors: Mapping[str, str] = field(default_factory=dict)

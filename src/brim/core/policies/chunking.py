@@ -1,0 +1,23 @@
+"""How many tokens of a prompt a step takes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from brim.core.request import RequestView
+
+
+class Chunking(Protocol):
+    def tokens(self, view: RequestView, remaining: int, budget: int) -> int:
+        """At most `remaining` and at most `budget`; 0 leaves the request out of this step."""
+
+
+@dataclass(frozen=True, slots=True)
+class FillTheBudget:
+    """Whatever is left of the budget, at most `max_chunk_tokens` (0: no limit)."""
+
+    max_chunk_tokens: int = 0
+
+    def tokens(self, view: RequestView, remaining: int, budget: int) -> int:
+        return min(remaining, budget, self.max_chunk_tokens or budget)

@@ -1,0 +1,240 @@
+"""Request: the facts, frozen. RequestState: the progress, changed only through its verbs."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+NO_TOKENS: frozenset[int] = frozenset()
+
+
+class TaskClass(enum.StrEnum):
+    """Online requests have someone waiting; offline ones only a deadline."""
+
+    ONLINE = "online"
+    OFFLINE = "offline"
+
+
+class FinishReason(enum.StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+    REFUSED = "refused"
+
+
+class Status(enum.StrEnum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    PREEMPTED = "preempted"  # waits again, all its KV given up
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class SLO:
+    """Targets of one request, in nanoseconds; None means no target."""
+
+    ttft_ns: int | None = None
+    tpot_ns: int | None = None
+    itl_ns: int | None = None
+    e2e_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is drawn and when to stop. Meanings and ranges as in OpenAI's and vLLM's API.
+
+    `seed` makes a request's draws a function of (seed, position), so that a recomputed token is the
+    same token. `logprobs` is the number of alternatives wanted beside the drawn token, None for none.
+    """
+
+    max_tokens: int = 16
+    min_tokens: int = 0
+    stop_token_ids: frozenset[int] = NO_TOKENS  # the model's end tokens included, unless ignored
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: no limit
+    min_p: float = 0.0
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
+
+
+GREEDY = SamplingParams(temperature=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked. All times are integer nanoseconds of one clock; latencies start at `arrival_ns`."""
+
+    request_id: str
+    prompt_token_ids: Sequence[int]
+    sampling: SamplingParams = GREEDY
+    task_class: TaskClass = TaskClass.ONLINE
+    arrival_ns: int = 0
+    priority: int = 0  # smaller goes first, inside a class
+    deadline_ns: int | None = None
+    slo: SLO = field(default_factory=SLO)
+    cache_salt: str = ""  # requests share prefixes only with requests of the same salt
+
+
+class StepClock(Protocol):
+    """Counts the steps scheduled so far."""
+
+    @property
+    def tick(self) -> int: ...
+
+
+class RequestView(Protocol):
+    """What a rule or an engine may read of a request in progress."""
+
+    @property
+    def request(self) -> Request: ...
+    @property
+    def token_ids(self) -> Sequence[int]: ...
+    @property
+    def block_ids(self) -> Sequence[int]: ...
+    @property
+    def status(self) -> Status: ...
+    @property
+    def arrival_seq(self) -> int: ...
+    @property
+    def num_prompt_tokens(self) -> int: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def num_computed_tokens(self) -> int: ...
+    @property
+    def num_scheduled_tokens(self) -> int: ...
+    @property
+    def num_preemptions(self) -> int: ...
+
+
+class RequestState:
+    """One request's progress.
+
+    The known tokens are the prompt and every output token committed so far. Computed tokens catch up
+    with known tokens: there is no prefill or decode phase, only a request that is more than one token
+    behind, and one that is exactly one behind.
+
+    A request that runs one token in every step (`decoding`) is not touched when a step is scheduled:
+    its `num_scheduled_tokens` is a line over the step clock, `offset + tick`.
+    """
+
+    __slots__ = (
+        "_line_offset",
+        "_num_scheduled",
+        "_step_clock",
+        "arrival_seq",
+        "block_ids",
+        "max_num_tokens",
+        "num_cached_tokens",
+        "num_computed_tokens",
+        "num_preemptions",
+        "num_prompt_tokens",
+        "request",
+        "status",
+        "stop_token_ids",
+        "token_ids",
+    )
+
+    def __init__(self, request: Request, arrival_seq: int) -> None:
+        self.request = request
+        self.arrival_seq = arrival_seq
+        self.status = Status.WAITING
+        self.token_ids: list[int] = list(request.prompt_token_ids)
+        self.num_prompt_tokens = len(self.token_ids)
+        self.max_num_tokens = self.num_prompt_tokens + request.sampling.max_tokens
+        self.stop_token_ids = request.sampling.stop_token_ids
+        self.block_ids: list[int] = []  # the KV cache manager's: nobody else writes it
+        self.num_computed_tokens = 0
+        self.num_cached_tokens: int | None = None  # prompt tokens found in the cache at first admission
+        self.num_preemptions = 0
+        self._num_scheduled = 0
+        self._step_clock: StepClock | None = None
+        self._line_offset = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Known tokens: prompt and output."""
+        return len(self.token_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def decoding(self) -> bool:
+        return self._step_clock is not None
+
+    @property
+    def num_scheduled_tokens(self) -> int:
+        """Tokens computed or in flight; at least `num_computed_tokens`."""
+        if self._step_clock is None:
+            return self._num_scheduled
+        return self._line_offset + self._step_clock.tick
+
+    def admit(self, num_cached_tokens: int) -> None:
+        """Waiting becomes running, its first `num_cached_tokens` tokens already in the cache."""
+        if self.num_cached_tokens is None:
+            self.num_cached_tokens = num_cached_tokens
+        self.status = Status.RUNNING
+        self.num_computed_tokens = self._num_scheduled = num_cached_tokens
+
+    def schedule(self, num_tokens: int) -> None:
+        self._num_scheduled += num_tokens
+
+    def start_decoding(self, clock: StepClock) -> None:
+        """From the clock's present tick on, every step runs one token of this request."""
+        self._line_offset = self._num_scheduled - clock.tick
+        self._step_clock = clock
+
+    def stop_decoding(self) -> None:
+        self._num_scheduled = self.num_scheduled_tokens
+        self._step_clock = None
+
+    def compute(self, num_tokens: int) -> None:
+        """A committed step has written the KV of `num_tokens` more tokens."""
+        self.num_computed_tokens += num_tokens
+
+    def append(self, token_id: int) -> bool:
+        """One more output token; true when it is the last: a stop token, or the limit reached."""
+        self.token_ids.append(token_id)
+        return self.stopped or len(self.token_ids) >= self.max_num_tokens
+
+    def decode(self, token_id: int) -> bool:
+        """`compute(1)` and `append` in one lean call: commit makes it for every row of every step."""
+        self.num_computed_tokens += 1
+        token_ids = self.token_ids
+        token_ids.append(token_id)
+        if len(token_ids) >= self.max_num_tokens:
+            return True
+        return token_id in self.stop_token_ids and self.stopped
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the newest token ends the output; before `min_tokens` none does."""
+        long_enough = self.num_output_tokens > self.request.sampling.min_tokens
+        return long_enough and self.token_ids[-1] in self.stop_token_ids
+
+    def preempt(self) -> int:
+        """Running becomes preempted; returns the number of tokens whose KV is lost."""
+        lost = self.num_computed_tokens
+        self.status = Status.PREEMPTED
+        self.num_computed_tokens = self._num_scheduled = 0
+        self.num_preemptions += 1
+        return lost
+
+    def finish(self) -> None:
+        self.status = Status.FINISHED
+
+    def __repr__(self) -> str:
+        return (
+            f"<{self.request.request_id} {self.status} "
+            f"{self.num_computed_tokens}/{self.num_scheduled_tokens}/{self.num_tokens}>"
+        )

@@ -1,0 +1,136 @@
+"""An engine that plays given tokens, for tests and for measuring everything around a model.
+
+It checks what it is given as a device would: every position is written exactly once before it is
+read, through the block table, into the very block that the scheduler claims.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from brim.core.plan import StepPlan, StepResult, TokenLogprobs
+from brim.core.request import RequestState, RequestView
+from brim.engines.base import EngineCaps
+
+Script = Callable[[Sequence[int]], int]
+
+
+def echo_script(token_ids: Sequence[int]) -> int:
+    """The next token as a function of all tokens before it: a hash, so that any mistake shows."""
+    acc = 2166136261
+    for token_id in token_ids[-8:]:
+        acc = ((acc ^ token_id) * 16777619) & 0xFFFFFFFF
+    return 97 + (acc ^ len(token_ids)) % 26
+
+
+class ScriptedEngine:
+    """Draws `script(all tokens so far)` for each request, reading the tokens back from a paged store.
+
+    `poison` maps a request id to the message with which any step that runs it fails.
+    """
+
+    def __init__(
+        self,
+        num_blocks: int = 512,
+        block_size: int = 16,
+        *,
+        max_model_len: int = 4096,
+        depth: int = 1,
+        script: Script = echo_script,
+        poison: Mapping[str, str] | None = None,
+    ) -> None:
+        self.caps = EngineCaps(
+            name="scripted",
+            model="scripted",
+            num_blocks=num_blocks,
+            block_size=block_size,
+            max_model_len=min(max_model_len, num_blocks * block_size),
+            vocab_size=258,
+            depth=depth,
+            note="scripted: no model is run, the words mean nothing",
+        )
+        self._script = script
+        self._poison = dict(poison or {})
+        self._store: dict[tuple[int, int], int] = {}  # (block id, offset) -> token id
+        self._drawn: dict[str, int] = {}  # newest token by request: a plan may not know it yet
+        self._results: deque[StepResult] = deque()
+
+    def begin(self, plan: StepPlan) -> None:
+        for request_id in plan.released:
+            self._drawn.pop(request_id, None)
+        for state in plan.sampling():
+            if state.request.request_id in self._poison:
+                raise RuntimeError(self._poison[state.request.request_id])
+        for chunk in plan.chunks:
+            self._write(chunk.state, chunk.start, chunk.state.token_ids[chunk.start :][: chunk.num_tokens])
+        ends: list[tuple[RequestState, int]] = []
+        for state in plan.decodes:
+            position = state.num_scheduled_tokens - 1
+            self._write(state, position, [self._newest(state, position)])
+            ends.append((state, position + 1))
+        ends += [(c.state, c.start + c.num_tokens) for c in plan.chunks if c.samples]
+        tokens = [self._draw(state, end) for state, end in ends]
+        logprobs = {
+            s.request.request_id: TokenLogprobs(t, 0.0, ((t, 0.0),))
+            for (s, _), t in zip(ends, tokens, strict=True)
+            if s.request.sampling.logprobs is not None
+        }
+        self._results.append(StepResult(tokens, logprobs))
+
+    def finish(self) -> StepResult:
+        return self._results.popleft()
+
+    def close(self) -> None:
+        self._results.clear()
+
+    def _newest(self, view: RequestView, position: int) -> int:
+        if position < view.num_tokens:
+            return view.token_ids[position]
+        return self._drawn[view.request.request_id]
+
+    def _write(self, view: RequestView, start: int, token_ids: Sequence[int]) -> None:
+        size = self.caps.block_size
+        for position, token_id in enumerate(token_ids, start):
+            self._store[view.block_ids[position // size], position % size] = token_id
+
+    def _draw(self, view: RequestView, end: int) -> int:
+        size = self.caps.block_size
+        seen = [self._store[view.block_ids[p // size], p % size] for p in range(end)]
+        token_id = self._script(seen)
+        self._drawn[view.request.request_id] = token_id
+        return token_id
+
+
+class ByteTokenizer:
+    """One token per UTF-8 byte, and an end token: text in and out without a model."""
+
+    eos_token_ids = frozenset({256})
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def encode_chat(self, messages: Sequence[dict[str, Any]]) -> list[int]:
+        text = "".join(f"{message['role']}: {message['content']}\n" for message in messages)
+        return self.encode(text + "assistant: ")
+
+    def stream(self) -> ByteStream:
+        return ByteStream()
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return bytes([token_id]) if token_id < 256 else b""
+
+
+class ByteStream:
+    """Bytes to text; an incomplete character waits for its next byte."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token_id: int) -> str:
+        return self._decoder.decode(bytes([token_id])) if token_id < 256 else ""
+
+    def flush(self) -> str:
+        return self._decoder.decode(b"", final=True)

@@ -1,0 +1,1 @@
+"""What every HTTP room shares: the OpenAI error object."""
