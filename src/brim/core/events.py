@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from brim.core.plan import TokenLogprobs
-from brim.core.request import FinishReason, RequestState, TaskClass
+from brim.core.request import FinishReason, Request, RequestState
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Arrived(Event):
-    request_id: str
-    task_class: TaskClass
-    num_prompt_tokens: int
+    request: Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +69,19 @@ class Finished(Event):
 
 def line(event: Event) -> str:
     """The event as one line of JSON with sorted keys: two equal runs give equal lines."""
+    return json.dumps({"event": type(event).__name__.lower(), **_fields(event)}, sort_keys=True)
+
+
+def _fields(event: Event) -> dict[str, object]:
+    base: dict[str, object] = {"now_ns": event.now_ns, "step_id": event.step_id}
+    if isinstance(event, Arrived):
+        request = event.request
+        return base | {
+            "request_id": request.request_id,
+            "task_class": request.task_class,
+            "num_prompt_tokens": len(request.prompt_token_ids),
+        }
     if isinstance(event, Tokens):
-        drawn = {s.request.request_id: t for s, t in zip(event.states, event.token_ids, strict=True)}
-        fields = {"now_ns": event.now_ns, "step_id": event.step_id, "drawn": drawn}
-    else:
-        fields = dataclasses.asdict(event)
-    return json.dumps({"event": type(event).__name__.lower(), **fields}, sort_keys=True)
+        drawn = zip(event.states, event.token_ids, strict=True)
+        return base | {"drawn": [[state.request.request_id, token_id] for state, token_id in drawn]}
+    return dataclasses.asdict(event)

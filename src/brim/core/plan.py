@@ -51,9 +51,14 @@ class StepPlan:
             return self.decodes
         return (*self.decodes, *(chunk.state for chunk in self.chunks if chunk.samples))
 
-    def part(self, decodes: Sequence[RequestState], chunks: Sequence[Chunk]) -> StepPlan:
-        """The same step with some of its rows only."""
-        return replace(self, decodes=tuple(decodes), chunks=tuple(chunks))
+    def rows(self) -> list[Chunk]:
+        """Every row as a chunk, a decode being one of one token; call it before the next `schedule`."""
+        decodes = [Chunk(state, state.num_scheduled_tokens - 1, 1, True) for state in self.decodes]
+        return [*decodes, *self.chunks]
+
+    def part(self, rows: Sequence[Chunk]) -> StepPlan:
+        """The same step with only some of its `rows()`."""
+        return replace(self, decodes=(), chunks=tuple(rows))
 
     def shape(self) -> StepShape:
         """Sizes of this step; call it before the next `schedule`, which moves the decodes on."""

@@ -127,14 +127,15 @@ class RequestState:
     """
 
     __slots__ = (
+        "_caught_up",
         "_line_offset",
+        "_num_computed",
         "_num_scheduled",
         "_step_clock",
         "arrival_seq",
         "block_ids",
         "max_num_tokens",
         "num_cached_tokens",
-        "num_computed_tokens",
         "num_preemptions",
         "num_prompt_tokens",
         "request",
@@ -152,9 +153,10 @@ class RequestState:
         self.max_num_tokens = self.num_prompt_tokens + request.sampling.max_tokens
         self.stop_token_ids = request.sampling.stop_token_ids
         self.block_ids: list[int] = []  # the KV cache manager's: nobody else writes it
-        self.num_computed_tokens = 0
         self.num_cached_tokens: int | None = None  # prompt tokens found in the cache at first admission
         self.num_preemptions = 0
+        self._num_computed = 0
+        self._caught_up = False  # has computed every known token since it was admitted
         self._num_scheduled = 0
         self._step_clock: StepClock | None = None
         self._line_offset = 0
@@ -169,8 +171,13 @@ class RequestState:
         return len(self.token_ids) - self.num_prompt_tokens
 
     @property
-    def decoding(self) -> bool:
-        return self._step_clock is not None
+    def num_computed_tokens(self) -> int:
+        """Tokens whose KV is written by committed steps: the progress number.
+
+        Once caught up, a request computes its newest token in the step that draws the next: all but
+        one are computed, and no step has to count.
+        """
+        return max(self._num_computed, len(self.token_ids) - 1) if self._caught_up else self._num_computed
 
     @property
     def num_scheduled_tokens(self) -> int:
@@ -184,7 +191,7 @@ class RequestState:
         if self.num_cached_tokens is None:
             self.num_cached_tokens = num_cached_tokens
         self.status = Status.RUNNING
-        self.num_computed_tokens = self._num_scheduled = num_cached_tokens
+        self._num_computed = self._num_scheduled = num_cached_tokens
 
     def schedule(self, num_tokens: int) -> None:
         self._num_scheduled += num_tokens
@@ -199,22 +206,24 @@ class RequestState:
         self._step_clock = None
 
     def compute(self, num_tokens: int) -> None:
-        """A committed step has written the KV of `num_tokens` more tokens."""
-        self.num_computed_tokens += num_tokens
+        """A committed chunk has written the KV of `num_tokens` more tokens."""
+        self._num_computed = self.num_computed_tokens + num_tokens
+        self._caught_up = self._num_computed == len(self.token_ids)
 
     def append(self, token_id: int) -> bool:
         """One more output token; true when it is the last: a stop token, or the limit reached."""
-        self.token_ids.append(token_id)
-        return self.stopped or len(self.token_ids) >= self.max_num_tokens
+        return bool(RequestState.append_each((self,), (token_id,)))
 
-    def decode(self, token_id: int) -> bool:
-        """`compute(1)` and `append` in one lean call: commit makes it for every row of every step."""
-        self.num_computed_tokens += 1
-        token_ids = self.token_ids
-        token_ids.append(token_id)
-        if len(token_ids) >= self.max_num_tokens:
-            return True
-        return token_id in self.stop_token_ids and self.stopped
+    @staticmethod
+    def append_each(states: Sequence[RequestState], token_ids: Sequence[int]) -> list[RequestState]:
+        """`append` for many in one lean loop; returns those whose last token it was."""
+        over = []
+        for state, token_id in zip(states, token_ids, strict=True):
+            tokens = state.token_ids
+            tokens.append(token_id)
+            if len(tokens) >= state.max_num_tokens or (token_id in state.stop_token_ids and state.stopped):
+                over.append(state)
+        return over
 
     @property
     def stopped(self) -> bool:
@@ -226,7 +235,8 @@ class RequestState:
         """Running becomes preempted; returns the number of tokens whose KV is lost."""
         lost = self.num_computed_tokens
         self.status = Status.PREEMPTED
-        self.num_computed_tokens = self._num_scheduled = 0
+        self._num_computed = self._num_scheduled = 0
+        self._caught_up = False
         self.num_preemptions += 1
         return lost
 

@@ -8,7 +8,6 @@ device may still be writing them.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Collection, Sequence
 from itertools import takewhile
@@ -29,11 +28,10 @@ from brim.core.waiting import WaitingQueue
 class _Flight:
     """A step scheduled and not yet committed."""
 
-    __slots__ = ("dropped", "plan", "tables", "tick")
+    __slots__ = ("dropped", "plan", "tables")
 
-    def __init__(self, plan: StepPlan, tick: int) -> None:
+    def __init__(self, plan: StepPlan) -> None:
         self.plan = plan
-        self.tick = tick  # the batch's count when it was scheduled
         self.dropped: set[RequestState] = set()  # their tokens of this step are not wanted any more
         self.tables: list[list[int]] = []  # blocks to give back when the step is over
 
@@ -87,9 +85,7 @@ class Scheduler:
         self._num_arrivals += 1
         self._states[request.request_id] = state
         self._wait(state, now_ns)
-        self._events.append(
-            Arrived(now_ns, self._num_steps, request.request_id, request.task_class, state.num_tokens)
-        )
+        self._events.append(Arrived(now_ns, self._num_steps, request))
 
     def abort(self, request_id: str, now_ns: int, reason: FinishReason = FinishReason.ABORT) -> bool:
         """Ends the request at once; False where it is over already. Its token in flight is dropped."""
@@ -123,7 +119,7 @@ class Scheduler:
             return StepPlan(self._num_steps, ())
         released, self._released = tuple(self._released), []
         plan = StepPlan(self._num_steps, rows, tuple(chunks), tuple(admitted), released)
-        self._in_flight.append(_Flight(plan, self.batch.tick))
+        self._in_flight.append(_Flight(plan))
         self._num_steps += 1
         self.batch.tick += 1
         for chunk in chunks:
@@ -145,10 +141,8 @@ class Scheduler:
             if chunk.state not in flight.dropped:
                 chunk.state.compute(chunk.num_tokens)
                 self.kv.publish_computed(chunk.state)
-            self._settled = False  # new blocks to be hit
+            self._settled = False  # the waiting may hit new blocks
         self._take_tokens(flight, result, now_ns)
-        for state in self.batch.entering_block(flight.tick + 1):  # they have just completed a block
-            self.kv.publish_computed(state)
         for table in flight.tables:
             self.kv.give_back(table)
             self._settled = False
@@ -212,6 +206,7 @@ class Scheduler:
         return True
 
     def _preempt(self, state: RequestState, now_ns: int) -> None:
+        self.kv.publish_computed(state)
         self._leave_batch(state)
         lost_tokens = state.preempt()
         self._wait(state, now_ns)
@@ -233,18 +228,15 @@ class Scheduler:
         token_ids = result.token_ids
         if len(states) != len(token_ids):
             raise InvariantViolated(f"{len(token_ids)} tokens came back for {len(states)} requests")
-        num_decodes = len(flight.plan.decodes)
         if flight.dropped:
             kept = [i for i, state in enumerate(states) if state not in flight.dropped]
-            num_decodes = bisect_left(kept, num_decodes)
             states, token_ids = [states[i] for i in kept], [token_ids[i] for i in kept]
-        decodes = zip(states[:num_decodes], token_ids, strict=False)
-        over = [state for state, token_id in decodes if state.decode(token_id)]
-        for state, token_id in zip(states[num_decodes:], token_ids[num_decodes:], strict=True):
-            if state.append(token_id):
-                over.append(state)
-            if state.num_output_tokens == 1:
-                self._events.append(FirstToken(now_ns, flight.plan.step_id, state.request.request_id))
+        over = RequestState.append_each(states, token_ids)
+        for chunk in flight.plan.chunks:
+            first = chunk.samples and chunk.state.num_output_tokens == 1
+            if first and chunk.state not in flight.dropped:
+                request_id = chunk.state.request.request_id
+                self._events.append(FirstToken(now_ns, flight.plan.step_id, request_id))
         if states:
             self._events.append(Tokens(now_ns, flight.plan.step_id, states, token_ids, result.logprobs))
         for state in over:

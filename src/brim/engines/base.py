@@ -31,15 +31,15 @@ class EngineCaps:
 
 
 class Engine(Protocol):
-    """Runs plans, in the order they are begun.
+    """Runs one plan at a time.
 
-    An engine keeps no decision of its own: positions, tokens and block tables are read from the plan's
-    requests when it is begun. Between `begin` and `finish` of one plan, `begin` of the next may come
-    only where `caps.depth` is 2; a request's newest token may then still be unknown to the plan, and
-    the engine uses the one it drew itself.
+    An engine takes no decision of its own: positions, tokens and block tables are read from the plan's
+    requests when it is begun. Where `caps.depth` is 2, a plan may be begun before the one before it is
+    committed: a request's newest token is then still unknown to the plan, and the engine uses the one
+    it drew itself.
 
-    Running the same rows again (all or some of them) must give the same result: the loop does so to
-    find the one request that makes a step fail.
+    Running the same rows again, all or some of them (`plan.part`), must give the same result: the loop
+    does so to find the one request that makes a step fail.
     """
 
     @property
@@ -49,7 +49,7 @@ class Engine(Protocol):
         """Starts the step. Raises EngineDead when no step can run any more, anything else for this step."""
 
     def finish(self) -> StepResult:
-        """Waits for the oldest step begun and returns its result. Raises as `begin` does."""
+        """Waits for the step begun and returns its result. Raises as `begin` does."""
 
     def close(self) -> None:
         """Gives the device and its memory back."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from brim.core.plan import StepPlan, StepResult, TokenLogprobs
-from brim.core.request import RequestState, RequestView
+from brim.core.request import RequestView
 from brim.engines.base import EngineCaps
 
 Script = Callable[[Sequence[int]], int]
@@ -64,14 +64,9 @@ class ScriptedEngine:
         for state in plan.sampling():
             if state.request.request_id in self._poison:
                 raise RuntimeError(self._poison[state.request.request_id])
-        for chunk in plan.chunks:
-            self._write(chunk.state, chunk.start, chunk.state.token_ids[chunk.start :][: chunk.num_tokens])
-        ends: list[tuple[RequestState, int]] = []
-        for state in plan.decodes:
-            position = state.num_scheduled_tokens - 1
-            self._write(state, position, [self._newest(state, position)])
-            ends.append((state, position + 1))
-        ends += [(c.state, c.start + c.num_tokens) for c in plan.chunks if c.samples]
+        for state, start, num_tokens, _ in plan.rows():
+            self._write(state, start, num_tokens)
+        ends = [(state, start + num_tokens) for state, start, num_tokens, samples in plan.rows() if samples]
         tokens = [self._draw(state, end) for state, end in ends]
         logprobs = {
             s.request.request_id: TokenLogprobs(t, 0.0, ((t, 0.0),))
@@ -86,14 +81,11 @@ class ScriptedEngine:
     def close(self) -> None:
         self._results.clear()
 
-    def _newest(self, view: RequestView, position: int) -> int:
-        if position < view.num_tokens:
-            return view.token_ids[position]
-        return self._drawn[view.request.request_id]
-
-    def _write(self, view: RequestView, start: int, token_ids: Sequence[int]) -> None:
+    def _write(self, view: RequestView, start: int, num_tokens: int) -> None:
         size = self.caps.block_size
-        for position, token_id in enumerate(token_ids, start):
+        for position in range(start, start + num_tokens):
+            known = position < view.num_tokens
+            token_id = view.token_ids[position] if known else self._drawn[view.request.request_id]
             self._store[view.block_ids[position // size], position % size] = token_id
 
     def _draw(self, view: RequestView, end: int) -> int:

@@ -103,11 +103,16 @@ class KVCacheManager:
         lacking = self.blocks_for(num_tokens) - len(state.block_ids)
         if lacking > self._pool.num_available:
             return False
-        state.block_ids.extend(self._pool.take() for _ in range(lacking))
+        for _ in range(lacking):
+            state.block_ids.append(self._pool.take())
         return True
 
     def publish_computed(self, state: RequestState) -> None:
-        """Lets prefixes find the blocks that are computed whole."""
+        """Lets prefixes find the blocks that are computed whole.
+
+        For prompts when their chunks are committed; for the output when the request leaves the batch,
+        since hashing it block by block would cost a step more than appending its tokens does.
+        """
         if not self._prefix_caching or not state.block_ids:
             return
         content = self._contents[state.request.request_id]

@@ -1,0 +1,337 @@
+"""The only real clock: a thread that schedules, runs and commits, beside an asyncio event loop.
+
+asyncio side                     engine thread
+submit, abort  -- commands -->   take in, schedule, begin, finish, commit
+TokenStream    <-- one call per step with everything that came --
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+from brim.core.errors import EngineDead, RequestRefused
+from brim.core.events import Admitted, Event, Finished, Tokens
+from brim.core.plan import StepPlan, StepResult, TokenLogprobs
+from brim.core.request import FinishReason, Request, RequestState, TaskClass
+from brim.core.scheduler import Scheduler, refuse_impossible
+from brim.engines.base import Engine
+from brim.metrics.recorder import Recorder
+
+log = logging.getLogger("brim")
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What came since the last one: `logprobs` parallel to `token_ids` where asked for, else empty.
+
+    The last one has the finish reason, and for an error its message. `num_cached_tokens` counts the
+    prompt tokens that were found in the prefix cache.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...]
+    finish_reason: FinishReason | None
+    message: str | None
+    num_cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoopStats:
+    """Sizes of this moment. `kv_usage` is the share of blocks held by running requests, 0 to 1."""
+
+    num_running: int
+    num_waiting_online: int
+    num_waiting_offline: int
+    kv_usage: float
+    used_blocks: int
+    cached_blocks: int
+    free_blocks: int
+
+    @property
+    def num_waiting(self) -> int:
+        return self.num_waiting_online + self.num_waiting_offline
+
+
+class TokenStream:
+    """An async iterator of Deltas; a slow reader gets fewer and larger ones. Abort it when leaving early."""
+
+    def __init__(self, request: Request, abort: Callable[[str, FinishReason], None]) -> None:
+        self.request = request
+        self._abort = abort
+        self.event_loop = asyncio.get_running_loop()
+        self._arrived = asyncio.Event()
+        self._token_ids: list[int] = []
+        self._logprobs: list[TokenLogprobs] = []
+        self._num_cached_tokens = 0
+        self._finish: tuple[FinishReason, str | None] | None = None
+        self._read_to_end = False
+
+    def abort(self, reason: FinishReason = FinishReason.ABORT) -> None:
+        """Ends the request within one step; nothing happens where it is over. Callable from any thread."""
+        if self._finish is None:
+            self._abort(self.request.request_id, reason)
+
+    def __aiter__(self) -> TokenStream:
+        return self
+
+    async def __anext__(self) -> Delta:
+        if self._read_to_end:
+            raise StopAsyncIteration
+        await self._arrived.wait()
+        self._arrived.clear()
+        self._read_to_end = self._finish is not None
+        reason, message = self._finish or (None, None)
+        delta = Delta(tuple(self._token_ids), tuple(self._logprobs), reason, message, self._num_cached_tokens)
+        self._token_ids.clear()
+        self._logprobs.clear()
+        return delta
+
+    # what the engine loop tells, called in the event loop's thread
+
+    def take(self, token_id: int, logprobs: TokenLogprobs | None) -> None:
+        self._token_ids.append(token_id)
+        if logprobs is not None:
+            self._logprobs.append(logprobs)
+        self._arrived.set()
+
+    def enter(self, num_cached_tokens: int) -> None:
+        self._num_cached_tokens = num_cached_tokens
+
+    def end(self, reason: FinishReason, message: str | None) -> None:
+        self._finish = (reason, message)
+        self._arrived.set()
+
+
+class _Step:
+    """A plan given to the engine, and its rows as they were then: the next `schedule` moves decodes on."""
+
+    __slots__ = ("plan", "result", "rows")
+
+    def __init__(self, plan: StepPlan) -> None:
+        self.plan = plan
+        self.rows = plan.rows()
+        self.result: StepResult | None = None  # known early where the step had to be run in parts
+
+
+class EngineLoop:
+    """Drives one engine with one scheduler. `start` it before the first `submit`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        scheduler: Scheduler,
+        *,
+        recorder: Recorder | None = None,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+        observe: Callable[[list[Event]], None] | None = None,
+    ) -> None:
+        """`observe` is given every step's events, in the engine thread."""
+        self.caps = engine.caps
+        self.metrics = recorder or Recorder()
+        self.now_ns = clock_ns
+        self._engine = engine
+        self._scheduler = scheduler
+        self._observe = observe
+        self._commands: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self._streams: dict[str, TokenStream] = {}
+        self._thread = threading.Thread(target=self._run, name="brim-engine", daemon=True)
+        self._closing = False
+        self._over = threading.Event()  # the engine thread takes in nothing more
+        self._death: str | None = None
+
+    # ---- from any thread -------------------------------------------------------------------------------
+
+    @property
+    def alive(self) -> bool:
+        """False once the engine is dead: restart the process."""
+        return self._death is None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, request: Request) -> TokenStream:
+        """Hands the request to the scheduler. Call it from a running event loop.
+
+        Raises RequestRefused where the request could never run, EngineDead where nothing runs any more.
+        """
+        refuse_impossible(request, self._scheduler.config)
+        if request.request_id in self._streams:
+            raise RequestRefused(
+                f"a request {request.request_id!r} is already here", code="duplicate_request_id"
+            )
+        stream = TokenStream(request, self._abort)
+        self._streams[request.request_id] = stream
+        self._commands.put(lambda: self._scheduler.add(request, self.now_ns()))
+        if self._over.is_set():  # nobody will take the command in
+            self._streams.pop(request.request_id, None)
+            raise EngineDead(self._death or "the engine has been closed")
+        return stream
+
+    def stats(self) -> LoopStats:
+        scheduler = self._scheduler
+        kv = scheduler.kv
+        return LoopStats(
+            num_running=len(scheduler.batch),
+            num_waiting_online=scheduler.waiting.count(TaskClass.ONLINE),
+            num_waiting_offline=scheduler.waiting.count(TaskClass.OFFLINE),
+            kv_usage=kv.used_blocks / kv.num_blocks,
+            used_blocks=kv.used_blocks,
+            cached_blocks=kv.cached_blocks,
+            free_blocks=kv.free_blocks,
+        )
+
+    async def drain(self, timeout_seconds: float) -> bool:
+        """Waits until no request is left; False where some are after the time."""
+        deadline = time.monotonic() + timeout_seconds
+        while self._streams and self.alive:
+            if time.monotonic() >= deadline:
+                return False
+            await asyncio.sleep(0.02)
+        return True
+
+    def close(self) -> None:
+        """Aborts what is left, stops the thread and closes the engine."""
+        self._closing = True
+        if self._thread.is_alive():
+            self._commands.put(lambda: None)
+            self._thread.join()
+
+    def _abort(self, request_id: str, reason: FinishReason) -> None:
+        self._commands.put(lambda: self._scheduler.abort(request_id, self.now_ns(), reason))
+
+    # ---- the engine thread -----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception as exc:
+            log.exception("the engine loop has ended")
+            self._death = f"{type(exc).__name__}: {exc}"
+        finally:
+            self._over.set()
+            self._end_all()
+            self._engine.close()
+
+    def _serve(self) -> None:
+        """At depth 2 a step is scheduled while the one before it runs, and begun before that is committed."""
+        under_way: _Step | None = None
+        while not self._closing:
+            self._take_commands(wait=under_way is None and not len(self._scheduler))
+            plan = self._scheduler.schedule(self.now_ns())
+            done, result = under_way, self._finish(under_way)
+            under_way = self._begin(plan) if plan else None
+            if self.caps.depth == 1:
+                done, result, under_way = under_way, self._finish(under_way), None
+            if done is not None and result is not None:
+                self._deliver(self._scheduler.commit(done.plan, result, self.now_ns()))
+            else:
+                self._deliver(self._scheduler.take_events())
+
+    def _take_commands(self, *, wait: bool) -> None:
+        if wait:
+            self._commands.get()()
+        while not self._commands.empty():
+            self._commands.get()()
+
+    def _begin(self, plan: StepPlan) -> _Step:
+        step = _Step(plan)
+        try:
+            self._engine.begin(plan)
+        except EngineDead:
+            raise
+        except Exception:
+            step.result = self._run_in_parts(step)
+        return step
+
+    def _finish(self, step: _Step | None) -> StepResult | None:
+        if step is None:
+            return None
+        if step.result is not None:
+            return step.result
+        try:
+            return self._engine.finish()
+        except EngineDead:
+            raise
+        except Exception:
+            return self._run_in_parts(step)
+
+    def _run_in_parts(self, step: _Step) -> StepResult:
+        """Runs halves of the step, and halves of those, until only the rows that fail alone have failed."""
+        plan = step.plan
+        drawn: dict[RequestState, int] = {}
+        logprobs: dict[str, TokenLogprobs] = {}
+        errors: dict[str, str] = {}
+        parts = [step.rows]
+        while parts:
+            rows = parts.pop()
+            part = plan.part(rows)
+            try:
+                self._engine.begin(part)
+                result = self._engine.finish()
+            except EngineDead:
+                raise
+            except Exception as exc:
+                if len(rows) == 1:
+                    request_id = rows[0].state.request.request_id
+                    log.exception("request %s fails its step, and fails alone", request_id)
+                    errors[request_id] = f"{type(exc).__name__}: {exc}"
+                else:
+                    parts += [rows[len(rows) // 2 :], rows[: len(rows) // 2]]
+            else:
+                drawn.update(zip(part.sampling(), result.token_ids, strict=True))
+                logprobs.update(result.logprobs)
+                errors.update(result.errors)
+        return StepResult([drawn.get(state, 0) for state in plan.sampling()], logprobs, errors)
+
+    def _deliver(self, events: list[Event]) -> None:
+        if not events:
+            return
+        self.metrics.observe(events)
+        if self._observe is not None:
+            self._observe(events)
+        updates: dict[asyncio.AbstractEventLoop, list[tuple[Any, ...]]] = {}
+        for event in events:
+            for stream, *update in self._updates(event):
+                updates.setdefault(stream.event_loop, []).append(tuple(update))
+        for event_loop, batch in updates.items():
+            _call_in(event_loop, batch)
+
+    def _updates(self, event: Event) -> Iterator[tuple[Any, ...]]:
+        """(stream, method, arguments) for everything a stream should hear of the event."""
+        match event:
+            case Tokens():
+                for state, token_id in zip(event.states, event.token_ids, strict=True):
+                    request_id = state.request.request_id
+                    if stream := self._streams.get(request_id):
+                        yield stream, stream.take, token_id, event.logprobs.get(request_id)
+            case Admitted(request_id=request_id, resumed=False):
+                if stream := self._streams.get(request_id):
+                    yield stream, stream.enter, event.cached_tokens
+            case Finished():
+                if stream := self._streams.pop(event.request_id, None):
+                    yield stream, stream.end, event.reason, event.message
+
+    def _end_all(self) -> None:
+        """The thread is over: whoever still waits is told why."""
+        reason = FinishReason.ABORT if self._death is None else FinishReason.ERROR
+        while self._streams:
+            _, stream = self._streams.popitem()
+            _call_in(stream.event_loop, [(stream.end, reason, self._death)])
+
+
+def _call_in(event_loop: asyncio.AbstractEventLoop, calls: list[tuple[Any, ...]]) -> None:
+    with contextlib.suppress(RuntimeError):  # that event loop is closed: nobody listens
+        event_loop.call_soon_threadsafe(_call_each, calls)
+
+
+def _call_each(calls: list[tuple[Any, ...]]) -> None:
+    for method, *arguments in calls:
+        method(*arguments)
