@@ -1,0 +1,258 @@
+"""Runs the batch jobs. A job's row says where it stands; each step takes it one state further.
+
+A job is therefore resumed after a crash, a cancel or a failure in the same way: read the row, go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+import orjson
+
+from brim.batch_api import store, validation
+from brim.batch_api.database import Database
+from brim.batch_api.files import Fault, FileFolder
+from brim.batch_api.lines import (
+    BatchLine,
+    LineRecord,
+    LineResult,
+    Submit,
+    answered,
+    derived_id,
+    unrun,
+)
+from brim.batch_api.recorder import FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, Recorder
+from brim.batch_api.rows import BatchRow, FileRow
+from brim.batch_api.validation import InputLine
+from brim.batch_api.window import Window
+from brim.core.errors import EngineDead
+from brim.wire.errors import as_api_error
+
+log = logging.getLogger("brim")
+
+_LINES_PER_READ = 256
+_READ_AHEAD_LINES = 32  # their bodies are in memory while they wait for a place in the window
+
+
+@dataclass(frozen=True, slots=True)
+class InputRules:
+    """What an input file may hold. `models` None means that any model name is accepted."""
+
+    models: Callable[[], Collection[str]] | None
+    max_lines: int
+    max_line_bytes: int
+
+
+class Jobs:
+    """Owns the tasks of all running jobs."""
+
+    def __init__(
+        self,
+        db: Database,
+        folder: FileFolder,
+        submit: Submit,
+        rules: InputRules,
+        *,
+        window: int,
+        now: Callable[[], int],
+        tick_seconds: float,
+        fault: Fault,
+    ) -> None:
+        self.window = Window(window)
+        self.recorder = Recorder(db, fault)
+        self.expired_lines = 0
+        self._db = db
+        self._folder = folder
+        self._submit = submit
+        self._rules = rules
+        self._now = now
+        self._tick_seconds = tick_seconds
+        self._fault = fault
+        self._runs: dict[str, asyncio.Task[None]] = {}
+        self._steps: dict[str, asyncio.Task[bool]] = {}
+        self._services: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Takes up every job that has not ended. Raises sqlite3.Error."""
+        await self.tick()
+        unfinished = await self._db.run(store.open_batches)
+        self._services = [asyncio.create_task(self.recorder.run()), asyncio.create_task(self._keep_time())]
+        for batch_id in unfinished:
+            self.begin(batch_id)
+
+    async def stop(self) -> None:
+        """Cancels what runs; lines in flight are pending again, results at hand are stored."""
+        tasks = [*self._runs.values(), *self._services]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            await self.recorder.flush()
+        except Exception:
+            log.exception("the last batch results could not be stored; their lines will run again")
+
+    def begin(self, batch_id: str) -> None:
+        """Runs the job, unless it runs already."""
+        if batch_id not in self._runs:
+            run = self._runs[batch_id] = asyncio.create_task(self._run(batch_id))
+            run.add_done_callback(lambda _: self._runs.pop(batch_id))
+
+    def interrupt(self, batch_id: str) -> None:
+        """Gives up the job's current step; the job goes on from what its row says now."""
+        if batch_id in self._steps:
+            self._steps[batch_id].cancel()
+
+    async def tick(self) -> None:
+        """Ends late jobs and removes expired files. Raises OSError or sqlite3.Error."""
+        for batch_id, lines in (await self._db.run(store.expire_batches, self._now())).items():
+            if lines:
+                log.warning("%s missed its completion window with %d lines left", batch_id, lines)
+            self.expired_lines += lines
+            self.interrupt(batch_id)
+        for file_id in await self._db.run(store.delete_expired_files, self._now()):
+            await asyncio.to_thread(self._folder.remove, file_id)
+
+    async def _keep_time(self) -> None:
+        while True:
+            await asyncio.sleep(self._tick_seconds)
+            try:
+                await self.tick()
+            except Exception:
+                log.exception("expired batches and files could not be cleared; trying again")
+
+    async def _run(self, batch_id: str) -> None:
+        delay = FIRST_RETRY_SECONDS
+        while True:
+            step = self._steps[batch_id] = asyncio.create_task(self._step(batch_id))
+            try:
+                if not await step:
+                    return
+                delay = FIRST_RETRY_SECONDS
+            except asyncio.CancelledError:
+                if _being_cancelled():
+                    raise
+            except Exception:
+                log.exception("%s is held up; trying again in %.1f s", batch_id, delay)
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, LONGEST_RETRY_SECONDS)
+            finally:
+                del self._steps[batch_id]
+
+    async def _step(self, batch_id: str) -> bool:
+        """Takes the job one state further; False once it has ended."""
+        batch = await self._db.run(store.read_batch, batch_id)
+        if batch.status == "validating":
+            await self._validate(batch)
+        elif batch.status == "in_progress":
+            await self._run_lines(batch)
+        elif batch.status in ("finalizing", "cancelling"):
+            await self._finalise(batch)
+        else:
+            return False
+        return True
+
+    async def _validate(self, batch: BatchRow) -> None:
+        findings = await asyncio.to_thread(
+            validation.check,
+            self._folder.path(batch.input_file_id),
+            endpoint=batch.endpoint,
+            models=self._rules.models and self._rules.models(),
+            max_lines=self._rules.max_lines,
+            max_line_bytes=self._rules.max_line_bytes,
+        )
+        self._fault("batch.validated")
+        if findings.problems:
+            await self._db.run(store.fail_batch, batch.id, findings.problems, self._now())
+        else:
+            await self._db.run(store.begin_batch, batch.id, findings.model, findings.lines, self._now())
+
+    async def _run_lines(self, batch: BatchRow) -> None:
+        last = 0
+        async with asyncio.TaskGroup() as running:
+            while lines := await self._db.run(store.pending_lines, batch.id, last, _READ_AHEAD_LINES):
+                for request in await asyncio.to_thread(self._read_requests, batch, lines):
+                    await self.window.acquire((batch.expires_at, batch.seq))
+                    task = running.create_task(self._run_line(request))
+                    # Not in the task's own `finally`: a task cancelled before it began never gets there.
+                    task.add_done_callback(lambda _: self.window.release())
+                last = lines[-1].line_number
+        await self._db.run(store.finish_batch, batch.id, self._now())
+
+    def _read_requests(self, batch: BatchRow, lines: list[InputLine]) -> list[BatchLine]:
+        raws = self._folder.read(
+            batch.input_file_id, [(line.byte_offset, line.byte_length) for line in lines]
+        )
+        return [
+            BatchLine(
+                batch_id=batch.id,
+                line_number=line.line_number,
+                custom_id=line.custom_id,
+                endpoint=batch.endpoint,
+                body=orjson.loads(raw)["body"],
+                expires_at=batch.expires_at,
+            )
+            for line, raw in zip(lines, raws, strict=True)
+        ]
+
+    async def _run_line(self, request: BatchLine) -> None:
+        self._fault("line.dispatched")
+        await self.recorder.record(await self._answer(request))
+
+    async def _answer(self, line: BatchLine) -> LineRecord:
+        """Raises EngineDead if the host can run nothing more; the line stays pending then."""
+        try:
+            return answered(line, await self._submit(line))
+        except asyncio.CancelledError:
+            if _being_cancelled():
+                raise
+            raise EngineDead("the host gave up a batch line it was running") from None
+        except EngineDead:
+            raise
+        except Exception as exc:
+            error = as_api_error(exc)
+            request_id = derived_id("req_", line.batch_id, line.line_number)
+            return answered(line, LineResult(error.status, request_id, error.body()))
+
+    async def _finalise(self, batch: BatchRow) -> None:
+        output = await self._publishable(batch, "completed", batch.completed)
+        errors = await self._publishable(batch, "failed", batch.failed)
+        self._fault("batch.publishing")
+        await self._db.run(store.publish_batch, batch.id, output, errors, self._now())
+        self._fault("batch.published")
+
+    async def _publishable(self, batch: BatchRow, state: str, lines: int) -> FileRow | None:
+        """Writes the file of the lines in that state, if there are any."""
+        if not lines:
+            return None
+        # The id follows from the job, so finalising again writes the same file again.
+        file_id = derived_id("file-", batch.id, state)
+        size = await asyncio.to_thread(self._folder.write, file_id, self._ended_lines(batch, state))
+        now = self._now()
+        return FileRow(
+            id=file_id,
+            tenant=batch.tenant,
+            filename=f"{batch.id}_{'output' if state == 'completed' else 'error'}.jsonl",
+            purpose="batch_output",
+            bytes=size,
+            created_at=now,
+            expires_at=now + batch.output_expires_seconds,
+        )
+
+    def _ended_lines(self, batch: BatchRow, state: str) -> Iterator[bytes]:
+        last = 0
+        while rows := self._db.call(store.ended_lines, batch.id, state, last, _LINES_PER_READ):
+            for number, custom_id, answer in rows:
+                if answer is None:
+                    assert batch.cut_short is not None
+                    answer = unrun(batch.id, number, custom_id, batch.cut_short)
+                yield answer
+            last = rows[-1][0]
+
+
+def _being_cancelled() -> bool:
+    """Whether this very task was cancelled, rather than something it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

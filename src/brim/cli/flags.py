@@ -1,0 +1,50 @@
+"""Flags made from settings, so that a flag's help and default are the setting's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic_core import PydanticUndefined
+
+from brim.cli.settings import RunBatchSettings, ServeSettings
+
+
+def _flag(name: str, *declarations: str) -> Any:
+    field = ServeSettings.model_fields.get(name) or RunBatchSettings.model_fields[name]
+    default = None if field.default in (None, [], PydanticUndefined) else str(field.default)
+    return typer.Option(*declarations, help=field.description, show_default=default or False)
+
+
+Model = Annotated[str | None, typer.Argument(help=ServeSettings.model_fields["model"].description)]
+Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings by name.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, for programs.")]
+
+ServedModelName = Annotated[str | None, _flag("served_model_name")]
+Dtype = Annotated[str | None, _flag("dtype")]
+Device = Annotated[str | None, _flag("device")]
+KvTokens = Annotated[int | None, _flag("kv_tokens")]
+BlockSize = Annotated[int | None, _flag("block_size")]
+MaxModelLen = Annotated[int | None, _flag("max_model_len")]
+Seed = Annotated[int | None, _flag("seed")]
+Threads = Annotated[int | None, _flag("threads")]
+PolicyName = Annotated[str | None, _flag("policy")]
+MaxNumSeqs = Annotated[int | None, _flag("max_num_seqs")]
+MaxNumBatchedTokens = Annotated[int | None, _flag("max_num_batched_tokens")]
+MaxPrefillChunkTokens = Annotated[int | None, _flag("max_prefill_chunk_tokens")]
+EnablePrefixCaching = Annotated[
+    bool | None, _flag("enable_prefix_caching", "--enable-prefix-caching/--no-enable-prefix-caching")
+]
+BatchWindow = Annotated[int | None, _flag("batch_window")]
+
+Host = Annotated[str | None, _flag("host")]
+Port = Annotated[int | None, _flag("port")]
+ApiKey = Annotated[list[str] | None, _flag("api_key")]
+GuardMetrics = Annotated[bool | None, _flag("guard_metrics", "--guard-metrics/--no-guard-metrics")]
+DataFolder = Annotated[Path | None, _flag("data_folder")]
+MaxQueuedOnline = Annotated[int | None, _flag("max_queued_online")]
+FlexWaitSeconds = Annotated[float | None, _flag("flex_wait_seconds")]
+MaxBodyMib = Annotated[int | None, _flag("max_body_mib")]
+ShutdownTimeoutSeconds = Annotated[float | None, _flag("shutdown_timeout_seconds")]
+LogLevel = Annotated[str | None, _flag("log_level")]

@@ -1,0 +1,96 @@
+"""`brim serve`: an OpenAI-compatible server for one model."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+from functools import partial
+from typing import Any
+
+import brim
+from brim.batch_api.api import BatchApi
+from brim.cli.host import Host, running
+from brim.cli.progress import tell
+from brim.cli.settings import ServeSettings
+from brim.server.app import create_app
+from brim.server.lines import submit_line
+from brim.server.options import ServerOptions, ServiceOptions
+from brim.server.runner import listen, make_server
+
+
+def serve(settings: ServeSettings, *, as_json: bool) -> None:
+    """Serves until it is told to stop. Raises BrimError where it can't start."""
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    listener = listen(settings.host, settings.port)  # first of all: a port in use shows at once
+    with listener, running(settings, _service_options(settings), tell) as host:
+        batch_api = BatchApi(
+            settings.data_folder,
+            partial(submit_line, host.service),
+            models=lambda: host.service.model_names,
+            window=settings.batch_window,
+        )
+        app = create_app(host.service, batch_api, _server_options(settings))
+        facts = _facts(host, f"http://{_authority(settings.host, listener.getsockname()[1])}", settings)
+        print(json.dumps(facts) if as_json else _announcement(facts), flush=True)
+        make_server(app, log_level=settings.log_level).run(sockets=[listener])
+
+
+def _service_options(settings: ServeSettings) -> ServiceOptions:
+    return ServiceOptions(
+        model_names=(settings.served_model_name,) if settings.served_model_name else (),
+        max_queued_online=settings.max_queued_online,
+        flex_wait_seconds=settings.flex_wait_seconds,
+    )
+
+
+def _server_options(settings: ServeSettings) -> ServerOptions:
+    return ServerOptions(
+        api_keys=tuple(settings.api_key),
+        guard_metrics=settings.guard_metrics,
+        max_body_bytes=settings.max_body_mib * 2**20,
+        shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
+    )
+
+
+def _authority(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _facts(host: Host, address: str, settings: ServeSettings) -> dict[str, Any]:
+    caps = host.caps
+    return {
+        "version": brim.__version__,
+        "address": address,
+        "model": host.service.model_names[0],
+        "device": caps.device,
+        "dtype": caps.dtype,
+        "kv_capacity_tokens": host.capacity_tokens,
+        "max_model_len": caps.max_model_len,
+        "policy": settings.policy,
+        "data_folder": str(settings.data_folder.resolve()),
+        "note": caps.note,
+        "try": _curl(host, address, bool(settings.api_key)),
+    }
+
+
+def _curl(host: Host, address: str, with_key: bool) -> str:
+    message = {"role": "user", "content": "Hello!"}
+    body = json.dumps({"model": host.service.model_names[0], "messages": [message], "max_tokens": 32})
+    key = " -H 'Authorization: Bearer YOUR_KEY'" if with_key else ""
+    return (
+        f"curl {address}/v1/chat/completions -H 'Content-Type: application/json'{key} -d {shlex.quote(body)}"
+    )
+
+
+def _announcement(facts: dict[str, Any]) -> str:
+    lines = [
+        f"Brim {facts['version']} answers on {facts['address']}",
+        f"  model      {facts['model']}, {facts['dtype']} on {facts['device']}",
+        f"  KV cache   {facts['kv_capacity_tokens']:,} tokens; a request may have {facts['max_model_len']:,}",
+        f"  scheduler  {facts['policy']}",
+        f"  data       {facts['data_folder']}",
+    ]
+    if facts["note"]:
+        lines.append(f"  note       {facts['note']}")
+    return "\n".join([*lines, "", "Try it:", facts["try"], ""])

@@ -1,0 +1,154 @@
+"""Every setting of the commands: its name, default and help, once.
+
+A value is taken from, first found first: the flag, the environment (`BRIM_` + name), the YAML file given
+by `--config`, the default. A key that is not a setting is refused, wherever it stands.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from brim.core.config import SchedulerConfig
+from brim.core.errors import ConfigError
+
+PREFIX = "BRIM_"
+_CORE = SchedulerConfig.__dataclass_fields__  # the core's defaults hold here too
+
+
+def _core_default(name: str) -> Any:
+    return _CORE[name].default
+
+
+def _comma_separated(value: Any) -> Any:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+class EngineSettings(BaseModel):
+    """The model, its engine and its scheduler."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    model: str | None = Field(
+        None,
+        description="Folder or Hugging Face id; without one, a small built-in model with random weights.",
+    )
+    served_model_name: str | None = Field(None, description="The name clients use; else the model's own.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Number format; auto: bfloat16 where the device computes in it, else float32."
+    )
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    kv_tokens: int | None = Field(
+        None, ge=1, description="Size of the KV cache in tokens; else what memory allows."
+    )
+    block_size: int = Field(
+        _core_default("block_size"), ge=1, description="Tokens in a block of the KV cache."
+    )
+    max_model_len: int | None = Field(
+        None, ge=2, description="Most tokens of prompt and output; else the model's."
+    )
+    seed: int = Field(0, ge=0, description="Decides the draws of requests that bring no seed.")
+    threads: int | None = Field(None, ge=1, description="CPU threads of the model; else one a core.")
+    policy: str = Field(_core_default("policy"), description="The scheduler: priority or vllm.")
+    max_num_seqs: int = Field(_core_default("max_num_seqs"), ge=1, description="Most requests in one step.")
+    max_num_batched_tokens: int = Field(
+        _core_default("max_num_batched_tokens"), ge=1, description="Most tokens in one step."
+    )
+    max_prefill_chunk_tokens: int = Field(
+        _core_default("max_prefill_chunk_tokens"),
+        ge=0,
+        description="Most prompt tokens of one request in a step; 0: no limit.",
+    )
+    enable_prefix_caching: bool = Field(
+        _core_default("enable_prefix_caching"), description="Reuse the KV of equal prompt beginnings."
+    )
+
+
+class ServeSettings(EngineSettings):
+    """The server."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port; 0: any free one.")
+    api_key: Annotated[list[str], BeforeValidator(_comma_separated)] = Field(
+        [], description="A key clients must send; may be given several times."
+    )
+    guard_metrics: bool = Field(False, description="Ask for the key on /metrics too.")
+    data_folder: Path = Field(Path("brim-data"), description="Where files and batch jobs are kept.")
+    max_queued_online: int = Field(1024, ge=1, description="With more waiting, new online requests get 503.")
+    flex_wait_seconds: float = Field(
+        600.0, gt=0, description="A flex request without a token by then gets 429."
+    )
+    batch_window: int = Field(512, ge=1, description="Most batch lines with the scheduler at a time.")
+    max_body_mib: int = Field(32, ge=1, description="Largest JSON body, MiB.")
+    shutdown_timeout_seconds: float = Field(
+        30.0, ge=0, description="How long answers may finish after SIGTERM."
+    )
+    log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
+        "info", description="What is logged."
+    )
+
+
+class RunBatchSettings(EngineSettings):
+    """A batch without a server."""
+
+    batch_window: int = Field(512, ge=1, description="Most lines with the scheduler at a time.")
+
+
+S = TypeVar("S", bound=EngineSettings)
+
+
+def read(kind: type[S], flags: Mapping[str, Any], config: Path | None) -> S:
+    """The settings of a command; `flags` that are None were not given.
+
+    Raises ConfigError that names the key, where it stood, and what would be right.
+    """
+    sources = {
+        f"the file {config}": _from_file(config),
+        "the environment": _from_environment(),
+        "the flags": {name: value for name, value in flags.items() if value is not None},
+    }
+    for place, values in sources.items():
+        _refuse_unknown(values, place)
+    merged = {name: value for values in sources.values() for name, value in values.items()}
+    try:
+        return kind(**{name: value for name, value in merged.items() if name in kind.model_fields})
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        name = str(first["loc"][0])
+        place = next(place for place in reversed(sources) if name in sources[place])
+        raise ConfigError(f"{name} = {merged[name]!r} (from {place}): {first['msg']}") from exc
+
+
+def _from_file(config: Path | None) -> dict[str, Any]:
+    if config is None:
+        return {}
+    try:
+        values = yaml.safe_load(config.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
+        raise ConfigError(f"can't read the configuration file {config}: {exc}") from exc
+    if not isinstance(values, dict | None):
+        raise ConfigError(f"the configuration file {config} must hold `name: value` lines")
+    return {str(name).replace("-", "_"): value for name, value in (values or {}).items()}
+
+
+def _from_environment() -> dict[str, Any]:
+    return {
+        name.removeprefix(PREFIX).lower(): value
+        for name, value in os.environ.items()
+        if name.startswith(PREFIX)
+    }
+
+
+def _refuse_unknown(values: Mapping[str, Any], place: str) -> None:
+    """A key of another command passes: one file and one environment serve them all."""
+    known = {name for kind in (ServeSettings, RunBatchSettings) for name in kind.model_fields}
+    for name in values.keys() - known:
+        close = get_close_matches(name, known, 1)
+        hint = f": did you mean {close[0]}?" if close else f"; the settings are {', '.join(sorted(known))}"
+        raise ConfigError(f"{place} has {name}, which is not a setting{hint}")
