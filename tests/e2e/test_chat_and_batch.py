@@ -9,6 +9,7 @@ from typing import Any
 
 from openai import AsyncOpenAI
 from openai.types import Batch
+
 from tests.e2e.conftest import ServerProcess
 
 CHATS, LINES, CHAT_TOKENS, LINE_TOKENS = 20, 100, 24, 16

@@ -11,13 +11,12 @@ from pathlib import Path
 from brim.cli.settings import EngineSettings
 from brim.core.config import SchedulerConfig
 from brim.core.errors import ConfigError
+from brim.core.policies.named import refuse_unknown
 from brim.core.scheduler import Scheduler
 from brim.engines.base import EngineCaps
 from brim.engines.loop import EngineLoop
 from brim.server.options import ServiceOptions
 from brim.server.service import OpenAIService
-
-MIN_MAX_MODEL_LEN = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +31,7 @@ class Host:
 @contextmanager
 def running(settings: EngineSettings, options: ServiceOptions, tell: Callable[[str], None]) -> Iterator[Host]:
     """Loads the model and runs its engine loop until the block ends. Raises ConfigError or ModelRefused."""
+    refuse_unknown(settings.policy)  # before minutes of loading
     try:
         import torch
 

@@ -47,8 +47,13 @@ NAMED: dict[str, Callable[[SchedulerConfig], Policy]] = {
 
 def named(config: SchedulerConfig) -> Policy:
     """The policy that `config.policy` names. Raises ConfigError with the names there are."""
-    if config.policy in NAMED:
-        return NAMED[config.policy](config)
-    close = get_close_matches(config.policy, NAMED, 1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    raise ConfigError(f"there is no policy {config.policy!r}: {hint}take one of {', '.join(NAMED)}")
+    refuse_unknown(config.policy)
+    return NAMED[config.policy](config)
+
+
+def refuse_unknown(name: str) -> None:
+    """Raises ConfigError where no policy has that name."""
+    if name not in NAMED:
+        close = get_close_matches(name, NAMED, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ConfigError(f"there is no policy {name!r}: {hint}take one of {', '.join(NAMED)}")

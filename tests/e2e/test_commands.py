@@ -1,0 +1,92 @@
+"""The other commands and the examples, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import ServerProcess
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+
+
+def brim(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    env = {
+        **os.environ,
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "OMP_NUM_THREADS": "1",
+        "BRIM_KV_TOKENS": "4096",
+    }
+    command = [sys.executable, "-m", "brim.cli.main", *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
+
+
+def batch_file(folder: Path, *bodies: object) -> Path:
+    path = folder / "in.jsonl"
+    lines = [
+        {"custom_id": f"c{i}", "method": "POST", "url": "/v1/completions", "body": body}
+        for i, body in enumerate(bodies)
+    ]
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    return path
+
+
+def test_run_batch_answers_every_line_and_says_which_failed(tmp_path: Path) -> None:
+    good = {"model": "builtin", "prompt": "One two three", "max_tokens": 4, "temperature": 0}
+    source = batch_file(tmp_path, good, {**good, "max_tokens": 2**63}, good)
+    target = tmp_path / "out.jsonl"
+    run = brim("run-batch", "-i", str(source), "-o", str(target), "--json", folder=tmp_path)
+    assert run.returncode == 1, run.stderr  # some lines failed
+    summary = json.loads(run.stdout)
+    assert (summary["completed"], summary["failed"], summary["output_tokens"]) == (2, 1, 8)
+    answers = {a["custom_id"]: a["response"] for a in map(json.loads, target.read_text().splitlines())}
+    assert answers["c0"]["body"]["choices"] == answers["c2"]["body"]["choices"]
+    assert answers["c1"]["status_code"] == 400
+    assert answers["c1"]["body"]["error"]["param"] == "max_tokens"
+
+
+def test_run_batch_refuses_a_wrong_file_before_it_loads_a_model(tmp_path: Path) -> None:
+    source = batch_file(tmp_path, {"model": "builtin", "prompt": "a"}, "not an object")
+    run = brim("run-batch", "-i", str(source), "-o", str(tmp_path / "out.jsonl"), folder=tmp_path)
+    assert run.returncode == 2
+    assert "line 2: 'body' must be a JSON object" in run.stderr
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["no/such/folder"], "there is no model folder"),
+        (["--policy", "priorty"], "did you mean 'priority'"),
+        (["--max-num-seqs", "9999"], "max_num_seqs 9999 is over max_num_batched_tokens"),
+    ],
+)
+def test_serve_says_what_is_wrong_and_what_to_do(tmp_path: Path, flags: list[str], message: str) -> None:
+    run = brim("serve", "--port", "0", *flags, folder=tmp_path)
+    assert run.returncode == 2
+    assert message in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_a_port_in_use_is_said_before_the_model_is_loaded(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        run = brim("serve", "--port", str(taken.getsockname()[1]), folder=tmp_path)
+    assert run.returncode == 2
+    assert "can't listen on 127.0.0.1" in run.stderr
+    assert "Loading" not in run.stderr
+
+
+def test_examples_run(serve: Callable[..., ServerProcess]) -> None:
+    server = serve()
+    for example in EXAMPLES:
+        env = {**os.environ, "OPENAI_BASE_URL": f"{server.address}/v1"}
+        run = subprocess.run([sys.executable, example], env=env, capture_output=True, text=True, timeout=120)
+        assert run.returncode == 0, run.stderr
+        assert run.stdout.strip()

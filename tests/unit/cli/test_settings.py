@@ -1,0 +1,71 @@
+"""Flag over environment over file over default; what is no setting is refused with a hint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from brim.cli.settings import RunBatchSettings, ServeSettings, read
+from brim.core.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in [name for name in os.environ if name.startswith("BRIM_")]:
+        monkeypatch.delenv(name)
+
+
+def config_file(folder: Path, text: str) -> Path:
+    path = folder / "brim.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_flag_over_environment_over_file_over_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = config_file(tmp_path, "port: 1\nhost: file\nmax-num-seqs: 7\n")
+    monkeypatch.setenv("BRIM_PORT", "2")
+    monkeypatch.setenv("BRIM_HOST", "environment")
+    settings = read(ServeSettings, {"port": 3, "host": None}, file)
+    assert (settings.port, settings.host, settings.max_num_seqs) == (3, "environment", 7)
+    assert settings.max_num_batched_tokens == 2048
+
+
+def test_lists_in_the_environment_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRIM_API_KEY", "one, two")
+    assert read(ServeSettings, {}, None).api_key == ["one", "two"]
+
+
+def test_a_key_of_another_command_passes(tmp_path: Path) -> None:
+    file = config_file(tmp_path, "port: 9000\nbatch_window: 3\n")
+    assert read(RunBatchSettings, {}, file).batch_window == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prot: 1", "the file .* has prot, which is not a setting: did you mean port"),
+        ("port: many", "port = 'many' \\(from the file .*integer"),
+        ("port: 70000", "port = 70000 .*less than or equal to 65535"),
+        ("policy: [", "can't read the configuration file"),
+        ("- port", "must hold `name: value` lines"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_the_reason(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read(ServeSettings, {}, config_file(tmp_path, text))
+
+
+def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRIM_POTR", "1")
+    with pytest.raises(ConfigError, match=r"the environment has potr.*did you mean port"):
+        read(ServeSettings, {}, None)
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="can't read the configuration file"):
+        read(ServeSettings, {}, tmp_path / "absent.yaml")
