@@ -193,6 +193,7 @@ class Jobs:
                 endpoint=batch.endpoint,
                 body=orjson.loads(raw)["body"],
                 expires_at=batch.expires_at,
+                tenant=batch.tenant,
             )
             for line, raw in zip(lines, raws, strict=True)
         ]

@@ -14,7 +14,10 @@ _LARGEST_COUNT = 2**53
 
 @dataclass(frozen=True, slots=True)
 class BatchLine:
-    """What the host is asked to run. `expires_at` is in Unix seconds, `line_number` starts at 1."""
+    """What the host is asked to run. `expires_at` is in Unix seconds, `line_number` starts at 1.
+
+    `tenant` is whose batch it is, in the words of the host that mounts the API.
+    """
 
     batch_id: str
     line_number: int
@@ -22,6 +25,7 @@ class BatchLine:
     endpoint: str
     body: dict[str, Any]
     expires_at: int
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import orjson
+
 from brim.batch_api.lines import BatchLine, answered
 from brim.batch_api.validation import Findings, InputLine, check
 from brim.cli.host import running
@@ -92,7 +94,7 @@ def _read(reading: BinaryIO, lines: list[InputLine], endpoint: str) -> Iterator[
     expires_at = int(time.time()) + DAY_SECONDS
     for line in lines:
         reading.seek(line.byte_offset)
-        request = json.loads(reading.read(line.byte_length))
+        request = orjson.loads(reading.read(line.byte_length))
         yield BatchLine(BATCH_ID, line.line_number, line.custom_id, endpoint, request["body"], expires_at)
 
 

@@ -14,6 +14,7 @@ from brim.cli.host import Host, running
 from brim.cli.progress import tell
 from brim.cli.settings import ServeSettings
 from brim.server.app import create_app
+from brim.server.auth import tenant
 from brim.server.lines import submit_line
 from brim.server.options import ServerOptions, ServiceOptions
 from brim.server.runner import listen, make_server
@@ -29,6 +30,7 @@ def serve(settings: ServeSettings, *, as_json: bool) -> None:
             partial(submit_line, host.service),
             models=lambda: host.service.model_names,
             window=settings.batch_window,
+            tenant=tenant,
         )
         app = create_app(host.service, batch_api, _server_options(settings))
         facts = _facts(host, f"http://{_authority(settings.host, listener.getsockname()[1])}", settings)

@@ -1,0 +1,66 @@
+"""Loading, ready, draining: whether the server takes requests, and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from brim.batch_api.api import BatchApi
+from brim.engines.loop import EngineLoop
+from brim.server.failures import unavailable
+
+log = logging.getLogger("brim")
+
+
+class Lifecycle:
+    """Starts and drains one application. Whoever made the engine loop starts and closes it."""
+
+    def __init__(self, loop: EngineLoop, batch_api: BatchApi | None, shutdown_timeout_seconds: float) -> None:
+        self._loop = loop
+        self._batch_api = batch_api
+        self._shutdown_timeout_seconds = shutdown_timeout_seconds
+        self._started = False
+        self._draining: asyncio.Task[None] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether new requests are taken."""
+        return self._started and self._draining is None and self._loop.alive
+
+    async def require_open(self) -> None:
+        """Raises ApiError 503 once the server drains."""
+        if self._draining is not None:
+            raise unavailable("The server is shutting down.", code="server_is_draining")
+
+    async def start(self) -> None:
+        """Takes batch jobs up again; from now on the server is ready."""
+        if self._batch_api is not None:
+            await self._batch_api.start()
+        self._started = True
+
+    async def drain(self) -> None:
+        """Takes nothing new, puts batch lines back and lets answers finish, up to the timeout. Idempotent."""
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain())
+        await asyncio.shield(self._draining)
+
+    async def _drain(self) -> None:
+        log.info("draining: answers under way have %g s", self._shutdown_timeout_seconds)
+        if self._batch_api is not None:
+            await self._batch_api.stop()
+        if not await self._loop.drain(self._shutdown_timeout_seconds):
+            log.warning("answers that were still under way are broken off")
+            await asyncio.to_thread(self._loop.close)
+
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """Starts with the application and drains with it, unless it is drained already."""
+        await self.start()
+        try:
+            yield
+        finally:
+            await self.drain()

@@ -1,0 +1,206 @@
+"""`/metrics`: the figures of one engine loop, under vLLM's names in sum and under ours by class.
+
+vLLM's names are there so that routers and dashboards made for it work here too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from brim.batch_api.api import BatchApi, LineCounts
+from brim.core.request import FinishReason
+from brim.engines.base import EngineCaps
+from brim.engines.loop import EngineLoop, LoopStats
+from brim.metrics.histogram import Histogram
+from brim.metrics.recorder import ClassMetrics
+
+
+class Counted(NamedTuple):
+    """A counter kept by class. `vllm` is the name of the sum over the classes; either name may be empty."""
+
+    vllm: str
+    brim: str
+    help: str
+    read: Callable[[ClassMetrics], int]
+
+
+class Measured(NamedTuple):
+    """A histogram kept by class, with both names."""
+
+    vllm: str
+    brim: str
+    help: str
+    read: Callable[[ClassMetrics], Histogram]
+
+
+class Gauged(NamedTuple):
+    """A size of this moment."""
+
+    name: str
+    help: str
+    read: Callable[[LoopStats], float]
+
+
+COUNTERS = (
+    Counted("", "requests_arrived", "Requests taken in", lambda m: m.arrived),
+    Counted("num_preemptions", "preemptions", "Times a request lost its KV cache", lambda m: m.preempted),
+    Counted("", "recomputed_tokens", "Tokens whose KV a preemption threw away", lambda m: m.lost_tokens),
+    Counted(
+        "prompt_tokens", "prompt_tokens", "Prompt tokens of admitted requests", lambda m: m.prompt_tokens
+    ),
+    Counted("prompt_tokens_cached", "cached_tokens", "Prompt tokens not computed", lambda m: m.cached_tokens),
+    Counted("prefix_cache_queries", "", "Prompt tokens looked up in the cache", lambda m: m.prompt_tokens),
+    Counted("prefix_cache_hits", "", "Prompt tokens found in the cache", lambda m: m.cached_tokens),
+    Counted("generation_tokens", "output_tokens", "Tokens generated", lambda m: m.output_tokens),
+)
+HISTOGRAMS = (
+    Measured(
+        "time_to_first_token_seconds", "ttft_seconds", "Arrival to first token", lambda m: m.ttft_seconds
+    ),
+    Measured("inter_token_latency_seconds", "itl_seconds", "Gap between two tokens", lambda m: m.itl_seconds),
+    Measured(
+        "request_time_per_output_token_seconds",
+        "tpot_seconds",
+        "Mean gap between the tokens of one request",
+        lambda m: m.tpot_seconds,
+    ),
+    Measured("e2e_request_latency_seconds", "e2e_seconds", "Arrival to last token", lambda m: m.e2e_seconds),
+    Measured(
+        "request_queue_time_seconds", "queue_seconds", "Arrival to admission", lambda m: m.queue_seconds
+    ),
+)
+GAUGES = (
+    Gauged("vllm:num_requests_running", "Requests in the running batch", lambda s: s.num_running),
+    Gauged("vllm:num_requests_waiting", "Requests waiting", lambda s: s.num_waiting),
+    Gauged("vllm:kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1", lambda s: s.kv_usage),
+    Gauged("brim:online_requests_waiting", "Online requests waiting", lambda s: s.num_waiting_online),
+    Gauged("brim:offline_requests_waiting", "Offline requests waiting", lambda s: s.num_waiting_offline),
+    Gauged("brim:used_blocks", "KV cache blocks held by running requests", lambda s: s.used_blocks),
+    Gauged("brim:cached_blocks", "KV cache blocks kept for their content only", lambda s: s.cached_blocks),
+    Gauged("brim:free_blocks", "KV cache blocks without content", lambda s: s.free_blocks),
+)
+
+
+class Exposition:
+    """Renders all figures of one moment in Prometheus' text format."""
+
+    content_type = "text/plain; version=0.0.4; charset=utf-8"
+
+    def __init__(self, loop: EngineLoop, model_name: str, batch_api: BatchApi | None) -> None:
+        self._engine = _EngineFigures(loop, model_name)
+        self._batch_api = batch_api
+
+    async def render(self) -> bytes:
+        """Raises sqlite3.Error where the batch jobs can't be counted."""
+        registry = CollectorRegistry()
+        registry.register(self._engine)
+        if self._batch_api is not None:
+            jobs = await self._batch_api.job_counts()
+            registry.register(_BatchFigures(jobs, self._batch_api.line_counts()))
+        ProcessCollector(registry=registry)
+        return generate_latest(registry)
+
+
+class _EngineFigures(Collector):
+    def __init__(self, loop: EngineLoop, model_name: str) -> None:
+        self._loop = loop
+        self._model = {"model_name": model_name}
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._loop.stats()
+        for gauge in GAUGES:
+            yield _gauge(gauge.name, gauge.help, self._model, gauge.read(stats))
+        yield _gauge(
+            "vllm:cache_config_info", "The KV cache's layout", self._model | _layout(self._loop.caps), 1
+        )
+        by_class = self._loop.metrics.by_class
+        for counted in COUNTERS:
+            yield from self._counters(counted, {str(name): counted.read(m) for name, m in by_class.items()})
+        for measured in HISTOGRAMS:
+            yield from self._histograms(
+                measured, {str(name): measured.read(m) for name, m in by_class.items()}
+            )
+        yield from self._outcomes({str(name): m for name, m in by_class.items()})
+
+    def _counters(self, row: Counted, by_class: Mapping[str, int]) -> Iterator[Metric]:
+        if row.vllm:
+            total = CounterMetricFamily(f"vllm:{row.vllm}", row.help)
+            total.add_sample(f"{total.name}_total", self._model, sum(by_class.values()))
+            yield total
+        if row.brim:
+            split = CounterMetricFamily(f"brim:{row.brim}", row.help)
+            for name, value in by_class.items():
+                split.add_sample(f"{split.name}_total", self._model | {"class": name}, value)
+            yield split
+
+    def _histograms(self, row: Measured, by_class: Mapping[str, Histogram]) -> Iterator[Metric]:
+        total = HistogramMetricFamily(f"vllm:{row.vllm}", row.help)
+        _add_histogram(total, self._model, list(by_class.values()))
+        yield total
+        split = HistogramMetricFamily(f"brim:{row.brim}", row.help)
+        for name, histogram in by_class.items():
+            _add_histogram(split, self._model | {"class": name}, [histogram])
+        yield split
+
+    def _outcomes(self, by_class: Mapping[str, ClassMetrics]) -> Iterator[Metric]:
+        finished = CounterMetricFamily("brim:requests_finished", "Requests ended, by how they ended")
+        success = CounterMetricFamily("vllm:request_success", "Requests ended, by how they ended")
+        met = CounterMetricFamily("brim:slo_attainment", "Finished requests that had this target, by outcome")
+        totals: Counter[FinishReason] = Counter()
+        for name, metrics in by_class.items():
+            labels = self._model | {"class": name}
+            for reason, number in dict(metrics.finished).items():
+                finished.add_sample("brim:requests_finished_total", labels | {"reason": reason.value}, number)
+                totals[reason] += number
+            for (target, was_met), number in dict(metrics.slo).items():
+                outcome = {"slo": target, "met": str(was_met).lower()}
+                met.add_sample("brim:slo_attainment_total", labels | outcome, number)
+        for reason, number in totals.items():
+            success.add_sample(
+                "vllm:request_success_total", self._model | {"finished_reason": reason}, number
+            )
+        yield from (finished, success, met)
+
+
+class _BatchFigures(Collector):
+    def __init__(self, jobs: Mapping[str, int], lines: LineCounts) -> None:
+        self._jobs = jobs
+        self._lines = lines
+
+    def collect(self) -> Iterator[Metric]:
+        jobs = GaugeMetricFamily("brim:batch_jobs", "Batch jobs by status", labels=["status"])
+        for status, number in self._jobs.items():
+            jobs.add_metric([status], number)
+        yield jobs
+        lines = CounterMetricFamily("brim:batch_lines", "Batch lines ended, by result", labels=["result"])
+        for result in ("completed", "failed", "expired"):
+            lines.add_metric([result], getattr(self._lines, result))
+        yield lines
+        yield _gauge("brim:batch_lines_in_flight", "Batch lines being run", {}, self._lines.in_flight)
+
+
+def _gauge(name: str, text: str, labels: Mapping[str, str], value: float) -> Metric:
+    gauge = GaugeMetricFamily(name, text)
+    gauge.add_sample(name, dict(labels), value)
+    return gauge
+
+
+def _add_histogram(family: Metric, labels: Mapping[str, str], parts: list[Histogram]) -> None:
+    """One histogram that is the sum of `parts`, all of the same bounds."""
+    bounds = [*map(floatToGoString, parts[0].bounds), "+Inf"]
+    counts = [sum(column) for column in zip(*(part.cumulative() for part in parts), strict=True)]
+    for bound, number in zip(bounds, counts, strict=True):
+        family.add_sample(f"{family.name}_bucket", {**labels, "le": bound}, number)
+    family.add_sample(f"{family.name}_count", dict(labels), counts[-1])
+    family.add_sample(f"{family.name}_sum", dict(labels), sum(part.sum for part in parts))
+
+
+def _layout(caps: EngineCaps) -> dict[str, str]:
+    return {"block_size": str(caps.block_size), "num_gpu_blocks": str(caps.num_blocks)}

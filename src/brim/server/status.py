@@ -1,0 +1,54 @@
+"""Routes for those who look after the server: health, readiness, version, load, metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+import brim
+from brim.engines.loop import EngineLoop
+from brim.server.lifecycle import Lifecycle
+from brim.server.prometheus import Exposition
+from brim.wire.errors import OpenAIRoute
+
+
+class StatusRoutes:
+    def __init__(self, loop: EngineLoop, lifecycle: Lifecycle, exposition: Exposition) -> None:
+        self._loop = loop
+        self._lifecycle = lifecycle
+        self._exposition = exposition
+
+    def router(self) -> APIRouter:
+        router = APIRouter(route_class=OpenAIRoute)
+        for name in ("health", "ready", "version", "load", "metrics"):
+            router.add_api_route(f"/{name}", getattr(self, name), methods=["GET"], response_model=None)
+        return router
+
+    async def health(self) -> Response:
+        """200 while the engine lives: otherwise restart the process."""
+        return Response(status_code=200 if self._loop.alive else 503)
+
+    async def ready(self) -> Response:
+        """200 while new requests are taken: otherwise send them elsewhere."""
+        return Response(status_code=200 if self._lifecycle.ready else 503)
+
+    async def version(self) -> dict[str, Any]:
+        """What answers here."""
+        caps = self._loop.caps
+        return {"version": brim.__version__, "engine": caps.name, "device": caps.device, "note": caps.note}
+
+    async def load(self) -> dict[str, Any]:
+        """Requests under way now; `server_load` is the name that vLLM's users know."""
+        stats = self._loop.stats()
+        return {
+            "server_load": stats.num_running + stats.num_waiting,
+            "num_running": stats.num_running,
+            "num_waiting_online": stats.num_waiting_online,
+            "num_waiting_offline": stats.num_waiting_offline,
+            "kv_usage": stats.kv_usage,
+        }
+
+    async def metrics(self) -> Response:
+        """Prometheus metrics, in its text format."""
+        return Response(await self._exposition.render(), media_type=self._exposition.content_type)

@@ -1,0 +1,74 @@
+import openai
+import pytest
+from http_harness import MODEL, Running
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("ab", [b"ab"]),
+        (["ab", "cd"], [b"ab", b"cd"]),
+        ([97, 98], [b"ab"]),
+        ([[97, 98], [99]], [b"ab", b"c"]),
+    ],
+)
+def test_four_forms_of_a_prompt(
+    server: Running, client: openai.OpenAI, prompt: object, expected: list[bytes]
+) -> None:
+    answer = client.completions.create(model=MODEL, prompt=prompt, max_tokens=4, n=2)
+    sent = server.loop.requests[-len(expected) * 2 :]
+    assert [bytes(request.prompt_token_ids) for request in sent] == [p for p in expected for _ in range(2)]
+    assert [choice.index for choice in answer.choices] == list(range(len(expected) * 2))
+    assert answer.usage.prompt_tokens == sum(map(len, expected))
+    assert answer.usage.completion_tokens == 4 * 2 * len(expected)
+
+
+def test_default_length_is_openais(client: openai.OpenAI) -> None:
+    assert client.completions.create(model=MODEL, prompt="a").usage.completion_tokens == 16
+
+
+def test_default_length_fits_what_is_left(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model=MODEL, prompt="a" * 4090)
+    assert answer.usage.completion_tokens == 6
+
+
+@pytest.mark.parametrize("prompt", ["abc", [97, 98, 99]])
+def test_echo(client: openai.OpenAI, prompt: object) -> None:
+    plain = client.completions.create(model=MODEL, prompt=prompt, max_tokens=3)
+    echoed = client.completions.create(model=MODEL, prompt=prompt, max_tokens=3, echo=True)
+    assert echoed.choices[0].text == "abc" + plain.choices[0].text
+    with client.completions.create(
+        model=MODEL, prompt=prompt, max_tokens=3, echo=True, stream=True
+    ) as stream:
+        assert "".join(chunk.choices[0].text for chunk in stream) == echoed.choices[0].text
+
+
+def test_whole_and_streamed_answers_are_equal(client: openai.OpenAI) -> None:
+    fields = {"model": MODEL, "prompt": ["one", "two"], "max_tokens": 6, "logprobs": 1}
+    whole = client.completions.create(**fields)
+    with client.completions.create(**fields, stream=True) as stream:
+        parts = [chunk.choices[0] for chunk in stream]
+    for choice in whole.choices:
+        mine = [part for part in parts if part.index == choice.index]
+        assert "".join(part.text for part in mine) == choice.text
+        for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+            together = [value for part in mine for value in getattr(part.logprobs, name)]
+            assert together == getattr(choice.logprobs, name)
+        assert choice.logprobs.text_offset == [0, 1, 2, 3, 4, 5]
+
+
+def test_bench_clients_are_served(client: openai.OpenAI) -> None:
+    """The fields that `vllm bench serve` sends."""
+    with client.completions.create(
+        model=MODEL,
+        prompt=[97] * 32,
+        max_tokens=5,
+        temperature=0.0,
+        logprobs=None,
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_body={"repetition_penalty": 1.0, "ignore_eos": True},
+    ) as stream:
+        chunks = list(stream)
+    assert chunks[-1].usage.completion_tokens == 5
+    assert chunks[-1].usage.prompt_tokens == 32

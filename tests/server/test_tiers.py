@@ -1,0 +1,94 @@
+"""Which class, priority and targets a request gets, and when it is turned away."""
+
+import openai
+import pytest
+from http_harness import HELLO, MODEL, Running, SteppedEngine, running, until
+
+from brim.core.request import SLO, TaskClass
+from brim.server.options import ServiceOptions
+
+MS = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("asked", "used", "task_class", "priority"),
+    [
+        ("auto", "default", TaskClass.ONLINE, 0),
+        ("default", "default", TaskClass.ONLINE, 0),
+        ("scale", "default", TaskClass.ONLINE, 0),
+        ("priority", "priority", TaskClass.ONLINE, -1),
+        ("fast", "priority", TaskClass.ONLINE, -1),
+        ("flex", "flex", TaskClass.OFFLINE, 0),
+    ],
+)
+def test_tiers(
+    server: Running, client: openai.OpenAI, asked: str, used: str, task_class: TaskClass, priority: int
+) -> None:
+    answer = client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=1, service_tier=asked)
+    request = server.loop.requests[-1]
+    assert (answer.service_tier, request.task_class, request.priority) == (used, task_class, priority)
+
+
+def test_slo_headers_go_before_the_tiers_targets() -> None:
+    options = ServiceOptions(
+        default_slo=SLO(ttft_ns=500 * MS, tpot_ns=50 * MS), priority_slo=SLO(ttft_ns=100 * MS)
+    )
+    with running(service_options=options) as run:
+        client = run.openai()
+
+        def slo(headers: dict[str, str] | None = None, tier: str = "auto") -> SLO:
+            client.chat.completions.create(
+                model=MODEL, messages=HELLO, max_tokens=1, service_tier=tier, extra_headers=headers
+            )
+            return run.loop.requests[-1].slo
+
+        assert slo() == SLO(ttft_ns=500 * MS, tpot_ns=50 * MS)
+        assert slo(tier="priority") == SLO(ttft_ns=100 * MS)
+        assert slo(tier="flex") == SLO()
+        assert slo({"x-llm-d-slo-ttft-ms": "250.5"}) == SLO(ttft_ns=250_500_000, tpot_ns=50 * MS)
+        assert slo({"x-slo-tpot-ms": "20"}) == SLO(ttft_ns=500 * MS, tpot_ns=20 * MS)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_flex_is_told_soon_when_there_is_no_room(stream: bool) -> None:
+    engine = SteppedEngine()
+    with running(engine, ServiceOptions(flex_wait_seconds=0.01)) as run:
+        with pytest.raises(openai.RateLimitError) as caught:
+            run.openai().chat.completions.create(
+                model=MODEL, messages=HELLO, max_tokens=5, service_tier="flex", stream=stream
+            )
+        assert caught.value.code == "resource_unavailable"
+        assert int(caught.value.response.headers["retry-after"]) > 0
+        engine.free()
+        until(lambda: run.loop.stats().num_running == 0)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_flex_is_answered_where_there_is_room(client: openai.OpenAI, stream: bool) -> None:
+    fields = {"model": MODEL, "prompt": "x", "max_tokens": 5}
+    expected = client.completions.create(**fields).choices[0].text
+    answer = client.completions.create(**fields, stream=stream, extra_body={"service_tier": "flex"})
+    if not stream:
+        assert answer.choices[0].text == expected
+    else:
+        with answer:
+            assert "".join(chunk.choices[0].text for chunk in answer) == expected
+
+
+def test_too_many_waiting() -> None:
+    engine = SteppedEngine()
+    with running(engine, ServiceOptions(max_queued_online=2), max_num_seqs=1) as run:
+        client = run.openai()
+        held = run.openai().completions.create(model=MODEL, prompt="x", max_tokens=9, stream=True)
+        until(lambda: run.loop.stats().num_running == 1)
+        with pytest.raises(openai.InternalServerError) as caught:
+            client.completions.create(model=MODEL, prompt="x", n=3)
+        assert (caught.value.status_code, caught.value.code) == (503, "server_is_overloaded")
+        assert int(caught.value.response.headers["retry-after"]) > 0
+        late = client.completions.create(
+            model=MODEL, prompt="x", n=3, stream=True, extra_body={"service_tier": "priority"}
+        )
+        engine.free()
+        with held, late:
+            assert list(held)
+            assert list(late)
