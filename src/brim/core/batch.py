@@ -22,6 +22,7 @@ class Batch:
         self._catching_up: dict[RequestState, None] = {}
         # requests by the ticks at which they write a block's first token, modulo the block size
         self._phases: list[dict[RequestState, None]] = [{} for _ in range(block_size)]
+        self._ending: dict[int, list[RequestState]] = {}  # by the first tick they have no token left for
         self._rows: tuple[RequestState, ...] | None = ()
 
     def __len__(self) -> int:
@@ -53,6 +54,8 @@ class Batch:
         self._decoding[state] = None
         state.start_decoding(self)
         self._phases[self._phase(state)][state] = None
+        steps_left = state.max_num_tokens - 1 - state.num_scheduled_tokens
+        self._ending.setdefault(self.tick + steps_left, []).append(state)
         self._rows = None
 
     def pause(self, state: RequestState) -> None:
@@ -60,6 +63,12 @@ class Batch:
         if state in self._decoding:
             self._stop_decoding(state)
             self._catching_up[state] = None
+
+    def pause_ending(self) -> None:
+        """Those whose last token is in flight sit out until it is committed; without a flight, nobody."""
+        for state in self._ending.pop(self.tick, ()):
+            if state in self._decoding and state.ending:
+                self.pause(state)
 
     def remove(self, state: RequestState) -> None:
         """Takes the request out; its own state is changed by the caller."""

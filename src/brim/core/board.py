@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence, Sized
+from collections.abc import Collection, Iterable, Sequence
 
 from brim.core.batch import Batch
 from brim.core.config import SchedulerConfig
+from brim.core.flight import Flight
 from brim.core.kvcache.manager import KVCacheManager
 from brim.core.request import RequestView
 from brim.core.waiting import WaitingQueue
@@ -20,7 +21,7 @@ class PoolBoard:
         batch: Batch,
         waiting: WaitingQueue,
         kv: KVCacheManager,
-        in_flight: Sized,
+        in_flight: Sequence[Flight],
     ) -> None:
         self.waiting: Iterable[RequestView] = waiting
         self.max_num_seqs = config.max_num_seqs
@@ -57,11 +58,19 @@ class PoolBoard:
     def releases_delayed(self) -> bool:
         return len(self._in_flight) > 0
 
+    @property
+    def blocks_under_way(self) -> int:
+        if not self._in_flight:
+            return 0
+        given_up = [table for flight in self._in_flight for table in flight.tables]
+        ending = [state.block_ids for state in self._batch.catching_up if state.ending]
+        return self._kv.freeable_blocks([*given_up, *ending])
+
     def hit_tokens(self, view: RequestView) -> int:
         return len(self._kv.hit_blocks(view)) * self._kv.block_size
 
     def admission_blocks(self, view: RequestView) -> int:
         return self._kv.admission_blocks(view)
 
-    def freeable_blocks(self, view: RequestView) -> int:
-        return self._kv.freeable_blocks(view)
+    def freeable_blocks(self, views: Sequence[RequestView]) -> int:
+        return self._kv.freeable_blocks([view.block_ids for view in views])

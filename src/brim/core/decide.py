@@ -80,14 +80,18 @@ class Board(Protocol):
     def releases_delayed(self) -> bool:
         """True when a victim's blocks come free only after this step (one is still in flight)."""
 
+    @property
+    def blocks_under_way(self) -> int:
+        """Blocks given up already, or of requests that end in flight, that come free only after this step."""
+
     def hit_tokens(self, view: RequestView) -> int:
         """Tokens of a waiting request that are in the prefix cache."""
 
     def admission_blocks(self, view: RequestView) -> int:
         """Available blocks that admitting it uses up."""
 
-    def freeable_blocks(self, view: RequestView) -> int:
-        """Blocks that preempting it makes available."""
+    def freeable_blocks(self, views: Sequence[RequestView]) -> int:
+        """Blocks that preempting all of them makes available."""
 
 
 def decide(policy: Policy, board: Board, now_ns: int) -> Decision:
@@ -113,7 +117,7 @@ class _Draft:
         self.tokens = self.token_budget - board.num_decoding
         self.seats = board.max_num_seqs - board.num_running
         self.blocks = board.available_blocks
-        self.blocks_under_way = 0  # of victims whose blocks come free only after this step
+        self.blocks_under_way = board.blocks_under_way
         self.admitting = True
 
     def feed_the_starved(self) -> None:
@@ -163,13 +167,11 @@ class _Draft:
 
     def _try_admit(self, view: RequestView) -> bool:
         """Lets the request enter if it can, others giving way if they must."""
+        need = self.board.admission_blocks(view)
         spare = 0
         if self.board.num_running - len(self.preempt) + len(self.admit) > 0:
             spare = self.policy.admitting.spare_blocks(view, self.board.num_blocks)
-        need = self.board.admission_blocks(view)
-        if not self._fits(need + spare):
-            self._make_room(view, need + spare)
-        if not self._fits(need + spare):
+        if not self._fits(need + spare) and not self._make_room(view, need):
             return False
         self.blocks -= need
         self.seats -= 1
@@ -180,25 +182,32 @@ class _Draft:
     def _fits(self, blocks: int) -> bool:
         return self.tokens >= 1 and self.seats >= 1 and self.blocks >= blocks
 
-    def _make_room(self, view: RequestView, blocks: int) -> None:
-        """Preempts those that yield to the request, the fewest that do; nobody where all would not do."""
+    def _make_room(self, view: RequestView, need: int) -> bool:
+        """Preempts the fewest of those that yield to the request; nobody where all of them would not do.
+
+        No spare is asked for: those who would yield are the spare. False where the request can't enter
+        in this step, be it that victims' blocks are still under way.
+        """
         yielding = [v for v in self._victims() if self.policy.preempting.yields_to(v, view)]
-        chosen: list[RequestView] = []
-        seats, lacking = self.seats, blocks - self.blocks - self.blocks_under_way
-        for victim in yielding:
-            if seats >= 1 and lacking <= 0:
-                break
-            chosen.append(victim)
+        lacking = need - self.blocks - self.blocks_under_way
+        seats, tokens, chosen = self.seats, self.tokens, 0
+        while chosen < len(yielding) and (seats < 1 or lacking > 0):
+            lacking -= self.board.freeable_blocks(yielding[chosen : chosen + 1])
+            tokens += yielding[chosen] not in self.board.catching_up
             seats += 1
-            lacking -= self.board.freeable_blocks(victim)
-        if seats >= 1 and lacking <= 0:
-            for victim in chosen:
-                self._evict(victim)
+            chosen += 1
+        if lacking > 0:  # what they share comes free only when all of them go
+            lacking = need - self.blocks - self.blocks_under_way - self.board.freeable_blocks(yielding)
+        if not yielding or lacking > 0 or seats < 1 or tokens < 1:
+            return False
+        for victim in yielding[:chosen]:
+            self._evict(victim)
+        return self._fits(need)
 
     def _victims(self) -> list[RequestView]:
-        """The running that are left, first to give way first."""
+        """The running that are left, first to give way first; who ends by itself need not."""
         out = {*self.preempt, *self.chunk_tokens}
-        left = [view for view in self.board.running if view not in out]
+        left = [view for view in self.board.running if view not in out and not view.ending]
         return sorted(left, key=lambda view: self.policy.preempting.key(view, self.now_ns))
 
     def _evict(self, victim: RequestView) -> None:
@@ -206,7 +215,7 @@ class _Draft:
         self.seats += 1
         if victim not in self.board.catching_up:
             self.tokens += 1
-        freed = self.board.freeable_blocks(victim)
+        freed = self.board.freeable_blocks([victim])
         if self.board.releases_delayed:
             self.blocks_under_way += freed
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -69,7 +70,8 @@ class Finished(Event):
 
 def line(event: Event) -> str:
     """The event as one line of JSON with sorted keys: two equal runs give equal lines."""
-    return json.dumps({"event": type(event).__name__.lower(), **_fields(event)}, sort_keys=True)
+    kind = re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
+    return json.dumps({"event": kind, **_fields(event)}, sort_keys=True)
 
 
 def _fields(event: Event) -> dict[str, object]:

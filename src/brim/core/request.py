@@ -113,6 +113,8 @@ class RequestView(Protocol):
     def num_scheduled_tokens(self) -> int: ...
     @property
     def num_preemptions(self) -> int: ...
+    @property
+    def ending(self) -> bool: ...
 
 
 class RequestState:
@@ -185,6 +187,11 @@ class RequestState:
         if self._step_clock is None:
             return self._num_scheduled
         return self._line_offset + self._step_clock.tick
+
+    @property
+    def ending(self) -> bool:
+        """Whether its last token is drawn by a step that is scheduled already: no further one is needed."""
+        return self.num_scheduled_tokens >= self.max_num_tokens - 1
 
     def admit(self, num_cached_tokens: int) -> None:
         """Waiting becomes running, its first `num_cached_tokens` tokens already in the cache."""

@@ -18,22 +18,12 @@ from brim.core.config import SchedulerConfig
 from brim.core.decide import Decision, Policy, decide
 from brim.core.errors import InvariantViolated, RequestRefused
 from brim.core.events import Admitted, Arrived, Event, Finished, FirstToken, Preempted, Tokens
+from brim.core.flight import Flight
 from brim.core.kvcache.manager import KVCacheManager
 from brim.core.plan import Chunk, StepPlan, StepResult
 from brim.core.policies.named import named
 from brim.core.request import FinishReason, Request, RequestState, RequestView, Status
 from brim.core.waiting import WaitingQueue
-
-
-class _Flight:
-    """A step scheduled and not yet committed."""
-
-    __slots__ = ("dropped", "plan", "tables")
-
-    def __init__(self, plan: StepPlan) -> None:
-        self.plan = plan
-        self.dropped: set[RequestState] = set()  # their tokens of this step are not wanted any more
-        self.tables: list[list[int]] = []  # blocks to give back when the step is over
 
 
 class Scheduler:
@@ -51,7 +41,7 @@ class Scheduler:
         self.batch = Batch(config.block_size)
         self.waiting = WaitingQueue()
         self._states: dict[str, RequestState] = {}
-        self._in_flight: deque[_Flight] = deque()
+        self._in_flight: deque[Flight] = deque()
         self._board = PoolBoard(config, self.batch, self.waiting, self.kv, self._in_flight)
         self._released: list[str] = []  # ids the engine has not yet been told to let go
         self._events: list[Event] = []
@@ -92,7 +82,7 @@ class Scheduler:
         state = self._states.get(request_id)
         if state is None:
             return False
-        self._end(state, now_ns, reason)
+        self._end(state, self._num_steps, now_ns, reason)
         return True
 
     def take_events(self) -> list[Event]:
@@ -119,7 +109,7 @@ class Scheduler:
             return StepPlan(self._num_steps, ())
         released, self._released = tuple(self._released), []
         plan = StepPlan(self._num_steps, rows, tuple(chunks), tuple(admitted), released)
-        self._in_flight.append(_Flight(plan))
+        self._in_flight.append(Flight(plan))
         self._num_steps += 1
         self.batch.tick += 1
         for chunk in chunks:
@@ -164,6 +154,7 @@ class Scheduler:
         """Gives every running request a block for its next token, or notes that it starves."""
         hungry = self.batch.starved
         if self._fed_tick != self.batch.tick:
+            self.batch.pause_ending()
             hungry = [*hungry, *self.batch.entering_block(self.batch.tick)]
             self._fed_tick = self.batch.tick
         if hungry:
@@ -182,7 +173,8 @@ class Scheduler:
         late = set(wanted[len(admitted) :])
         to_run = [(self._state(view), n) for view, n in decision.chunk_tokens.items()]
         chunks = [self._chunk(state, n) for state, n in to_run if state not in late]
-        self._settled = not (decision.preempt or decision.pause or wanted or chunks)
+        changes = decision.preempt or decision.pause or wanted or chunks
+        self._settled = not changes and not self.batch.catching_up
         return admitted, chunks
 
     def _state(self, view: RequestView) -> RequestState:
@@ -214,16 +206,17 @@ class Scheduler:
 
     def _chunk(self, state: RequestState, num_tokens: int) -> Chunk:
         start = state.num_scheduled_tokens
+        num_tokens = min(num_tokens, state.num_tokens - start)  # a victim's output may be hit as well
         state.schedule(num_tokens)
         return Chunk(state, start, num_tokens, samples=start + num_tokens == state.num_tokens)
 
-    def _fail(self, flight: _Flight, request_id: str, message: str, now_ns: int) -> None:
+    def _fail(self, flight: Flight, request_id: str, message: str, now_ns: int) -> None:
         state = self._states.get(request_id)
         if state is not None and state not in flight.dropped:
             flight.dropped.add(state)
-            self._end(state, now_ns, FinishReason.ERROR, message)
+            self._end(state, flight.plan.step_id, now_ns, FinishReason.ERROR, message)
 
-    def _take_tokens(self, flight: _Flight, result: StepResult, now_ns: int) -> None:
+    def _take_tokens(self, flight: Flight, result: StepResult, now_ns: int) -> None:
         states: Sequence[RequestState] = flight.plan.sampling()
         token_ids = result.token_ids
         if len(states) != len(token_ids):
@@ -240,10 +233,16 @@ class Scheduler:
         if states:
             self._events.append(Tokens(now_ns, flight.plan.step_id, states, token_ids, result.logprobs))
         for state in over:
-            self._end(state, now_ns, FinishReason.STOP if state.stopped else FinishReason.LENGTH)
+            reason = FinishReason.STOP if state.stopped else FinishReason.LENGTH
+            self._end(state, flight.plan.step_id, now_ns, reason)
 
     def _end(
-        self, state: RequestState, now_ns: int, reason: FinishReason, message: str | None = None
+        self,
+        state: RequestState,
+        step_id: int,
+        now_ns: int,
+        reason: FinishReason,
+        message: str | None = None,
     ) -> None:
         if state in self.waiting:
             self.waiting.remove(state)
@@ -256,9 +255,7 @@ class Scheduler:
         self.kv.forget(request_id)
         del self._states[request_id]
         self._settled = False
-        self._events.append(
-            Finished(now_ns, self._num_steps, request_id, reason, state.num_output_tokens, message)
-        )
+        self._events.append(Finished(now_ns, step_id, request_id, reason, state.num_output_tokens, message))
 
     def _leave_batch(self, state: RequestState) -> None:
         """Out of the batch, its blocks given up: at once, or when the newest step in flight is over."""

@@ -200,7 +200,10 @@ class EngineLoop:
     def close(self) -> None:
         """Aborts what is left, stops the thread and closes the engine."""
         self._closing = True
-        if self._thread.is_alive():
+        if self._thread.ident is None:
+            self._over.set()
+            self._engine.close()
+        elif self._thread.is_alive():
             self._commands.put(lambda: None)
             self._thread.join()
 

@@ -21,7 +21,7 @@ Script = Callable[[Sequence[int]], int]
 def echo_script(token_ids: Sequence[int]) -> int:
     """The next token as a function of all tokens before it: a hash, so that any mistake shows."""
     acc = 2166136261
-    for token_id in token_ids[-8:]:
+    for token_id in token_ids:
         acc = ((acc ^ token_id) * 16777619) & 0xFFFFFFFF
     return 97 + (acc ^ len(token_ids)) % 26
 
@@ -55,13 +55,14 @@ class ScriptedEngine:
         self._script = script
         self._poison = dict(poison or {})
         self._store: dict[tuple[int, int], int] = {}  # (block id, offset) -> token id
-        self._drawn: dict[str, int] = {}  # newest token by request: a plan may not know it yet
+        self._drawn: dict[tuple[str, int], int] = {}  # by position: a plan may not know the newest yet
         self._results: deque[StepResult] = deque()
 
     def begin(self, plan: StepPlan) -> None:
         for request_id in plan.released:
-            self._drawn.pop(request_id, None)
-        for state in plan.sampling():
+            for key in [key for key in self._drawn if key[0] == request_id]:
+                del self._drawn[key]
+        for state, *_ in plan.rows():
             if state.request.request_id in self._poison:
                 raise RuntimeError(self._poison[state.request.request_id])
         for state, start, num_tokens, _ in plan.rows():
@@ -84,15 +85,20 @@ class ScriptedEngine:
     def _write(self, view: RequestView, start: int, num_tokens: int) -> None:
         size = self.caps.block_size
         for position in range(start, start + num_tokens):
-            known = position < view.num_tokens
-            token_id = view.token_ids[position] if known else self._drawn[view.request.request_id]
-            self._store[view.block_ids[position // size], position % size] = token_id
+            block_id = view.block_ids[position // size]
+            self._store[block_id, position % size] = self._token(view, position)
+
+    def _token(self, view: RequestView, position: int) -> int:
+        if position < view.num_tokens:
+            return view.token_ids[position]
+        return self._drawn[view.request.request_id, position]
 
     def _draw(self, view: RequestView, end: int) -> int:
         size = self.caps.block_size
         seen = [self._store[view.block_ids[p // size], p % size] for p in range(end)]
         token_id = self._script(seen)
-        self._drawn[view.request.request_id] = token_id
+        self._drawn[view.request.request_id, end] = token_id
+        self._drawn.pop((view.request.request_id, end - 2), None)
         return token_id
 
 

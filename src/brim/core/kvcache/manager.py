@@ -10,6 +10,7 @@ in want of memory; each further block is handed out when decoding reaches it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from brim.core.errors import InvariantViolated
@@ -79,9 +80,10 @@ class KVCacheManager:
         held_hits = sum(self._pool.ref_count(block_id) > 0 for block_id in self.hit_blocks(view))
         return self.blocks_for(view.num_tokens) - held_hits
 
-    def freeable_blocks(self, view: RequestView) -> int:
-        """How many blocks become available when the request gives up its table."""
-        return sum(self._pool.ref_count(block_id) == 1 for block_id in view.block_ids)
+    def freeable_blocks(self, tables: Sequence[Sequence[int]]) -> int:
+        """How many blocks become available when all these tables are given up."""
+        given_up = Counter(block_id for table in tables for block_id in table)
+        return sum(self._pool.ref_count(block_id) == times for block_id, times in given_up.items())
 
     def admit(self, state: RequestState) -> int | None:
         """Gives the request blocks for all its known tokens; returns how many tokens were cached.

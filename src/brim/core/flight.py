@@ -1,0 +1,15 @@
+"""A step between its `schedule` and its `commit`."""
+
+from __future__ import annotations
+
+from brim.core.plan import StepPlan
+from brim.core.request import RequestState
+
+
+class Flight:
+    __slots__ = ("dropped", "plan", "tables")
+
+    def __init__(self, plan: StepPlan) -> None:
+        self.plan = plan
+        self.dropped: set[RequestState] = set()  # their tokens of this step are not wanted any more
+        self.tables: list[list[int]] = []  # blocks to give back when the step is over

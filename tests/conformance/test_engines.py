@@ -1,0 +1,53 @@
+"""Every engine against the one suite."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+from tests.conformance.suite import EngineConformance, Factory
+from tests.helpers import script
+
+from brim.engines.base import Engine
+from brim.engines.scripted import ScriptedEngine
+
+CHECKS = pytest.mark.parametrize("check", EngineConformance.CHECKS)
+
+
+@CHECKS
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_scripted_engine(depth: int, check: str):
+    def make(num_blocks: int, block_size: int) -> Engine:
+        return ScriptedEngine(num_blocks, block_size, depth=depth, script=script)
+
+    getattr(EngineConformance(make), check)()
+
+
+@pytest.fixture(scope="module")
+def local_factory(tmp_path_factory: pytest.TempPathFactory) -> Factory:
+    """Makes local engines with the built-in model, whose files are written once."""
+    torch = pytest.importorskip(
+        "torch", reason="the local engine is not installed (pip install 'brim[local]')"
+    )
+    from brim.engines.local.load import load
+
+    torch.set_num_threads(1)  # steps of a few tokens: threads that wait for each other take seconds
+    folder = tmp_path_factory.mktemp("builtin")
+    on_cpu = {"device": "cpu", "dtype": "float32", "cache_dir": folder}
+    return lambda num_blocks, block_size: load(None, num_blocks=num_blocks, block_size=block_size, **on_cpu)[
+        0
+    ]
+
+
+@pytest.fixture(scope="module")
+def local(local_factory: Factory) -> EngineConformance:
+    return EngineConformance(cache(local_factory), block_size=8)
+
+
+@pytest.mark.parametrize("check", [name for name in EngineConformance.CHECKS if name != "close"])
+def test_the_local_engine(local: EngineConformance, check: str):
+    getattr(local, check)()
+
+
+def test_the_local_engine_closes(local_factory: Factory):
+    EngineConformance(local_factory, block_size=8).close()

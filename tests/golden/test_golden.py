@@ -1,0 +1,41 @@
+"""Known runs give known event logs, byte for byte; `python -m tests.golden.regenerate` writes them anew."""
+
+import pytest
+from tests.golden.regenerate import FOLDER, RUNS, log
+
+from brim.core.events import Admitted
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_gives_the_log_that_is_kept(name):
+    assert log(name).decode() == (FOLDER / f"{name}.log").read_bytes().decode()
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_runs_give_the_same_bytes(name):
+    assert log(name) == log(name)
+
+
+def test_every_log_is_of_a_run_and_every_run_has_a_log():
+    assert {path.stem for path in FOLDER.glob("*.log")} == set(RUNS)
+
+
+def test_the_first_run_has_chunks_and_a_prefix_hit():
+    host = RUNS["chunks_and_prefix"]()
+    assert host.rows[:3] == [[("first", 0, 8)], [("first", 8, 8)], [("first", 16, 1)]]
+    assert host.cached_tokens() == {"first": 0, "second": 8}
+
+
+def test_the_second_run_preempts_and_recomputes():
+    host = RUNS["starvation"]()
+    assert host.preempted() == ["newer"]
+    assert [event.request_id for event in host.of(Admitted) if event.resumed] == ["newer"]
+
+
+def test_the_third_run_preempts_offline_for_online_a_step_ahead():
+    host = RUNS["online_over_offline"]()
+    assert host.depth == 2
+    assert set(host.preempted()) == {"batch-2"}
+    preempted = next(e.step_id for e in host.events if getattr(e, "lost_tokens", None))
+    (entered,) = [e.step_id for e in host.of(Admitted) if e.request_id == "user"]
+    assert entered > preempted

@@ -1,0 +1,317 @@
+"""decide() on boards made by hand: pure values in, a decision out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from tests.helpers import OFFLINE, ONLINE, config, request, state
+
+from brim.core.decide import Decision, Policy, decide
+from brim.core.policies.named import named
+from brim.core.request import RequestState, RequestView
+
+
+@dataclass
+class FakeBoard:
+    """Everything a decision may know, given as it is. `need` and `frees` are blocks by request."""
+
+    running: list[RequestView] = field(default_factory=list)
+    catching_up: list[RequestView] = field(default_factory=list)
+    starved: list[RequestView] = field(default_factory=list)
+    waiting: list[RequestView] = field(default_factory=list)
+    max_num_seqs: int = 8
+    num_blocks: int = 7
+    available_blocks: int = 0
+    releases_delayed: bool = False
+    blocks_under_way: int = 0
+    shared: int = 0  # blocks that come free only when several give way
+    need: dict[RequestView, int] = field(default_factory=dict)
+    frees: dict[RequestView, int] = field(default_factory=dict)
+    hits: dict[RequestView, int] = field(default_factory=dict)
+
+    @property
+    def num_running(self) -> int:
+        return len(self.running)
+
+    @property
+    def num_decoding(self) -> int:
+        return len(self.running) - len(self.catching_up)
+
+    def hit_tokens(self, view: RequestView) -> int:
+        return self.hits.get(view, 0)
+
+    def admission_blocks(self, view: RequestView) -> int:
+        return self.need.get(view, 1)
+
+    def freeable_blocks(self, views: Sequence[RequestView]) -> int:
+        return sum(self.frees.get(view, 1) for view in views) + (self.shared if len(views) > 1 else 0)
+
+
+def policy(name: str = "vllm", **changes: Any) -> Policy:
+    return named(config(policy=name, **changes))
+
+
+def decided(board: FakeBoard, name: str = "vllm", **changes: Any) -> Decision:
+    return decide(policy(name, **changes), board, 0)
+
+
+def views(names: str, *, prompt: int = 4, **facts: Any) -> list[RequestState]:
+    """Requests in order of arrival."""
+    first = "abcdefghijklmnopqrstuvwxyz".index(names[0])
+    return [
+        state(request(name, prompt, arrival_ns=first + seq, **facts), first + seq)
+        for seq, name in enumerate(names)
+    ]
+
+
+@pytest.mark.parametrize("running", ["", "abc"])
+def test_where_all_simply_decode_there_is_nothing_to_decide(running):
+    board = FakeBoard(running=[*views(running)] if running else [])
+    assert decided(board) == Decision([], [], [], {}, token_budget=64)
+
+
+# ---- blocks for the running
+
+
+def test_the_starved_get_a_block_by_the_preemption_of_the_newest():
+    a, b, c = views("abc")
+    made = decided(FakeBoard(running=[a, b, c], starved=[a]))
+    assert (made.preempt, made.pause) == ([c], [])
+
+
+def test_as_many_are_preempted_as_blocks_are_lacking():
+    a, b, c = views("abc")
+    assert decided(FakeBoard(running=[a, b, c], starved=[a], frees={c: 0})).preempt == [c, b]
+    assert decided(FakeBoard(running=[a, b, c], starved=[a, b], frees={c: 2})).preempt == [c]
+
+
+def test_a_starved_request_can_be_the_victim_itself():
+    a, b = views("ab")
+    assert decided(FakeBoard(running=[a, b], starved=[b])).preempt == [b]
+    assert decided(FakeBoard(running=[a, b], starved=[a, b])).preempt == [b]
+
+
+def test_a_victim_that_starved_needs_no_block_any_more():
+    a, b, c = views("abc")
+    made = decided(FakeBoard(running=[a, b, c], starved=[b, c], frees={c: 1}))
+    assert made.preempt == [c]
+
+
+def test_offline_gives_way_to_starved_online_however_old_it_is():
+    (old,) = views("a", task_class=OFFLINE)
+    b, c = views("bc")
+    assert decided(FakeBoard(running=[old, b, c], starved=[b]), "priority").preempt == [old]
+    assert decided(FakeBoard(running=[old, b, c], starved=[b]), "vllm").preempt == [c]
+
+
+def test_where_releases_are_delayed_the_starved_pause():
+    a, b, c = views("abc")
+    made = decided(FakeBoard(running=[a, b, c], starved=[a, b], frees={c: 2}, releases_delayed=True))
+    assert (made.preempt, made.pause) == ([c], [a, b])
+
+
+def test_a_paused_request_gets_no_chunk():
+    a, b = views("ab")
+    made = decided(FakeBoard(running=[a, b], catching_up=[a], starved=[a], releases_delayed=True))
+    assert (made.preempt, made.pause, made.chunk_tokens) == ([b], [a], {})
+
+
+def test_nobody_is_admitted_by_a_decision_that_preempts_for_the_starved():
+    a, b, c = views("abc")
+    made = decided(FakeBoard(running=[a, b], starved=[a], frees={b: 5}, waiting=[c]))
+    assert (made.preempt, made.admit) == ([b], [])
+
+
+# ---- admission
+
+
+def test_a_waiting_request_enters_with_its_prompt_as_a_chunk():
+    (a,) = views("a", prompt=9)
+    made = decided(FakeBoard(waiting=[a], available_blocks=3, need={a: 3}))
+    assert (made.admit, made.chunk_tokens) == ([a], {a: 9})
+
+
+def test_hits_are_not_run_again():
+    (a,) = views("a", prompt=9)
+    assert decided(FakeBoard(waiting=[a], available_blocks=3, hits={a: 8})).chunk_tokens == {a: 1}
+
+
+def test_a_full_batch_admits_nobody():
+    a, b = views("ab")
+    assert decided(FakeBoard(running=[a], waiting=[b], available_blocks=7, max_num_seqs=1)).admit == []
+
+
+def test_seats_are_given_away_once():
+    a, b, c = views("abc")
+    made = decided(FakeBoard(running=[a], waiting=[b, c], available_blocks=7, max_num_seqs=2))
+    assert made.admit == [b]
+
+
+def test_blocks_are_given_away_once():
+    a, b = views("ab")
+    made = decided(FakeBoard(waiting=[a, b], available_blocks=4, need={a: 2, b: 3}))
+    assert made.admit == [a]
+
+
+def test_nobody_overtakes_a_waiting_request_that_does_not_fit():
+    a, b = views("ab")
+    assert decided(FakeBoard(waiting=[a, b], available_blocks=2, need={a: 3, b: 1})).admit == []
+
+
+def test_under_priority_a_newcomer_must_leave_a_spare_block_unless_it_is_alone():
+    a, b = views("ab")
+    alone = FakeBoard(waiting=[b], available_blocks=2, need={b: 2})
+    assert decided(alone, "priority").admit == [b]
+    assert decided(replace(alone, running=[a]), "priority").admit == []
+    assert decided(replace(alone, running=[a], available_blocks=3), "priority").admit == [b]
+
+
+def test_the_second_newcomer_is_not_alone():
+    a, b = views("ab")
+    board = FakeBoard(waiting=[a, b], available_blocks=4, need={a: 2, b: 2})
+    assert decided(board, "priority").admit == [a]
+    assert decided(board, "vllm").admit == [a, b]
+
+
+# ---- the waiting against the running
+
+
+def test_offline_gives_its_blocks_to_a_waiting_online_request():
+    (a,), (b,) = views("a", task_class=OFFLINE), views("b")
+    made = decided(FakeBoard(running=[a], waiting=[b], need={b: 3}, frees={a: 4}), "priority")
+    assert (made.preempt, made.admit, made.chunk_tokens) == ([a], [b], {b: 4})
+
+
+def test_offline_gives_its_seat_to_a_waiting_online_request():
+    (a,), (b,) = views("a", task_class=OFFLINE), views("b")
+    board = FakeBoard(running=[a], waiting=[b], available_blocks=7, max_num_seqs=1)
+    assert decided(board, "priority").preempt == [a]
+    assert decided(board, "priority").admit == [b]
+
+
+def test_the_fewest_give_way_the_newest_first():
+    a, b, c = views("abc", task_class=OFFLINE)
+    (d,) = views("d")
+    board = FakeBoard(running=[a, b, c], waiting=[d], need={d: 2}, frees={a: 2, b: 2, c: 2})
+    assert decided(board, "priority").preempt == [c]
+    assert decided(replace(board, need={d: 3}), "priority").preempt == [c, b]
+
+
+def test_those_who_would_yield_are_spare_enough():
+    (a,), (b,) = views("a", task_class=OFFLINE), views("b")
+    board = FakeBoard(running=[a], waiting=[b], available_blocks=2, need={b: 2})
+    assert (decided(board, "priority").preempt, decided(board, "priority").admit) == ([], [b])
+
+
+def test_blocks_that_several_share_count_when_all_of_them_go():
+    a, b = views("ab", task_class=OFFLINE)
+    (c,) = views("c")
+    board = FakeBoard(running=[a, b], waiting=[c], need={c: 4}, shared=2)
+    assert decided(board, "priority").preempt == [b, a]
+    assert decided(replace(board, need={c: 5}), "priority").preempt == []
+
+
+def test_nobody_gives_way_for_a_newcomer_that_would_have_no_token_to_run():
+    (half_done,) = views("z", prompt=100)
+    a, b = views("ab", task_class=OFFLINE)
+    (c,) = views("c", priority=1)
+    board = FakeBoard(running=[half_done, a, b], catching_up=[half_done, a, b], waiting=[c], need={c: 1})
+    made = decided(board, "priority")
+    assert (made.preempt, made.admit, made.chunk_tokens) == ([], [], {half_done: 64})
+
+
+def test_the_starved_pause_for_blocks_that_are_under_way_already():
+    a, b = views("ab")
+    made = decided(FakeBoard(running=[a, b], starved=[a], blocks_under_way=1, releases_delayed=True))
+    assert (made.preempt, made.pause) == ([], [a])
+
+
+def test_nobody_gives_way_where_even_all_would_not_do():
+    a, b = views("ab", task_class=OFFLINE)
+    (c,) = views("c")
+    board = FakeBoard(running=[*views("z"), a, b], waiting=[c], need={c: 6}, frees={a: 2, b: 2})
+    assert (decided(board, "priority").preempt, decided(board, "priority").admit) == ([], [])
+
+
+@pytest.mark.parametrize(("running", "waiting"), [(ONLINE, ONLINE), (OFFLINE, OFFLINE), (ONLINE, OFFLINE)])
+def test_nobody_else_gives_way_to_the_waiting(running, waiting):
+    (a,), (b,) = views("a", task_class=running), views("b", task_class=waiting)
+    board = FakeBoard(running=[a], waiting=[b], need={b: 1}, frees={a: 4})
+    assert (decided(board, "priority").preempt, decided(board, "priority").admit) == ([], [])
+
+
+def test_where_releases_are_delayed_the_newcomer_waits_for_the_blocks_it_was_given():
+    (a,), (b,) = views("a", task_class=OFFLINE), views("b")
+    board = FakeBoard(running=[a], waiting=[b], need={b: 3}, frees={a: 4}, releases_delayed=True)
+    assert (decided(board, "priority").preempt, decided(board, "priority").admit) == ([a], [])
+
+
+def test_a_seat_is_free_at_once_though_the_blocks_are_not():
+    (a,), (b,) = views("a", task_class=OFFLINE), views("b")
+    board = FakeBoard(running=[a], waiting=[b], available_blocks=4, max_num_seqs=1, releases_delayed=True)
+    assert decided(board, "priority").admit == [b]
+
+
+# ---- the token budget
+
+
+def test_decodes_are_paid_before_chunks():
+    a, b, c = views("abc", prompt=20)
+    board = FakeBoard(running=[a, b], waiting=[c], available_blocks=7)
+    assert decided(board, max_num_batched_tokens=10).chunk_tokens == {c: 8}
+
+
+def test_a_half_done_prompt_gets_the_rest_of_its_prompt():
+    (a,) = views("a", prompt=20)
+    a.admit(0)
+    a.schedule(16)
+    assert decided(FakeBoard(running=[a], catching_up=[a])).chunk_tokens == {a: 4}
+
+
+def test_the_older_half_done_prompt_goes_first():
+    a, b = views("ab", prompt=20)
+    board = FakeBoard(running=[b, a], catching_up=[b, a])
+    assert decided(board, max_num_batched_tokens=24).chunk_tokens == {a: 20, b: 4}
+
+
+def test_an_urgent_newcomer_gets_its_tokens_before_a_half_done_prompt():
+    (a,), (b,) = views("a", prompt=20, task_class=OFFLINE), views("b", prompt=20)
+    board = FakeBoard(running=[a], catching_up=[a], waiting=[b], available_blocks=7)
+    made = decided(board, "priority", max_num_batched_tokens=24)
+    assert list(made.chunk_tokens.items()) == [(b, 20), (a, 4)]
+
+
+def test_a_half_done_prompt_behind_a_blocked_newcomer_still_runs():
+    (a,), (b,) = views("a", prompt=20, task_class=OFFLINE), views("b", prompt=20)
+    board = FakeBoard(running=[a], catching_up=[a], waiting=[b], available_blocks=1, need={b: 9})
+    made = decided(board, "priority")
+    assert (made.admit, made.chunk_tokens) == ([], {a: 20})
+
+
+def test_nobody_is_admitted_without_a_token_left():
+    a, b = views("ab", prompt=20)
+    board = FakeBoard(running=[a], catching_up=[a], waiting=[b], available_blocks=7)
+    assert decided(board, max_num_batched_tokens=20).admit == []
+
+
+def test_chunks_are_no_longer_than_their_limit():
+    a, b = views("ab", prompt=20)
+    made = decided(FakeBoard(waiting=[a, b], available_blocks=7), max_prefill_chunk_tokens=6)
+    assert made.chunk_tokens == {a: 6, b: 6}
+
+
+def test_the_token_of_a_victim_is_spent_on_somebody_else():
+    (a,), (b,) = views("a", task_class=OFFLINE), views("b", prompt=20)
+    board = FakeBoard(running=[a], waiting=[b], available_blocks=0, need={b: 3}, frees={a: 4}, max_num_seqs=1)
+    assert decided(board, "priority", max_num_batched_tokens=8).chunk_tokens == {b: 8}
+
+
+def test_a_decision_reads_the_board_and_changes_nothing():
+    (a,), (b,) = views("a", task_class=OFFLINE), views("b")
+    board = FakeBoard(running=[a], starved=[a], waiting=[b], frees={a: 4})
+    before = replace(board, running=[a], starved=[a], waiting=[b])
+    assert decided(board, "priority") == decided(board, "priority")
+    assert board == before

@@ -1,0 +1,669 @@
+"""The scheduler carrying decisions out: caches of 7 blocks of 4 tokens, every step checked."""
+
+from __future__ import annotations
+
+import pytest
+from tests.helpers import MS, OFFLINE, Host, config, reference, request, script
+
+from brim.core import scheduler as scheduler_module
+from brim.core.errors import InvariantViolated, RequestRefused
+from brim.core.events import Admitted, Finished, FirstToken, Tokens
+from brim.core.plan import StepResult, TokenLogprobs
+from brim.core.request import FinishReason, Status
+from brim.core.scheduler import Scheduler
+
+DEPTHS = pytest.mark.parametrize("depth", [1, 2])
+
+
+def blocks(host: Host) -> tuple[int, int, int]:
+    kv = host.scheduler.kv
+    return kv.free_blocks, kv.cached_blocks, kv.used_blocks
+
+
+# ---- one request
+
+
+@DEPTHS
+def test_a_request_runs_its_prompt_then_one_token_a_step(depth):
+    host = Host(depth=depth)
+    asked = request("a", 6, max_tokens=3)
+    host.add(asked)
+    host.run()
+    assert host.rows[:3] == [[("a", 0, 6)], [("a", 6, 1)], [("a", 7, 1)]]
+    assert host.outputs == {"a": reference(asked)}
+    assert host.finish_reasons() == {"a": FinishReason.LENGTH}
+
+
+def test_its_events_tell_the_story():
+    host = Host()
+    host.add(request("a", 6, max_tokens=2))
+    host.run()
+    story = [(type(event).__name__, event.now_ns // MS, event.step_id) for event in host.events]
+    assert story == [
+        ("Arrived", 0, 0),
+        ("Admitted", 1, 0),
+        ("FirstToken", 1, 0),
+        ("Tokens", 1, 0),
+        ("Tokens", 2, 1),
+        ("Finished", 2, 1),
+    ]
+
+
+@DEPTHS
+def test_a_long_prompt_runs_in_chunks_and_draws_only_at_its_end(depth):
+    host = Host(config(max_num_batched_tokens=8), depth=depth)
+    asked = request("a", 20, max_tokens=2)
+    host.add(asked)
+    host.run()
+    assert host.rows[:4] == [[("a", 0, 8)], [("a", 8, 8)], [("a", 16, 4)], [("a", 20, 1)]]
+    assert [chunk.samples for plan in host.plans for chunk in plan.chunks] == [False, False, True]
+    assert len(host.of(FirstToken)) == 1
+    assert host.outputs == {"a": reference(asked)}
+
+
+def test_decodes_and_chunks_share_a_step():
+    host = Host(config(max_num_batched_tokens=8))
+    host.add(request("a", 4, max_tokens=9))
+    host.step()
+    host.add(request("b", 12, max_tokens=1))
+    host.run()
+    assert host.rows[1:4] == [
+        [("a", 4, 1), ("b", 0, 7)],
+        [("a", 5, 1), ("b", 7, 5)],
+        [("a", 6, 1)],
+    ]
+
+
+@DEPTHS
+def test_a_stop_token_ends_a_request(depth):
+    asked = request("a", 6, max_tokens=9)
+    third = reference(asked)[2]
+    asked = request("a", 6, max_tokens=9, stop_token_ids=frozenset({third}))
+    host = Host(depth=depth)
+    host.add(asked)
+    host.run()
+    assert host.outputs["a"] == reference(asked)
+    assert host.outputs["a"][-1] == third
+    assert host.finish_reasons() == {"a": FinishReason.STOP}
+
+
+@DEPTHS
+def test_stop_tokens_do_not_end_what_is_shorter_than_min_tokens(depth):
+    everything = frozenset(range(97, 97 + 26))
+    host = Host(depth=depth)
+    host.add(request("a", 6, max_tokens=9, min_tokens=3, stop_token_ids=everything))
+    host.run()
+    assert len(host.outputs["a"]) == 4
+    assert host.finish_reasons() == {"a": FinishReason.STOP}
+
+
+def test_logprobs_travel_with_their_tokens():
+    host = Host()
+    host.add(request("a", 4, max_tokens=1, logprobs=0), request("b", 4, max_tokens=1))
+    host.run()
+    (tokens,) = host.of(Tokens)
+    assert tokens.logprobs == {"a": TokenLogprobs(host.outputs["a"][0], 0.0, ((host.outputs["a"][0], 0.0),))}
+
+
+def test_a_request_leaves_its_whole_computed_blocks_to_others():
+    host = Host()
+    host.add(request("a", 6, max_tokens=4))  # 6 + 3 tokens have been computed
+    host.run()
+    assert blocks(host) == (5, 2, 0)
+
+
+def test_a_plan_names_whom_it_admits_and_whom_it_releases():
+    host = Host()
+    host.add(request("a", 4, max_tokens=2))
+    host.step()
+    host.add(request("b", 4, max_tokens=2))
+    host.run()
+    told = [([s.request.request_id for s in plan.admitted], plan.released) for plan in host.plans]
+    assert told == [(["a"], ()), (["b"], ()), ([], ("a",))]
+
+
+# ---- prefixes
+
+
+@DEPTHS
+def test_a_known_prefix_is_not_run_again(depth):
+    host = Host(depth=depth)
+    first, second = request("a", range(10), max_tokens=2), request("b", [*range(9), 50], max_tokens=2)
+    host.add(first)
+    host.run()
+    host.add(second)
+    host.run()
+    assert host.cached_tokens() == {"a": 0, "b": 8}
+    assert ("b", 8, 2) in [row for rows in host.rows for row in rows]
+    assert host.outputs == {"a": reference(first), "b": reference(second)}
+
+
+def test_running_requests_share_the_blocks_of_their_prefix():
+    host = Host()
+    host.add(request("a", range(9), max_tokens=4))
+    host.step()
+    host.add(request("b", range(9), max_tokens=4))
+    host.step()
+    assert host.table("a")[:2] == host.table("b")[:2] == [0, 1]
+    assert host.table("a")[2] != host.table("b")[2]
+    host.run()
+    assert host.outputs["a"] == host.outputs["b"]
+
+
+def test_requests_that_enter_together_do_not_hit_what_is_not_yet_computed():
+    host = Host()
+    host.add(request("a", range(9)), request("b", range(9)))
+    host.run()
+    assert host.cached_tokens() == {"a": 0, "b": 0}
+
+
+def test_a_conversation_finds_its_last_answer_in_the_cache():
+    host = Host()
+    first = request("a", range(6), max_tokens=7)
+    host.add(first)
+    host.run()
+    host.add(request("b", [*range(6), *reference(first), 1, 2], max_tokens=1))
+    host.run()
+    assert host.cached_tokens()["b"] == 12
+
+
+def test_cached_tokens_tell_of_the_first_admission_not_of_what_a_preemption_found_again():
+    host = Host()
+    host.add(request("a", 11, max_tokens=9), request("b", 11, max_tokens=9))
+    host.run()
+    assert host.preempted() == ["b"]
+    resumed = [event for event in host.of(Admitted) if event.resumed]
+    assert [event.cached_tokens > 0 for event in resumed] == [True]
+    assert host.cached_tokens() == {"a": 0, "b": 0}
+
+
+# ---- want of blocks
+
+
+@DEPTHS
+def test_in_want_of_blocks_the_newest_is_recomputed_later_and_says_the_same(depth):
+    host = Host(depth=depth)
+    a, b = request("a", 11, max_tokens=9), request("b", 11, max_tokens=9)
+    host.add(a, b)
+    host.run()
+    assert {*host.preempted()} == {"b"}
+    assert host.outputs == {"a": reference(a), "b": reference(b)}
+    assert blocks(host)[2] == 0
+
+
+def test_at_depth_one_the_starved_request_goes_on_in_the_same_step():
+    host = Host(config(block_size=1, max_model_len=7))
+    host.add(request("a", 3, max_tokens=4), request("b", 3, max_tokens=4))
+    host.step()
+    assert blocks(host) == (0, 0, 7)  # a got the last block, b starves
+    host.step()
+    assert (host.rows[-1], host.preempted()) == ([("a", 3, 1)], ["b"])
+
+
+def test_at_depth_two_the_starved_request_pauses_until_the_blocks_are_given_back():
+    host = Host(config(block_size=1, max_model_len=7), depth=2)
+    a, b = request("a", 3, max_tokens=4), request("b", 3, max_tokens=4)
+    host.add(a, b)
+    host.run()
+    assert host.rows[:4] == [[("a", 0, 3), ("b", 0, 3)], [("a", 3, 1)], [("a", 4, 1)], [("a", 5, 1)]]
+    assert host.outputs == {"a": reference(a), "b": reference(b)}
+
+
+def test_a_paused_request_keeps_its_blocks_and_goes_on_where_it_was():
+    host = Host(config(block_size=1, max_model_len=7), depth=2)
+    a, b = request("a", 3, max_tokens=4), request("b", 4, max_tokens=3)
+    host.add(a, b)
+    host.step()
+    assert not host.step()
+    assert host.table("a")[:3] == [0, 1, 2]
+    host.step()
+    assert host.rows == [[("a", 0, 3), ("b", 0, 4)], [], [("a", 3, 1)]]
+    host.run()
+    assert host.outputs == {"a": reference(a), "b": reference(b)}
+
+
+def test_at_depth_two_the_blocks_of_a_victim_stay_used_while_its_step_is_in_flight():
+    host = Host(config(policy="priority", max_num_seqs=1), depth=2)
+    host.add(request("a", 12, max_tokens=6, task_class=OFFLINE))
+    host.step()
+    assert blocks(host) == (4, 0, 3)
+    host.add(request("b", 8, max_tokens=2))
+    plan = host.scheduler.schedule(host.now_ns)
+    assert [chunk.state.request.request_id for chunk in plan.chunks] == ["b"]
+    assert blocks(host) == (1, 0, 6)  # four of the victim, two of the newcomer
+
+
+def test_online_takes_the_place_of_offline():
+    host = Host(config(policy="priority"))
+    offline, online = request("o", 20, max_tokens=6, task_class=OFFLINE), request("n", 20, max_tokens=2)
+    host.add(offline)
+    host.step()
+    host.add(online)
+    host.step()
+    assert host.rows[-1] == [("n", 0, 20)]
+    host.run()
+    assert host.preempted() == ["o"]
+    assert host.outputs == {"o": reference(offline), "n": reference(online)}
+
+
+# ---- abort
+
+
+@DEPTHS
+def test_a_waiting_request_can_be_aborted(depth):
+    host = Host(config(max_num_seqs=1), depth=depth)
+    host.add(request("a", 4, max_tokens=3), request("b", 4))
+    host.step()
+    assert host.scheduler.abort("b", host.now_ns)
+    host.run()
+    assert host.finish_reasons() == {"b": FinishReason.ABORT, "a": FinishReason.LENGTH}
+    assert "b" not in host.cached_tokens()
+
+
+@DEPTHS
+def test_a_half_done_prompt_can_be_aborted(depth):
+    host = Host(config(max_num_batched_tokens=8), depth=depth)
+    host.add(request("a", 20))
+    host.step()
+    assert host.scheduler.abort("a", host.now_ns)
+    host.run()
+    assert host.outputs == {"a": []}
+    assert blocks(host)[2] == 0
+
+
+@DEPTHS
+def test_a_decoding_request_can_be_aborted_and_keeps_what_it_said(depth):
+    host = Host(depth=depth)
+    asked = request("a", 4, max_tokens=9)
+    host.add(asked)
+    for _ in range(4):
+        host.step()
+    said = list(host.outputs["a"])
+    assert host.scheduler.abort("a", host.now_ns)
+    host.run()
+    assert said
+    assert host.outputs["a"] == said == reference(asked)[: len(said)]
+    (finished,) = host.of(Finished)
+    assert finished.num_output_tokens == len(said)
+
+
+@DEPTHS
+def test_a_preempted_request_can_be_aborted(depth):
+    host = Host(depth=depth)
+    host.add(request("a", 11, max_tokens=9), request("b", 11, max_tokens=9))
+    while not host.preempted():
+        host.step()
+    assert host.state("b").status is Status.PREEMPTED
+    assert host.scheduler.abort("b", host.now_ns)
+    host.run()
+    assert host.finish_reasons() == {"b": FinishReason.ABORT, "a": FinishReason.LENGTH}
+
+
+def test_a_paused_request_can_be_aborted():
+    host = Host(config(block_size=1, max_model_len=7), depth=2)
+    host.add(request("a", 3, max_tokens=4), request("b", 4, max_tokens=3))
+    host.step()
+    assert not host.step()  # b is preempted, a pauses until b's blocks are given back
+    assert (host.preempted(), list(host.scheduler.batch.catching_up)) == (["b"], [host.state("a")])
+    assert host.scheduler.abort("a", host.now_ns)
+    host.run()
+    assert host.finish_reasons() == {"a": FinishReason.ABORT, "b": FinishReason.LENGTH}
+
+
+def test_a_token_in_flight_is_dropped_with_its_request():
+    scheduler = Scheduler(config())
+    scheduler.add(request("a", 3), 0)
+    scheduler.add(request("b", 3), 0)
+    plan = scheduler.schedule(0)
+    scheduler.abort("a", 0)
+    assert scheduler.kv.used_blocks == 2  # the device may still be writing
+    events = scheduler.commit(plan, StepResult([7, 8]), 0)
+    assert [(e.states[0].request.request_id, e.token_ids) for e in events if isinstance(e, Tokens)] == [
+        ("b", [8])
+    ]
+    assert [e.request_id for e in events if isinstance(e, FirstToken)] == ["b"]
+    scheduler.check()
+    assert scheduler.kv.used_blocks == 1
+
+
+def test_at_depth_two_blocks_are_used_until_the_newest_step_that_writes_them_is_over():
+    scheduler = Scheduler(config())
+    scheduler.add(request("a", 4, max_tokens=9), 0)
+    first, second = scheduler.schedule(0), scheduler.schedule(0)
+    scheduler.abort("a", 0)
+    events = scheduler.commit(first, StepResult([7]), 0)
+    assert scheduler.kv.used_blocks == 2
+    events += scheduler.commit(second, StepResult([8]), 0)
+    assert scheduler.kv.used_blocks == 0
+    assert not [event for event in events if isinstance(event, Tokens)]
+
+
+def test_who_is_over_can_not_be_aborted():
+    host = Host()
+    host.add(request("a"))
+    host.run()
+    assert not host.scheduler.abort("a", host.now_ns)
+    assert not host.scheduler.abort("nobody", host.now_ns)
+    assert host.finish_reasons() == {"a": FinishReason.LENGTH}
+
+
+def test_an_abort_may_say_another_reason():
+    host = Host()
+    host.add(request("a"))
+    host.scheduler.abort("a", 0, FinishReason.STOP)
+    host.step()
+    assert host.finish_reasons() == {"a": FinishReason.STOP}
+
+
+def test_an_id_can_be_used_again_once_its_request_is_over():
+    host = Host()
+    host.add(request("a"))
+    host.run()
+    host.add(request("a"))
+    host.run()
+    assert len(host.of(Finished)) == 2
+
+
+# ---- errors
+
+
+@DEPTHS
+def test_a_request_that_fails_fails_alone(depth):
+    host = Host(depth=depth)
+    a, b = request("a", 4, max_tokens=3), request("b", 4, max_tokens=3)
+    host.add(a, b)
+    while not host.idle:
+        host.step(errors={"a": "no luck"})
+    assert host.finish_reasons() == {"a": FinishReason.ERROR, "b": FinishReason.LENGTH}
+    assert host.outputs == {"a": [], "b": reference(b)}
+    assert [event.message for event in host.of(Finished)] == ["no luck", None]
+
+
+def test_blocks_of_a_failed_step_are_not_found_by_others():
+    host = Host()
+    host.add(request("a", range(9)))
+    host.step(errors={"a": "non-finite"})
+    host.add(request("b", range(9)))
+    host.run()
+    assert host.cached_tokens()["b"] == 0
+
+
+def test_an_error_of_an_aborted_request_changes_nothing():
+    scheduler = Scheduler(config())
+    scheduler.add(request("a", 4), 0)
+    plan = scheduler.schedule(0)
+    scheduler.abort("a", 0)
+    events = scheduler.commit(plan, StepResult([0], errors={"a": "late"}), 0)
+    assert [e.reason for e in events if isinstance(e, Finished)] == [FinishReason.ABORT]
+
+
+# ---- refusals and misuse
+
+
+@pytest.mark.parametrize(
+    ("asked", "param", "code"),
+    [
+        (request("a", []), "prompt", None),
+        (request("a", 4, max_tokens=0), "max_tokens", None),
+        (request("a", 4, max_tokens=25), "max_tokens", "context_length_exceeded"),
+        (request("a", 28, max_tokens=1), "prompt", "context_length_exceeded"),
+        (request("a", 4, max_tokens=2**63), "max_tokens", "context_length_exceeded"),
+    ],
+)
+def test_what_could_never_run_is_refused(asked, param, code):
+    scheduler = Scheduler(config())
+    with pytest.raises(RequestRefused) as refusal:
+        scheduler.add(asked, 0)
+    assert (refusal.value.param, refusal.value.code) == (param, code)
+    assert len(scheduler) == 0
+    assert scheduler.take_events() == []
+
+
+def test_a_request_that_just_fits_runs():
+    host = Host()
+    host.add(request("a", 27, max_tokens=1), request("b", 1, max_tokens=27))
+    host.run()
+    assert set(host.finish_reasons().values()) == {FinishReason.LENGTH}
+
+
+def test_an_id_in_use_is_refused():
+    scheduler = Scheduler(config())
+    scheduler.add(request("a"), 0)
+    with pytest.raises(RequestRefused) as refusal:
+        scheduler.add(request("a"), 0)
+    assert refusal.value.code == "duplicate_request_id"
+
+
+def test_only_the_oldest_step_in_flight_can_be_committed():
+    scheduler = Scheduler(config())
+    scheduler.add(request("a", 4, max_tokens=9), 0)
+    first, second = scheduler.schedule(0), scheduler.schedule(0)
+    with pytest.raises(InvariantViolated, match="step 1 is not the oldest"):
+        scheduler.commit(second, StepResult([7]), 0)
+    scheduler.commit(first, StepResult([7]), 0)
+    with pytest.raises(InvariantViolated, match="step 0 is not the oldest"):
+        scheduler.commit(first, StepResult([7]), 0)
+
+
+def test_three_steps_can_not_be_in_flight():
+    scheduler = Scheduler(config())
+    scheduler.add(request("a", 4, max_tokens=9), 0)
+    scheduler.schedule(0)
+    scheduler.schedule(0)
+    assert scheduler.num_in_flight == 2
+    with pytest.raises(InvariantViolated, match="two steps are in flight"):
+        scheduler.schedule(0)
+
+
+def test_an_empty_plan_is_not_to_be_committed():
+    scheduler = Scheduler(config())
+    plan = scheduler.schedule(0)
+    assert not plan
+    with pytest.raises(InvariantViolated):
+        scheduler.commit(plan, StepResult([]), 0)
+
+
+@pytest.mark.parametrize("token_ids", [[], [1, 2]])
+def test_as_many_tokens_as_were_sampled_must_come_back(token_ids):
+    scheduler = Scheduler(config())
+    scheduler.add(request("a"), 0)
+    plan = scheduler.schedule(0)
+    with pytest.raises(InvariantViolated, match="tokens came back for 1 requests"):
+        scheduler.commit(plan, StepResult(token_ids), 0)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "complaint"),
+    [
+        (lambda s: s._states.popitem(), "running \\+ waiting is not all"),
+        (lambda s: next(iter(s.batch)).finish(), "is not running"),
+        (lambda s: next(iter(s.batch)).block_ids.clear(), "holders"),
+    ],
+)
+def test_check_finds_broken_books(break_it, complaint):
+    host = Host()
+    host.add(request("a", 4, max_tokens=9))
+    host.step()
+    break_it(host.scheduler)
+    with pytest.raises(InvariantViolated, match=complaint):
+        host.scheduler.check()
+
+
+# ---- quiet steps
+
+
+@pytest.fixture
+def decisions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one with every decision that is taken."""
+    taken: list[int] = []
+
+    def counted(policy, board, now_ns):
+        taken.append(now_ns)
+        return decide(policy, board, now_ns)
+
+    decide = scheduler_module.decide
+    monkeypatch.setattr(scheduler_module, "decide", counted)
+    return taken
+
+
+def quiet_host(depth: int = 1, **changes) -> Host:
+    """Two requests that decode, and nothing else to think of."""
+    host = Host(config(max_num_seqs=2, **changes), depth=depth)
+    host.add(request("a", 4, max_tokens=9), request("b", 4, max_tokens=9))
+    for _ in range(3):
+        host.step()
+    return host
+
+
+@DEPTHS
+def test_a_quiet_step_takes_no_decision_and_makes_no_new_rows(depth, decisions):
+    host = quiet_host(depth)
+    decisions.clear()
+    first, second = host.step(), host.step()
+    assert decisions == []
+    assert second.decodes is first.decodes
+    assert second.sampling() is first.decodes
+
+
+def test_a_quiet_schedule_reads_no_request(monkeypatch):
+    host = quiet_host()
+    asked: list[str] = []
+
+    def spy(state, name):
+        asked.append(name)
+        return object.__getattribute__(state, name)
+
+    monkeypatch.setattr("brim.core.request.RequestState.__getattribute__", spy, raising=False)
+    plan = host.scheduler.schedule(host.now_ns)
+    monkeypatch.undo()
+    assert len(plan.decodes) == 2
+    assert asked == []
+
+
+def wakes(host: Host, decisions: list[int]) -> bool:
+    """Whether the coming step takes a decision although the one before took none."""
+    decisions.clear()
+    host.step()
+    return bool(decisions)
+
+
+def test_a_waiting_request_that_can_not_enter_leaves_the_steps_quiet(decisions):
+    host = quiet_host()
+    host.add(request("c"))
+    assert wakes(host, decisions)  # once, to see that there is no seat
+    assert not wakes(host, decisions)
+
+
+@DEPTHS
+def test_an_arrival_ends_the_quiet(depth, decisions):
+    host = quiet_host(depth)
+    host.add(request("c"))
+    assert wakes(host, decisions)
+
+
+@DEPTHS
+def test_an_abort_of_the_running_ends_the_quiet(depth, decisions):
+    host = quiet_host(depth)
+    host.scheduler.abort("a", host.now_ns)
+    assert wakes(host, decisions)
+
+
+def test_an_abort_of_the_waiting_ends_the_quiet(decisions):
+    host = quiet_host()
+    host.add(request("c", 20), request("d", 1))
+    host.step()
+    host.scheduler.abort("c", host.now_ns)
+    assert wakes(host, decisions)
+
+
+@DEPTHS
+def test_an_error_ends_the_quiet(depth, decisions):
+    host = quiet_host(depth)
+    host.step(errors={"a": "no luck"})
+    assert wakes(host, decisions)
+
+
+@DEPTHS
+def test_a_finished_request_ends_the_quiet(depth, decisions):
+    host = quiet_host(depth)
+    while not host.finish_reasons():
+        host.step()
+    assert wakes(host, decisions)
+
+
+def test_want_of_a_block_ends_the_quiet(decisions):
+    host = Host(config(max_num_seqs=2))
+    host.add(request("a", 10, max_tokens=12), request("b", 10, max_tokens=12))
+    for _ in range(3):
+        host.step()
+    while not host.preempted():
+        decisions.clear()
+        host.step()
+    assert len(decisions) == 1
+
+
+def test_a_finished_request_makes_room_for_the_one_that_waits_in_the_next_step():
+    host = quiet_host()
+    host.add(request("c", 4, max_tokens=1))
+    while not host.finish_reasons():
+        host.step()
+    host.step()
+    assert ("c", 0, 4) in host.rows[-1]
+
+
+# ---- the script is what the outputs are held to
+
+
+def test_the_reference_depends_on_every_token():
+    tokens = list(range(50))
+    assert len({script([*tokens[:at], 999, *tokens[at + 1 :]]) for at in range(50)}) > 10
+
+
+def test_a_newcomer_that_hits_its_victims_output_runs_only_what_it_lacks():
+    host = Host(config(policy="priority", max_num_seqs=1))
+    host.add(request("v", [1, 2, 3, 4], 20, task_class=OFFLINE))
+    for _ in range(7):
+        host.step()
+    said = host.outputs["v"][:6]
+    newcomer = request("x", [1, 2, 3, 4, *said, 9, 9], 2)
+    host.add(newcomer)
+    host.step()
+    assert host.preempted() == ["v"]
+    assert host.rows[-1] == [("x", 8, 4)]
+    host.run()
+    assert host.outputs["x"] == reference(newcomer)
+
+
+def test_offline_gives_way_to_an_online_request_that_needs_the_whole_cache():
+    host = Host(config(policy="priority"))
+    host.add(request("v", 20, 8, task_class=OFFLINE))
+    host.step()
+    host.add(request("x", 26, 2))
+    host.step()
+    assert host.preempted() == ["v"]
+    assert host.rows[-1] == [("x", 0, 26)]
+
+
+def test_at_depth_2_a_request_whose_last_token_is_in_flight_takes_no_further_block():
+    host = Host(config(num_blocks=2, max_model_len=8), depth=2)
+    host.add(request("a", 3, 2))  # its last token is drawn from position 3, the end of its block
+    host.add(request("b", 3, 2, arrival_ns=1))
+    host.run()
+    assert host.preempted() == []
+    assert host.finish_reasons() == {"a": FinishReason.LENGTH, "b": FinishReason.LENGTH}
+
+
+def test_at_depth_2_a_request_that_ends_by_itself_is_not_preempted_for_its_blocks():
+    host = Host(config(num_blocks=4, block_size=2, max_model_len=8, enable_prefix_caching=False), depth=2)
+    host.add(request("a", 3, 5), request("b", 2, 2, arrival_ns=1))  # b's last token is in flight when
+    host.run()  # a needs a block: a waits for it
+    assert host.preempted() == []
+    assert host.finish_reasons() == {"a": FinishReason.LENGTH, "b": FinishReason.LENGTH}
+
+
+@DEPTHS
+def test_no_row_is_run_for_a_token_that_is_not_wanted(depth):
+    host = Host(depth=depth)
+    host.add(request("a", 6, 5), request("b", 4, 1))
+    host.run()
+    assert sum(len(rows) for rows in host.rows) == 1 + 4 + 1

@@ -1,0 +1,191 @@
+"""Figures from events: worked out by hand, and equal on the quick and on the slow way."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+from tests.helpers import MS, NO_SLO, OFFLINE, ONLINE, Host, config, request, state
+
+from brim.core.events import Admitted, Arrived, Event, Finished, FirstToken, Preempted, Tokens
+from brim.core.request import SLO, FinishReason
+from brim.metrics.histogram import Histogram
+from brim.metrics.recorder import ClassMetrics, Recorder
+
+ALL_TARGETS = SLO(ttft_ns=30 * MS, tpot_ns=20 * MS, itl_ns=30 * MS, e2e_ns=90 * MS)
+
+
+def story(*, slo: SLO = NO_SLO, reason: FinishReason = FinishReason.LENGTH) -> list[Event]:
+    """Arrives at 10 ms, enters at 20, draws at 40, 50, 60 and 100."""
+    asked = request("a", 7, max_tokens=4, arrival_ns=10 * MS, slo=slo)
+    rows = (state(asked),)
+    return [
+        Arrived(10 * MS, 0, asked),
+        Admitted(20 * MS, 0, "a", 4, resumed=False),
+        FirstToken(40 * MS, 0, "a"),
+        Tokens(40 * MS, 0, rows, [1], {}),
+        Tokens(50 * MS, 1, rows, [1], {}),
+        Tokens(60 * MS, 2, rows, [1], {}),
+        Tokens(100 * MS, 3, rows, [1], {}),
+        Finished(100 * MS, 4, "a", reason, 4),
+    ]
+
+
+def recorded(events: list[Event]) -> ClassMetrics:
+    recorder = Recorder()
+    recorder.observe(events)
+    return recorder.by_class[ONLINE]
+
+
+def seen(histogram: Histogram) -> tuple[int, float]:
+    """How many, and their sum in milliseconds."""
+    return histogram.count, round(histogram.sum * 1000, 6)
+
+
+def figures(metrics: ClassMetrics) -> dict[str, object]:
+    """Everything of it; sums rounded, for the order of additions is free."""
+    flat = {name: value for name, value in asdict(metrics).items() if not isinstance(value, Histogram)}
+    for name in ("queue", "ttft", "itl", "tpot", "e2e"):
+        histogram: Histogram = getattr(metrics, f"{name}_seconds")
+        flat[name] = (histogram.counts, round(histogram.sum, 9))
+    return flat
+
+
+def test_queue_time_is_from_arrival_to_admission():
+    assert seen(recorded(story()).queue_seconds) == (1, 10)
+
+
+def test_ttft_is_from_arrival_to_the_first_token():
+    assert seen(recorded(story()).ttft_seconds) == (1, 30)
+
+
+def test_itl_is_every_gap_between_two_tokens():
+    assert seen(recorded(story()).itl_seconds) == (3, 10 + 10 + 40)
+
+
+def test_tpot_is_the_mean_gap_one_number_for_a_request():
+    assert seen(recorded(story()).tpot_seconds) == (1, 20)
+
+
+def test_e2e_is_from_arrival_to_the_last_token():
+    assert seen(recorded(story()).e2e_seconds) == (1, 90)
+
+
+def test_tokens_requests_and_steps_are_counted():
+    recorder = Recorder()
+    recorder.observe(story())
+    metrics = recorder.by_class[ONLINE]
+    assert (metrics.arrived, metrics.finished) == (1, {FinishReason.LENGTH: 1})
+    assert (metrics.prompt_tokens, metrics.cached_tokens, metrics.output_tokens) == (7, 4, 4)
+    assert recorder.steps == 4
+    assert figures(recorder.by_class[OFFLINE]) == figures(ClassMetrics())
+
+
+def test_events_may_come_in_any_portions():
+    at_once, one_by_one = Recorder(), Recorder()
+    at_once.observe(story(slo=ALL_TARGETS))
+    for event in story(slo=ALL_TARGETS):
+        one_by_one.observe([event])
+    assert figures(at_once.by_class[ONLINE]) == figures(one_by_one.by_class[ONLINE])
+
+
+def test_a_single_token_has_a_ttft_and_no_gap():
+    events = story()
+    metrics = recorded([*events[:4], Finished(40 * MS, 1, "a", FinishReason.STOP, 1)])
+    assert seen(metrics.ttft_seconds) == seen(metrics.e2e_seconds) == (1, 30)
+    assert (metrics.itl_seconds.count, metrics.tpot_seconds.count) == (0, 0)
+
+
+def test_a_preemption_counts_and_its_gap_is_a_gap():
+    events = story()
+    again = [Preempted(65 * MS, 3, "a", 9), Admitted(70 * MS, 3, "a", 8, resumed=True)]
+    metrics = recorded([*events[:6], *again, *events[6:]])
+    assert (metrics.preempted, metrics.lost_tokens) == (1, 9)
+    assert seen(metrics.itl_seconds) == (3, 60)
+    assert (metrics.queue_seconds.count, metrics.prompt_tokens, metrics.cached_tokens) == (1, 7, 4)
+
+
+@pytest.mark.parametrize(("target", "reached_ms"), [("ttft", 30), ("tpot", 20), ("itl", 40), ("e2e", 90)])
+def test_a_target_is_met_up_to_and_with_its_value(target, reached_ms):
+    for allowed_ms, met in ((reached_ms, True), (reached_ms - 1, False)):
+        slo = SLO(**{f"{target}_ns": allowed_ms * MS})
+        assert recorded(story(slo=slo)).slo == {(target, met): 1, ("all", met): 1}
+
+
+def test_all_targets_are_met_only_together():
+    met = recorded(story(slo=replace(ALL_TARGETS, itl_ns=40 * MS))).slo
+    assert met == {(name, True): 1 for name in ("ttft", "tpot", "itl", "e2e", "all")}
+    missed = recorded(story(slo=ALL_TARGETS)).slo
+    assert (missed["itl", False], missed["all", False], missed["e2e", True]) == (1, 1, 1)
+
+
+def test_without_a_target_nothing_is_judged():
+    assert recorded(story()).slo == {}
+
+
+@pytest.mark.parametrize("reason", [FinishReason.ABORT, FinishReason.ERROR])
+def test_who_did_not_end_well_counts_for_no_latency_and_no_target(reason):
+    metrics = recorded(story(slo=ALL_TARGETS, reason=reason))
+    assert metrics.finished == {reason: 1}
+    assert (metrics.e2e_seconds.count, metrics.tpot_seconds.count, metrics.slo) == (0, 0, {})
+    assert metrics.output_tokens == 4
+
+
+def test_classes_are_counted_apart_in_a_quiet_stretch():
+    asked = [request("a", arrival_ns=0), request("b", task_class=OFFLINE), request("c", task_class=OFFLINE)]
+    rows = tuple(state(one) for one in asked)
+    recorder = Recorder()
+    recorder.observe(Arrived(0, 0, one) for one in asked)
+    recorder.observe(Tokens(at * MS, at, rows, [1, 1, 1], {}) for at in (10, 20, 30))
+    assert seen(recorder.by_class[ONLINE].itl_seconds) == (2, 20)
+    assert seen(recorder.by_class[OFFLINE].itl_seconds) == (4, 40)
+    assert recorder.by_class[OFFLINE].output_tokens == 6
+
+
+def test_the_longest_gap_of_a_quiet_stretch_belongs_only_to_those_in_it():
+    early, late = (request(name, slo=SLO(itl_ns=15 * MS)) for name in "ab")
+    a, b = state(early), state(late)
+    one, two = (a,), (a, b)
+    recorder = Recorder()
+    recorder.observe([Arrived(0, 0, early), Arrived(0, 0, late)])
+    drawn = [(10, one), (20, one), (50, one), (60, two), (70, two), (80, two)]
+    recorder.observe(Tokens(at * MS, at, rows, [1] * len(rows), {}) for at, rows in drawn)
+    recorder.observe(Finished(80 * MS, 9, name, FinishReason.STOP, n) for name, n in (("a", 6), ("b", 3)))
+    assert recorder.by_class[ONLINE].slo == {
+        **{("itl", False): 1, ("all", False): 1},  # a: 30 ms
+        **{("itl", True): 1, ("all", True): 1},  # b: 10 ms
+    }
+
+
+REQUESTS = st.lists(
+    st.tuples(st.integers(1, 9), st.integers(1, 12), st.sampled_from([ONLINE, OFFLINE]), st.integers(0, 6)),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(REQUESTS, st.integers(1, 2), st.lists(st.integers(1, 40), min_size=1, max_size=7), st.integers(0, 9))
+def test_quiet_stretches_give_the_figures_that_single_tokens_give(requests, depth, gaps, aborted):
+    """The same events, once with the rows' tuples shared as the scheduler shares them, once all copied."""
+    host = Host(config(policy="priority", max_num_seqs=3), depth=depth)
+    for at, (prompt, max_tokens, task_class, wait) in enumerate(requests):
+        for _ in range(wait):
+            host.step()
+            host.now_ns += gaps[len(host.plans) % len(gaps)] * MS
+        slo = SLO(itl_ns=20 * MS, tpot_ns=15 * MS, e2e_ns=200 * MS)
+        facts = {"arrival_ns": host.now_ns, "slo": slo, "task_class": task_class}
+        host.add(request(f"{at}", prompt, max_tokens, **facts))
+    host.scheduler.abort(f"{aborted}", host.now_ns)
+    while not host.idle:
+        host.step()
+        host.now_ns += gaps[len(host.plans) % len(gaps)] * MS
+    host.run()
+    quick, slow = Recorder(), Recorder()
+    quick.observe(host.events)
+    slow.observe(replace(e, states=[*e.states]) if isinstance(e, Tokens) else e for e in host.events)
+    assert quick.steps == slow.steps
+    for task_class in (ONLINE, OFFLINE):
+        assert figures(quick.by_class[task_class]) == figures(slow.by_class[task_class])
