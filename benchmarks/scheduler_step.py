@@ -106,12 +106,10 @@ def main() -> None:
     if args.json:
         print(json.dumps({"policy": args.policy, "rows": rows}))
         return
-    print(f"{'running':>8} {'waiting':>8} {'schedule us':>12} {'commit us':>10} {'bare us':>8} {'commit/bare':>12}")
-    for r in rows:
-        print(
-            f"{r['running']:>8} {r['waiting']:>8} {r['schedule_us']:>12.1f} {r['commit_us']:>10.1f} "
-            f"{r['bare_loop_us']:>8.1f} {r['commit_over_bare']:>12.2f}"
-        )
+    columns = ("running", "waiting", "schedule_us", "commit_us", "bare_loop_us", "commit_over_bare")
+    print("".join(f"{name:>18}" for name in columns))
+    for row in rows:
+        print("".join(f"{row[name]:>18.4g}" for name in columns))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def local_factory(tmp_path_factory: pytest.TempPathFactory) -> Factory:
 
 @pytest.fixture(scope="module")
 def local(local_factory: Factory) -> EngineConformance:
-    return EngineConformance(cache(local_factory), block_size=8)
+    return EngineConformance(cache(local_factory), block_size=4)
 
 
 @pytest.mark.parametrize("check", [name for name in EngineConformance.CHECKS if name != "close"])
@@ -50,4 +50,4 @@ def test_the_local_engine(local: EngineConformance, check: str):
 
 
 def test_the_local_engine_closes(local_factory: Factory):
-    EngineConformance(local_factory, block_size=8).close()
+    EngineConformance(local_factory, block_size=4).close()

@@ -16,7 +16,7 @@ FIELDS: dict[str, Any] = {**RunBatchSettings.model_fields, **ServeSettings.model
 @pytest.mark.parametrize("name", FIELDS)
 def test_setting_is_documented(name: str) -> None:
     field = FIELDS[name]
-    default = "" if field.default in (None, []) else f"`{str(field.default)}`"
+    default = "" if field.default in (None, []) else f"`{field.default!s}`"
     if isinstance(field.default, bool):
         default = default.lower()
     assert f"| `{name}` | {default} | {field.description} |" in DOCUMENT

@@ -204,19 +204,21 @@ def _asks(mask: MaskFunction, query: int, key: int) -> bool:
 class SelfCheck:
     """Compares a chunked, mixed, paged run with plain forward passes. Make it before the model is paged."""
 
-    NUM_BLOCKS = 8
-
     def __init__(self, model: Any, block_size: int, vocab_size: int) -> None:
         draw = np.random.default_rng(0)
         lengths = (min(2 * block_size + 5, max_positions(model)), 7)
         self._sequences = [draw.integers(0, vocab_size, length) for length in lengths]
         self._block_size = block_size
+        needed = [-(-length // block_size) for length in lengths]
+        self.num_blocks = sum(needed) + 1
+        shuffled = draw.permutation(self.num_blocks).tolist()
+        self._tables = [shuffled[: needed[0]], shuffled[needed[0] : sum(needed)]]
         with torch.inference_mode():
             inputs = [torch.from_numpy(ids)[None].to(model.device) for ids in self._sequences]
             self._plain = [model(input_ids=ids, use_cache=False).logits[0] for ids in inputs]
 
     def run(self, paged: PagedModel) -> None:
-        """Needs a pool of at least `NUM_BLOCKS` blocks. Raises ModelRefused where the logits differ."""
+        """Needs a pool of at least `num_blocks` blocks. Raises ModelRefused where the logits differ."""
         long, short = len(self._sequences[0]), len(self._sequences[1])
         middle = self._block_size + 3
         # Each row: (sequence, start, end). A fresh mixed step, a chunk beside a decode, two decodes.
@@ -231,12 +233,11 @@ class SelfCheck:
             self._compare(logits.double(), plain.double(), paged.dtype)
 
     def _step(self, paged: PagedModel, rows: list[tuple[int, int, int]]) -> torch.Tensor:
-        tables = [[6, 1, 4], [3]]
         return paged.step(
             np.concatenate([self._sequences[sequence][start:end] for sequence, start, end in rows]),
             np.array([end - start for _, start, end in rows]),
             np.array([start for _, start, _ in rows]),
-            [tables[sequence] for sequence, _, _ in rows],
+            [self._tables[sequence] for sequence, _, _ in rows],
             np.arange(len(rows)),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ def load(
     number = pick_dtype(dtype, where)
     with tempfile.TemporaryDirectory() as scratch:
         name = builtin.NAME if model is None else model
-        with _no_progress_bars():
+        # A real model may be a long download, whose bars transformers and huggingface_hub draw.
+        with _no_progress_bars() if progress is None or name == builtin.NAME else nullcontext():
             source = str(builtin.ensure(Path(cache_dir or scratch))) if name == builtin.NAME else name
             _check_source(source)
             tell(f"Loading {name} as {str(number).removeprefix('torch.')} on {where}")
@@ -97,14 +98,13 @@ def open_model(network: Any, block_size: int) -> tuple[PagedModel, int]:
     geometry = examine(network)
     check = SelfCheck(network, block_size, vocab_size)
     paged = PagedModel(network, geometry, block_size)
-    paged.allocate(check.NUM_BLOCKS)
+    paged.allocate(check.num_blocks)
     check.run(paged)
     return paged, vocab_size
 
 
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """transformers draws some of its own; `progress` tells the same."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
