@@ -178,6 +178,7 @@ def vllm(python: str, threads: int) -> Maker:
     """vLLM's CPU build, from another Python; in one process, eager, without prefix cache."""
     settings = {
         "OMP_NUM_THREADS": str(threads),
+        "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}",  # else it takes every core
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "ERROR",

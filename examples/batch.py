@@ -35,6 +35,9 @@ while batch.status not in ("completed", "failed", "expired", "cancelled"):
     batch = client.batches.retrieve(batch.id)
 
 print(f"{batch.status}: {batch.request_counts.completed} of {batch.request_counts.total} lines answered")
-for line in client.files.content(batch.output_file_id).text.splitlines():
-    answer = json.loads(line)
-    print(answer["custom_id"], "->", answer["response"]["body"]["choices"][0]["message"]["content"])
+if batch.output_file_id:
+    for line in client.files.content(batch.output_file_id).text.splitlines():
+        answer = json.loads(line)
+        print(answer["custom_id"], "->", answer["response"]["body"]["choices"][0]["message"]["content"])
+if batch.error_file_id:
+    print(client.files.content(batch.error_file_id).text)

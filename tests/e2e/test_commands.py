@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -60,10 +61,36 @@ def test_run_batch_refuses_a_wrong_file_before_it_loads_a_model(tmp_path: Path) 
     assert not (tmp_path / "out.jsonl").exists()
 
 
+def test_run_batch_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    body = {"model": "builtin", "prompt": "One two three", "max_tokens": 4, "temperature": 0}
+    source, target = batch_file(tmp_path, body, body, body), tmp_path / "out.jsonl"
+    arguments = ("run-batch", "-i", str(source), "-o", str(target), "--json")
+    assert brim(*arguments, folder=tmp_path).returncode == 0
+    first, *_ = target.read_bytes().splitlines(keepends=True)
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
+    part = tmp_path / f"out.jsonl.{digest}.part"
+    part.write_bytes(first.replace(b"batch_req_", b"kept_req_") + b'{"custom_id": "c2", "resp')
+    run = brim(*arguments, folder=tmp_path)
+    assert run.returncode == 0, run.stderr
+    lines = target.read_text().splitlines()
+    assert sorted(json.loads(line)["custom_id"] for line in lines) == ["c0", "c1", "c2"]
+    assert sum('"kept_req_' in line for line in lines) == 1
+    assert not part.exists()
+
+
+@pytest.mark.parametrize("output", [".", "no/such/folder/out.jsonl", "in.jsonl"])
+def test_run_batch_refuses_an_output_it_can_not_write(tmp_path: Path, output: str) -> None:
+    source = batch_file(tmp_path, {"model": "builtin", "prompt": "a"})
+    run = brim("run-batch", "-i", str(source), "-o", str(tmp_path / output), folder=tmp_path)
+    assert run.returncode == 2
+    assert "give a" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert "Loading" not in run.stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["no/such/folder"], "there is no model folder"),
         (["--policy", "priorty"], "did you mean 'priority'"),
         (["--max-num-seqs", "9999"], "max_num_seqs 9999 is over max_num_batched_tokens"),
     ],
@@ -73,6 +100,17 @@ def test_serve_says_what_is_wrong_and_what_to_do(tmp_path: Path, flags: list[str
     assert run.returncode == 2
     assert message in run.stderr
     assert "Traceback" not in run.stderr
+    assert "Loading" not in run.stderr  # minutes of it, for a large model
+
+
+def test_a_data_folder_in_use_is_said_before_the_model_is_loaded(
+    serve: Callable[..., ServerProcess], tmp_path: Path
+) -> None:
+    server = serve()
+    run = brim("serve", "--port", "0", "--data-folder", server.facts["data_folder"], folder=tmp_path)
+    assert run.returncode == 2
+    assert "is in use by another server" in run.stderr
+    assert "Loading" not in run.stderr
 
 
 def test_a_port_in_use_is_said_before_the_model_is_loaded(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_completions_lines() -> None:
         ({**CHAT, "model": "other"}, "/v1/chat/completions", 404, "model"),
         ({**CHAT, "temperature": 9}, "/v1/chat/completions", 400, "temperature"),
         ({**CHAT, "stream": True}, "/v1/chat/completions", 400, "stream"),
-        ({**CHAT, "max_tokens": 10_000}, "/v1/chat/completions", 400, "messages"),
+        ({**CHAT, "max_tokens": 10_000}, "/v1/chat/completions", 400, "max_tokens"),
         (CHAT, "/v1/embeddings", 400, "url"),
     ],
 )

@@ -1,10 +1,13 @@
 """Which class, priority and targets a request gets, and when it is turned away."""
 
+import asyncio
+
 import openai
 import pytest
 from http_harness import HELLO, MODEL, Running, SteppedEngine, running, until
 
 from brim.core.request import SLO, TaskClass
+from brim.engines.scripted import ScriptedEngine
 from brim.server.options import ServiceOptions
 
 MS = 1_000_000
@@ -81,14 +84,45 @@ def test_too_many_waiting() -> None:
         client = run.openai()
         held = run.openai().completions.create(model=MODEL, prompt="x", max_tokens=9, stream=True)
         until(lambda: run.loop.stats().num_running == 1)
+        second = run.openai().completions.create(model=MODEL, prompt="x", max_tokens=9, stream=True)
+        until(lambda: run.loop.stats().num_waiting_online == 1)
         with pytest.raises(openai.InternalServerError) as caught:
-            client.completions.create(model=MODEL, prompt="x", n=3)
+            client.completions.create(model=MODEL, prompt="x", n=2)
         assert (caught.value.status_code, caught.value.code) == (503, "server_is_overloaded")
         assert int(caught.value.response.headers["retry-after"]) > 0
         late = client.completions.create(
             model=MODEL, prompt="x", n=3, stream=True, extra_body={"service_tier": "priority"}
         )
         engine.free()
-        with held, late:
+        with held, second, late:
             assert list(held)
+            assert list(second)
             assert list(late)
+
+
+def test_one_request_of_many_choices_is_taken_when_nobody_waits() -> None:
+    with running(ScriptedEngine(), ServiceOptions(max_queued_online=2)) as run:
+        answer = run.openai().completions.create(model=MODEL, prompt="x", max_tokens=2, n=5)
+        assert len(answer.choices) == 5
+
+
+def test_those_not_yet_taken_in_by_the_engine_count_as_waiting() -> None:
+    engine = SteppedEngine()
+    with running(engine, ServiceOptions(max_queued_online=2), max_num_seqs=1) as run:
+
+        async def burst() -> list[int]:
+            async with openai.AsyncOpenAI(base_url=f"{run.url}/v1", api_key="none", max_retries=0) as client:
+                tasks = [
+                    asyncio.create_task(client.completions.create(model=MODEL, prompt="x", max_tokens=2))
+                    for _ in range(30)
+                ]
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+                while sum(task.done() for task in tasks) < 30 - 4:
+                    await asyncio.sleep(0.01)
+                engine.free()
+                answers = await asyncio.gather(*tasks, return_exceptions=True)
+                return [getattr(answer, "status_code", 200) for answer in answers]
+
+        statuses = asyncio.run(burst())
+    assert set(statuses) == {200, 503}
+    assert statuses.count(200) <= 4

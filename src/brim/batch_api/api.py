@@ -20,6 +20,9 @@ from brim.batch_api.routes import BatchRoute, BatchRoutes, FileRoutes
 __all__ = ["BatchApi", "BatchLine", "LineCounts", "LineResult", "Limits", "Submit"]
 
 
+STORE = "batches.sqlite3"
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one file may hold. The defaults are OpenAI's, except the line's, which is ours."""
@@ -38,6 +41,15 @@ class LineCounts:
     failed: int
     expired: int
     in_flight: int
+
+
+def check_folder(data_folder: Path) -> None:
+    """Raises ConfigError where a `BatchApi` could not open the folder now. Blocks."""
+    db = Database(data_folder / STORE)
+    try:
+        db.open()
+    finally:
+        db.close()
 
 
 def _one_tenant(request: Request) -> str:
@@ -81,7 +93,7 @@ class BatchApi:
         def now() -> int:
             return int(clock())
 
-        self._db = Database(data_folder / "batches.sqlite3")
+        self._db = Database(data_folder / STORE)
         self._folder = FileFolder(data_folder / "files", fault)
         self._jobs = Jobs(
             self._db,
@@ -112,6 +124,11 @@ class BatchApi:
             await asyncio.to_thread(self._db.close)
             raise
 
+    @property
+    def running(self) -> bool:
+        """From `start` to `stop`."""
+        return self._db.is_open
+
     async def stop(self) -> None:
         """Stops running lines (they are pending again) and closes the folder. No result is lost."""
         await self._jobs.stop()
@@ -126,7 +143,7 @@ class BatchApi:
         return await self._db.run(store.count_batches)
 
     def line_counts(self) -> LineCounts:
-        recorded = self._jobs.recorder.recorded
+        recorded = self._jobs.results.recorded
         return LineCounts(
             completed=recorded["completed"],
             failed=recorded["failed"],

@@ -91,6 +91,10 @@ class Database:
         """Blocks. Raises ConfigError if the file can't be used or another server has it open."""
         self._connection = self._thread.submit(_connect, self._path).result()
 
+    @property
+    def is_open(self) -> bool:
+        return self._connection is not None
+
     def close(self) -> None:
         """Blocks until the transactions already asked for are done. May be called twice."""
         if self._connection is not None:

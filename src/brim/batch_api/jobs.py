@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 import orjson
 
@@ -24,7 +25,7 @@ from brim.batch_api.lines import (
     derived_id,
     unrun,
 )
-from brim.batch_api.recorder import FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, Recorder
+from brim.batch_api.results import FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, ResultWriter
 from brim.batch_api.rows import BatchRow, FileRow
 from brim.batch_api.validation import InputLine
 from brim.batch_api.window import Window
@@ -34,7 +35,8 @@ from brim.wire.errors import as_api_error
 log = logging.getLogger("brim")
 
 _LINES_PER_READ = 256
-_READ_AHEAD_LINES = 32  # their bodies are in memory while they wait for a place in the window
+_READ_AHEAD_LINES = 32  # their bodies are in memory while they wait for a place in the window;
+_READ_AHEAD_BYTES = 4 << 20  # of large ones fewer are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Jobs:
         fault: Fault,
     ) -> None:
         self.window = Window(window)
-        self.recorder = Recorder(db, fault)
+        self.results = ResultWriter(db, fault)
         self.expired_lines = 0
         self._db = db
         self._folder = folder
@@ -79,7 +81,7 @@ class Jobs:
         """Takes up every job that has not ended. Raises sqlite3.Error."""
         await self.tick()
         unfinished = await self._db.run(store.open_batches)
-        self._services = [asyncio.create_task(self.recorder.run()), asyncio.create_task(self._keep_time())]
+        self._services = [asyncio.create_task(self.results.run()), asyncio.create_task(self._keep_time())]
         for batch_id in unfinished:
             self.begin(batch_id)
 
@@ -90,7 +92,7 @@ class Jobs:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         try:
-            await self.recorder.flush()
+            await self.results.flush()
         except Exception:
             log.exception("the last batch results could not be stored; their lines will run again")
 
@@ -173,6 +175,7 @@ class Jobs:
         last = 0
         async with asyncio.TaskGroup() as running:
             while lines := await self._db.run(store.pending_lines, batch.id, last, _READ_AHEAD_LINES):
+                lines = _first_of(lines, _READ_AHEAD_BYTES)
                 for request in await asyncio.to_thread(self._read_requests, batch, lines):
                     await self.window.acquire((batch.expires_at, batch.seq))
                     task = running.create_task(self._run_line(request))
@@ -200,7 +203,7 @@ class Jobs:
 
     async def _run_line(self, request: BatchLine) -> None:
         self._fault("line.dispatched")
-        await self.recorder.record(await self._answer(request))
+        await self.results.record(await self._answer(request))
 
     async def _answer(self, line: BatchLine) -> LineRecord:
         """Raises EngineDead if the host can run nothing more; the line stays pending then."""
@@ -251,6 +254,12 @@ class Jobs:
                     answer = unrun(batch.id, number, custom_id, batch.cut_short)
                 yield answer
             last = rows[-1][0]
+
+
+def _first_of(lines: list[InputLine], max_bytes: int) -> list[InputLine]:
+    """As many of them as fit, at least one."""
+    sizes = accumulate(line.byte_length for line in lines)
+    return lines[: max(1, sum(size <= max_bytes for size in sizes))]
 
 
 def _being_cancelled() -> bool:

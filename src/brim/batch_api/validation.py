@@ -9,6 +9,8 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from brim.wire.json_limits import has_too_many_parts
+
 MAX_PROBLEMS = 100
 MAX_CUSTOM_ID_CHARACTERS = 512
 MAX_MODEL_CHARACTERS = 512
@@ -99,6 +101,9 @@ class _Checker:
 
     def take(self, number: int, offset: int, raw: bytes) -> None:
         """Adds the line to the findings, or what is wrong with it."""
+        if has_too_many_parts(raw):
+            self.report("invalid_json_line", "The line's JSON has too many parts.", None, number)
+            return
         try:
             request = orjson.loads(raw) if raw.strip() else None
         except orjson.JSONDecodeError as exc:

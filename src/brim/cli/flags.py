@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic_core import PydanticUndefined
 
 from brim.cli.settings import RunBatchSettings, ServeSettings
 
 
 def _flag(name: str, *declarations: str) -> Any:
     field = ServeSettings.model_fields.get(name) or RunBatchSettings.model_fields[name]
-    default = None if field.default in (None, [], PydanticUndefined) else str(field.default)
-    return typer.Option(*declarations, help=field.description, show_default=default or False)
+    default = "" if field.default in (None, []) else f" [{field.default}]"
+    return typer.Option(*declarations, help=f"{field.description}{default}", show_default=False)
 
 
 Model = Annotated[str | None, typer.Argument(help=ServeSettings.model_fields["model"].description)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class Host:
 @contextmanager
 def running(settings: EngineSettings, options: ServiceOptions, tell: Callable[[str], None]) -> Iterator[Host]:
     """Loads the model and runs its engine loop until the block ends. Raises ConfigError or ModelRefused."""
-    refuse_unknown(settings.policy)  # before minutes of loading
+    _check_limits(settings)
     try:
         import torch
 
@@ -71,6 +72,18 @@ def scheduler_config(settings: EngineSettings, caps: EngineCaps) -> SchedulerCon
         max_prefill_chunk_tokens=settings.max_prefill_chunk_tokens,
         enable_prefix_caching=settings.enable_prefix_caching,
         policy=settings.policy,
+    )
+
+
+def _check_limits(settings: EngineSettings) -> None:
+    """Raises ConfigError for what can be seen to be wrong before minutes of loading."""
+    refuse_unknown(settings.policy)
+    SchedulerConfig(
+        num_blocks=_num_blocks(settings) or sys.maxsize,
+        block_size=settings.block_size,
+        max_model_len=settings.max_model_len or 1,
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
     )
 
 

@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 SOME_FAILED = 1
 WRONG_USE = 2
+INTERRUPTED = 130
 
 
 @app.command()
@@ -56,7 +57,7 @@ def serve(
 ) -> None:
     """Serve a model with OpenAI's API: chat, completions, files and batches.
 
-    Every flag can also be given as an environment variable (BRIM_PORT=8001) or in the YAML file of
+    Every setting can also be given as an environment variable (BRIM_PORT=8001) or in the YAML file of
     --config (port: 8001); the flag wins over the environment, and that over the file.
     """
     given = dict(locals())
@@ -91,7 +92,10 @@ def run_batch(
     config: flags.Config = None,
     json_output: flags.Json = False,
 ) -> None:
-    """Answer a batch file without a server. Exit status 1 when some of its lines failed."""
+    """Answer a batch file without a server. Exit status 1 when some of its lines failed.
+
+    Stopped in the middle, the same command goes on where it was.
+    """
     given = dict(locals())
     source, target = given.pop("input_file"), given.pop("output_file")
     config, json_output = given.pop("config"), given.pop("json_output")
@@ -124,6 +128,9 @@ def main() -> None:
     except BrimError as exc:
         print(f"brim: {exc}", file=sys.stderr)
         sys.exit(WRONG_USE)
+    except KeyboardInterrupt:
+        print("brim: stopped", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,32 +33,65 @@ def run_batch(settings: RunBatchSettings, source: Path, target: Path) -> dict[st
     """Answers every line of `source` into `target`, in the form of the Batch API's output lines.
 
     Lines that fail are written there too, with their status and error. `target` appears when all are
-    done. Returns the summary. Raises ConfigError with the first problems of a file that is not right.
+    done; until then the answers are in a file beside it, and the same command goes on from there. Returns
+    the summary. Raises ConfigError where a file is not right, with the first problems of the input.
     """
     logging.basicConfig(level="WARNING", format="%(levelname)s %(message)s")
     endpoint = _endpoint(source)
-    findings = _checked(source, endpoint, None)  # before the model is loaded
+    findings = _checked(source, endpoint, None)  # all that can be wrong, before the model is loaded
+    part = _part(source, target)
     options = ServiceOptions(model_names=(settings.served_model_name,) if settings.served_model_name else ())
     start = time.monotonic()
     with running(settings, options, tell) as host:
         _checked(source, endpoint, host.service.model_names)
-        part = target.with_name(target.name + ".part")
-        moved_on = bar(len(findings.lines), "Running")
-        with source.open("rb") as reading, part.open("wb") as writing, moved_on as done:
-            lines = _read(reading, findings.lines, endpoint)
-            counts = asyncio.run(_run(host.service, lines, writing, settings.batch_window, done))
+        with source.open("rb") as reading, part.open("a+b") as writing:
+            answered_before = _whole_lines(writing)
+            left = [line for line in findings.lines if line.custom_id not in answered_before]
+            lines = _read(reading, left, endpoint)
+            with bar(len(left), "Running") as done:
+                asyncio.run(_run(host.service, lines, writing, settings.batch_window, done))
         part.replace(target)
         note = host.caps.note
-    return {
-        "output": str(target),
-        "completed": counts["completed"],
-        "failed": counts["failed"],
-        "input_tokens": counts["input_tokens"],
-        "cached_tokens": counts["cached_tokens"],
-        "output_tokens": counts["output_tokens"],
-        "seconds": round(time.monotonic() - start, 3),
-        "note": note,
-    }
+    seconds = round(time.monotonic() - start, 3)
+    return {"output": str(target), **_counts(target), "seconds": seconds, "note": note}
+
+
+def _part(source: Path, target: Path) -> Path:
+    """Where the answers gather. Its name holds a digest of the input: another input begins anew."""
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        raise ConfigError(f"can't write {target}: give a file in a folder that exists")
+    if target.exists() and target.samefile(source):
+        raise ConfigError(f"{target} is the input: give another output file")
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return target.with_name(f"{target.name}.{digest[:12]}.part")
+
+
+def _whole_lines(writing: BinaryIO) -> set[str]:
+    """The custom_ids answered by an earlier run; a last line that was cut short is cut off."""
+    writing.seek(0)
+    end, found = 0, set()
+    for raw in writing:
+        if not raw.endswith(b"\n"):
+            break
+        found.add(orjson.loads(raw)["custom_id"])
+        end += len(raw)
+    writing.truncate(end)
+    return found
+
+
+def _counts(target: Path) -> dict[str, int]:
+    counts = dict.fromkeys(("completed", "failed", "input_tokens", "cached_tokens", "output_tokens"), 0)
+    with target.open("rb") as file:
+        for raw in file:
+            response = orjson.loads(raw)["response"]
+            counts["failed" if response["status_code"] >= 400 else "completed"] += 1
+            usage = response["body"].get("usage")
+            if usage:
+                counts["input_tokens"] += usage["prompt_tokens"]
+                counts["cached_tokens"] += usage["prompt_tokens_details"]["cached_tokens"]
+                counts["output_tokens"] += usage["completion_tokens"]
+    return counts
 
 
 async def _run(
@@ -67,27 +100,19 @@ async def _run(
     writing: BinaryIO,
     window: int,
     done: Callable[[], None],
-) -> Counter[str]:
-    counts: Counter[str] = Counter()
-
+) -> None:
     async def work() -> None:
         for line in lines:  # shared: each worker takes the next one
-            record = answered(line, await submit_line(service, line))
-            writing.write(record.answer)
-            counts.update(
-                {
-                    record.state: 1,
-                    "input_tokens": record.input_tokens,
-                    "cached_tokens": record.cached_tokens,
-                    "output_tokens": record.output_tokens,
-                }
-            )
+            writing.write(answered(line, await submit_line(service, line)).answer)
+            writing.flush()
             done()
 
-    async with asyncio.TaskGroup() as workers:
-        for _ in range(window):
-            workers.create_task(work())
-    return counts
+    workers = [asyncio.create_task(work()) for _ in range(window)]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
 
 
 def _read(reading: BinaryIO, lines: list[InputLine], endpoint: str) -> Iterator[BatchLine]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import resource
 import shlex
 from functools import partial
 from typing import Any
 
 import brim
-from brim.batch_api.api import BatchApi
+from brim.batch_api.api import BatchApi, check_folder
 from brim.cli.host import Host, running
 from brim.cli.progress import tell
 from brim.cli.settings import ServeSettings
@@ -23,8 +25,13 @@ from brim.server.runner import listen, make_server
 def serve(settings: ServeSettings, *, as_json: bool) -> None:
     """Serves until it is told to stop. Raises BrimError where it can't start."""
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    listener = listen(settings.host, settings.port)  # first of all: a port in use shows at once
-    with listener, running(settings, _service_options(settings), tell) as host:
+    options = _server_options(settings)  # what can be wrong without a model is found before it is loaded
+    check_folder(settings.data_folder)
+    _allow_many_connections()
+    with (
+        listen(settings.host, settings.port) as listener,
+        running(settings, _service_options(settings), tell) as host,
+    ):
         batch_api = BatchApi(
             settings.data_folder,
             partial(submit_line, host.service),
@@ -32,10 +39,17 @@ def serve(settings: ServeSettings, *, as_json: bool) -> None:
             window=settings.batch_window,
             tenant=tenant,
         )
-        app = create_app(host.service, batch_api, _server_options(settings))
+        app = create_app(host.service, batch_api, options)
         facts = _facts(host, f"http://{_authority(settings.host, listener.getsockname()[1])}", settings)
         print(json.dumps(facts) if as_json else _announcement(facts), flush=True)
         make_server(app, log_level=settings.log_level).run(sockets=[listener])
+
+
+def _allow_many_connections() -> None:
+    """Each stream is an open file, and many systems allow 1,024 where they could allow far more."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _service_options(settings: ServeSettings) -> ServiceOptions:

@@ -6,6 +6,7 @@ out: `scheduler` on our own pool, an adapter with its host's levers.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -60,7 +61,7 @@ class Board(Protocol):
 
     @property
     def starved(self) -> Sequence[RequestView]:
-        """The running requests that lack a block for their next token; no block is available then."""
+        """The running requests that lack a block for their next token."""
 
     @property
     def waiting(self) -> Iterable[RequestView]:
@@ -126,7 +127,7 @@ class _Draft:
         victims = iter(self._victims() if starving else ())
         while len(starving) > self.blocks + self.blocks_under_way:
             victim = next(victims)
-            self._evict(victim)
+            self._evict([victim])
             if victim in starving:
                 starving.remove(victim)
         fed = min(self.blocks, len(starving))
@@ -160,13 +161,28 @@ class _Draft:
         return self.policy.ordering.key(view, self.now_ns), view.arrival_seq
 
     def _give_chunk(self, view: RequestView, remaining: int) -> None:
+        self._free_tokens(view, min(remaining, self.token_budget // 2))
         num_tokens = self.policy.chunking.tokens(view, remaining, max(self.tokens, 0))
         if num_tokens > 0:
             self.chunk_tokens[view] = num_tokens
             self.tokens -= num_tokens
 
+    def _free_tokens(self, view: RequestView, wanted: int) -> None:
+        """Pauses those that yield to the request until it can run `wanted` tokens.
+
+        Half a step is enough for it: pausing all would stop their work to gain little.
+        """
+        if self.tokens >= wanted:
+            return
+        decoding = [v for v in self._yielding_to(view) if v not in self.board.catching_up]
+        paused = decoding[: wanted - self.tokens]
+        self.pause += paused
+        self.tokens += len(paused)
+
     def _try_admit(self, view: RequestView) -> bool:
         """Lets the request enter if it can, others giving way if they must."""
+        if self.tokens < 1 and self.seats >= 1:
+            return False  # the step is full
         need = self.board.admission_blocks(view)
         spare = 0
         if self.board.num_running - len(self.preempt) + len(self.admit) > 0:
@@ -180,7 +196,7 @@ class _Draft:
         return True
 
     def _fits(self, blocks: int) -> bool:
-        return self.tokens >= 1 and self.seats >= 1 and self.blocks >= blocks
+        return self.seats >= 1 and self.blocks >= blocks
 
     def _make_room(self, view: RequestView, need: int) -> bool:
         """Preempts the fewest of those that yield to the request; nobody where all of them would not do.
@@ -188,35 +204,35 @@ class _Draft:
         No spare is asked for: those who would yield are the spare. False where the request can't enter
         in this step, be it that victims' blocks are still under way.
         """
-        yielding = [v for v in self._victims() if self.policy.preempting.yields_to(v, view)]
+        yielding = self._yielding_to(view)
         lacking = need - self.blocks - self.blocks_under_way
-        seats, tokens, chosen = self.seats, self.tokens, 0
-        while chosen < len(yielding) and (seats < 1 or lacking > 0):
-            lacking -= self.board.freeable_blocks(yielding[chosen : chosen + 1])
-            tokens += yielding[chosen] not in self.board.catching_up
-            seats += 1
-            chosen += 1
-        if lacking > 0:  # what they share comes free only when all of them go
-            lacking = need - self.blocks - self.blocks_under_way - self.board.freeable_blocks(yielding)
-        if not yielding or lacking > 0 or seats < 1 or tokens < 1:
+        lengths = range(len(yielding) + 1)
+        enough = max(1 - self.seats, bisect_left(lengths, lacking, key=lambda n: self._freed(yielding[:n])))
+        if not yielding or enough > len(yielding):
             return False
-        for victim in yielding[:chosen]:
-            self._evict(victim)
+        self._evict(yielding[: max(enough, 0)])
         return self._fits(need)
+
+    def _yielding_to(self, view: RequestView) -> list[RequestView]:
+        return [v for v in self._victims() if self.policy.preempting.yields_to(v, view)]
 
     def _victims(self) -> list[RequestView]:
         """The running that are left, first to give way first; who ends by itself need not."""
-        out = {*self.preempt, *self.chunk_tokens}
+        out = {*self.preempt, *self.pause, *self.chunk_tokens}
         left = [view for view in self.board.running if view not in out and not view.ending]
         return sorted(left, key=lambda view: self.policy.preempting.key(view, self.now_ns))
 
-    def _evict(self, victim: RequestView) -> None:
-        self.preempt.append(victim)
-        self.seats += 1
-        if victim not in self.board.catching_up:
-            self.tokens += 1
-        freed = self.board.freeable_blocks([victim])
+    def _freed(self, victims: Sequence[RequestView]) -> int:
+        """Blocks that come free with these victims; what several share comes with the last of them."""
+        together = self.board.freeable_blocks([*self.preempt, *victims])
+        return together - self.board.freeable_blocks(self.preempt)
+
+    def _evict(self, victims: Sequence[RequestView]) -> None:
+        freed = self._freed(victims)
         if self.board.releases_delayed:
             self.blocks_under_way += freed
         else:
             self.blocks += freed
+        self.preempt += victims
+        self.seats += len(victims)
+        self.tokens += sum(victim not in self.board.catching_up for victim in victims)

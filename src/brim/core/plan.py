@@ -1,4 +1,4 @@
-"""StepPlan: what one step runs. StepResult: what came back. StepShape: its sizes only."""
+"""StepPlan: what one step runs. StepResult: what came back."""
 
 from __future__ import annotations
 
@@ -59,23 +59,6 @@ class StepPlan:
     def part(self, rows: Sequence[Chunk]) -> StepPlan:
         """The same step with only some of its `rows()`."""
         return replace(self, decodes=(), chunks=tuple(rows))
-
-    def shape(self) -> StepShape:
-        """Sizes of this step; call it before the next `schedule`, which moves the decodes on."""
-        context = sum(state.num_scheduled_tokens for state in self.decodes)
-        prefill = sum(chunk.num_tokens for chunk in self.chunks)
-        cross = sum(chunk.num_tokens * chunk.start for chunk in self.chunks)
-        return StepShape(len(self.decodes), context, len(self.chunks), prefill, cross)
-
-
-class StepShape(NamedTuple):
-    """What a step-time model may know of a step: counts of tokens, never their values."""
-
-    num_decodes: int
-    decode_context_tokens: int  # KV read by the decodes, summed
-    num_chunks: int
-    prefill_tokens: int
-    prefill_context_tokens: int  # sum over chunks of (new tokens x tokens already computed)
 
 
 @dataclass(frozen=True, slots=True)

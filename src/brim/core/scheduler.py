@@ -54,10 +54,6 @@ class Scheduler:
         """Requests that are not over."""
         return len(self._states)
 
-    @property
-    def num_in_flight(self) -> int:
-        return len(self._in_flight)
-
     def states(self) -> Collection[RequestState]:
         """All requests that are not over."""
         return self._states.values()

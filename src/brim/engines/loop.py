@@ -12,6 +12,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -111,13 +112,13 @@ class TokenStream:
 
 
 class _Step:
-    """A plan given to the engine, and its rows as they were then: the next `schedule` moves decodes on."""
+    """A plan given to the engine. At depth 2 its rows are kept: the next `schedule` moves decodes on."""
 
     __slots__ = ("plan", "result", "rows")
 
-    def __init__(self, plan: StepPlan) -> None:
+    def __init__(self, plan: StepPlan, depth: int) -> None:
         self.plan = plan
-        self.rows = plan.rows()
+        self.rows = plan.rows() if depth > 1 else None
         self.result: StepResult | None = None  # known early where the step had to be run in parts
 
 
@@ -142,6 +143,8 @@ class EngineLoop:
         self._observe = observe
         self._commands: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._streams: dict[str, TokenStream] = {}
+        self._num_submitted: Counter[TaskClass] = Counter()  # by the callers' thread
+        self._num_taken: Counter[TaskClass] = Counter()  # of those, by the engine thread
         self._thread = threading.Thread(target=self._run, name="brim-engine", daemon=True)
         self._closing = False
         self._over = threading.Event()  # the engine thread takes in nothing more
@@ -169,7 +172,8 @@ class EngineLoop:
             )
         stream = TokenStream(request, self._abort)
         self._streams[request.request_id] = stream
-        self._commands.put(lambda: self._scheduler.add(request, self.now_ns()))
+        self._num_submitted[request.task_class] += 1
+        self._commands.put(lambda: self._add(request))
         if self._over.is_set():  # nobody will take the command in
             self._streams.pop(request.request_id, None)
             raise EngineDead(self._death or "the engine has been closed")
@@ -180,13 +184,18 @@ class EngineLoop:
         kv = scheduler.kv
         return LoopStats(
             num_running=len(scheduler.batch),
-            num_waiting_online=scheduler.waiting.count(TaskClass.ONLINE),
-            num_waiting_offline=scheduler.waiting.count(TaskClass.OFFLINE),
+            num_waiting_online=self._num_waiting(TaskClass.ONLINE),
+            num_waiting_offline=self._num_waiting(TaskClass.OFFLINE),
             kv_usage=kv.used_blocks / kv.num_blocks,
             used_blocks=kv.used_blocks,
             cached_blocks=kv.cached_blocks,
             free_blocks=kv.free_blocks,
         )
+
+    def _num_waiting(self, task_class: TaskClass) -> int:
+        """Those submitted but not yet taken in count too: a burst comes between two steps."""
+        on_the_way = self._num_submitted[task_class] - self._num_taken[task_class]
+        return max(0, self._scheduler.waiting.count(task_class) + on_the_way)
 
     async def drain(self, timeout_seconds: float) -> bool:
         """Waits until no request is left; False where some are after the time."""
@@ -206,6 +215,10 @@ class EngineLoop:
         elif self._thread.is_alive():
             self._commands.put(lambda: None)
             self._thread.join()
+
+    def _add(self, request: Request) -> None:
+        self._scheduler.add(request, self.now_ns())
+        self._num_taken[request.task_class] += 1
 
     def _abort(self, request_id: str, reason: FinishReason) -> None:
         self._commands.put(lambda: self._scheduler.abort(request_id, self.now_ns(), reason))
@@ -245,7 +258,7 @@ class EngineLoop:
             self._commands.get()()
 
     def _begin(self, plan: StepPlan) -> _Step:
-        step = _Step(plan)
+        step = _Step(plan, self.caps.depth)
         try:
             self._engine.begin(plan)
         except EngineDead:
@@ -272,7 +285,7 @@ class EngineLoop:
         drawn: dict[RequestState, int] = {}
         logprobs: dict[str, TokenLogprobs] = {}
         errors: dict[str, str] = {}
-        parts = [step.rows]
+        parts = [plan.rows() if step.rows is None else step.rows]
         while parts:
             rows = parts.pop()
             part = plan.part(rows)

@@ -37,7 +37,7 @@ class ClassMetrics:
     arrived: int = 0
     finished: Counter[FinishReason] = field(default_factory=Counter)
     preempted: int = 0
-    lost_tokens: int = 0
+    recomputed_tokens: int = 0  # lost by a preemption and not found in the cache afterwards
     prompt_tokens: int = 0  # of requests admitted
     cached_tokens: int = 0  # of those, found in the prefix cache; never what a preemption lost and found
     output_tokens: int = 0
@@ -52,7 +52,7 @@ class ClassMetrics:
 class _Track:
     """One request under way."""
 
-    __slots__ = ("first_is_due", "first_ns", "last_ns", "longest_gap_ns", "request")
+    __slots__ = ("first_is_due", "first_ns", "last_ns", "longest_gap_ns", "lost_tokens", "request")
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -60,6 +60,7 @@ class _Track:
         self.first_ns = 0
         self.last_ns = 0
         self.longest_gap_ns = 0
+        self.lost_tokens = 0  # by the latest preemption
 
 
 class Recorder:
@@ -87,9 +88,9 @@ class Recorder:
                 case FirstToken():
                     self._first_token(event)
                 case Preempted():
-                    metrics = self._metrics(self._tracks[event.request_id].request)
-                    metrics.preempted += 1
-                    metrics.lost_tokens += event.lost_tokens
+                    track = self._tracks[event.request_id]
+                    track.lost_tokens = event.lost_tokens
+                    self._metrics(track.request).preempted += 1
                 case Finished():
                     self._finished(event)
 
@@ -97,10 +98,11 @@ class Recorder:
         return self.by_class[request.task_class]
 
     def _admitted(self, event: Admitted) -> None:
+        track = self._tracks[event.request_id]
+        request, metrics = track.request, self._metrics(track.request)
         if event.resumed:
+            metrics.recomputed_tokens += max(0, track.lost_tokens - event.cached_tokens)
             return
-        request = self._tracks[event.request_id].request
-        metrics = self._metrics(request)
         metrics.queue_seconds.observe((event.now_ns - request.arrival_ns) / _SECOND)
         metrics.prompt_tokens += len(request.prompt_token_ids)
         metrics.cached_tokens += event.cached_tokens

@@ -1,4 +1,4 @@
-"""Loading, ready, draining: whether the server takes requests, and how it stops."""
+"""Ready or draining: whether the server takes requests, and how it stops."""
 
 from __future__ import annotations
 

@@ -14,15 +14,12 @@ from pydantic import ValidationError
 
 from brim.server.schemas import GenerationRequest
 from brim.wire.errors import ApiError
+from brim.wire.json_limits import has_too_many_parts
 
 log = logging.getLogger("brim")
 BodyT = TypeVar("BodyT", bound=GenerationRequest)
 
 MAX_NAMED_FIELDS = 32
-# Decoding more holds up the whole process, in whatever thread. Counted in texts too: a text with as many
-# brackets or commas is over any model's context.
-MAX_JSON_NODES = 100_000
-MAX_JSON_ITEMS = 1_000_000
 
 # Field -> the values of it that ask for nothing, besides null. Any other value is refused.
 UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
@@ -101,7 +98,7 @@ def validate(payload: Any, schema: type[BodyT]) -> Parsed[BodyT]:
 
 def _load_json(raw: bytes) -> Any:
     """The hook costs little and makes the interpreter's lock change hands in the middle of a huge body."""
-    if sum(map(raw.count, (b"[", b"{", b'":'))) > MAX_JSON_NODES or raw.count(b",") > MAX_JSON_ITEMS:
+    if has_too_many_parts(raw):
         raise ApiError(400, "The body's JSON has too many parts.", code="invalid_json")
     try:
         payload = json.loads(raw.decode(), object_hook=_unchanged)

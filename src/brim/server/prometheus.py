@@ -51,7 +51,9 @@ class Gauged(NamedTuple):
 COUNTERS = (
     Counted("", "requests_arrived", "Requests taken in", lambda m: m.arrived),
     Counted("num_preemptions", "preemptions", "Times a request lost its KV cache", lambda m: m.preempted),
-    Counted("", "recomputed_tokens", "Tokens whose KV a preemption threw away", lambda m: m.lost_tokens),
+    Counted(
+        "", "recomputed_tokens", "Tokens computed again after a preemption", lambda m: m.recomputed_tokens
+    ),
     Counted(
         "prompt_tokens", "prompt_tokens", "Prompt tokens of admitted requests", lambda m: m.prompt_tokens
     ),
@@ -101,7 +103,7 @@ class Exposition:
         """Raises sqlite3.Error where the batch jobs can't be counted."""
         registry = CollectorRegistry()
         registry.register(self._engine)
-        if self._batch_api is not None:
+        if self._batch_api is not None and self._batch_api.running:
             jobs = await self._batch_api.job_counts()
             registry.register(_BatchFigures(jobs, self._batch_api.line_counts()))
         ProcessCollector(registry=registry)

@@ -67,7 +67,9 @@ class PromptEncoder:
             raise refused("The prompt is empty.", param)
         answer = body.requested_tokens or 1
         if len(prompt) + answer > self._caps.max_model_len:
-            raise self._too_long(f"{len(prompt)} in the prompt and {answer} for the answer", param)
+            fits = len(prompt) < self._caps.max_model_len
+            found = f"{len(prompt)} in the prompt and {answer} for the answer"
+            raise self._too_long(found, body.limit_field if fits else param)
         if (largest := max(prompt)) >= self._caps.vocab_size:
             raise refused(
                 f"The prompt's token {largest} is not among the {self._caps.vocab_size} known.", param

@@ -58,6 +58,8 @@ class RequestMaker:
         size = self._caps.vocab_size
         if any(token_id >= size for token_id in body.logit_bias):
             raise refused(f"logit_bias names a token outside the {size} known.", "logit_bias")
+        if any(token_id >= size for token_id in body.stop_token_ids):
+            raise refused(f"stop_token_ids names a token outside the {size} known.", "stop_token_ids")
         self._check_logprobs(body)
 
     def _check_logprobs(self, body: GenerationRequest) -> None:
@@ -105,10 +107,16 @@ class RequestMaker:
             task_class=TaskClass.OFFLINE if tier == "flex" else TaskClass.ONLINE,
             arrival_ns=context.arrival_ns,
             priority=tier_priority if body.priority is None else body.priority,
-            deadline_ns=context.deadline_ns,
+            deadline_ns=self._deadline_ns(tier, context),
             slo=context.slo if tier == "flex" else _first_set(context.slo, slo),
             cache_salt=f"{context.tenant}/{body.cache_salt}" if context.tenant else body.cache_salt,
         )
+
+    def _deadline_ns(self, tier: str, context: RequestContext) -> int | None:
+        """Someone waits for a flex answer, and not for longer than it is held: it is due then."""
+        if tier == "flex" and context.deadline_ns is None:
+            return context.arrival_ns + round(self._options.flex_wait_seconds * 1e9)
+        return context.deadline_ns
 
     def _sampling(self, body: GenerationRequest) -> SamplingParams:
         ends = frozenset() if body.ignore_eos else self._eos_token_ids

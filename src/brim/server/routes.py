@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
+from starlette.requests import ClientDisconnect
 
 from brim.core.errors import EngineDead
 from brim.core.request import SLO
@@ -32,7 +33,7 @@ IGNORED_FIELDS = "x-brim-ignored-fields"
 
 
 class OpenAIRoutes:
-    """Handlers over one service; `add_to` mounts them."""
+    """Handlers over one service; `router` mounts them."""
 
     def __init__(self, service: OpenAIService, lifecycle: Lifecycle, options: ServerOptions) -> None:
         self._service = service
@@ -89,7 +90,10 @@ class OpenAIRoutes:
     async def _answer(self, request: Request, schema: type[GenerationRequest]) -> Response:
         context = self._context(request)
         await self._lifecycle.require_open()
-        raw = await _read(request, self._options.max_body_bytes)
+        try:
+            raw = await _read(request, self._options.max_body_bytes)
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_LEFT)
         parsed = await _parsed(raw, schema)
         try:
             return await self._respond(request, parsed, context)

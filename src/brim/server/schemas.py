@@ -168,6 +168,11 @@ class GenerationRequest(Schema):
         return self.max_tokens
 
     @property
+    def limit_field(self) -> str:
+        """The name of the field that `requested_tokens` came from."""
+        return "max_tokens"
+
+    @property
     @abstractmethod
     def num_logprobs(self) -> int | None:
         """Alternatives wanted beside each drawn token; None for no log probabilities at all."""
@@ -185,6 +190,10 @@ class ChatRequest(GenerationRequest):
     @property
     def requested_tokens(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def limit_field(self) -> str:
+        return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
 
     @property
     def num_logprobs(self) -> int | None:

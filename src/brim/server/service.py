@@ -89,7 +89,8 @@ class OpenAIService:
         if tier == "flex":
             return
         limit = self._options.max_queued_online * (2 if tier == "priority" else 1)
-        if self.loop.stats().num_waiting_online + num_new > limit:
+        waiting = self.loop.stats().num_waiting_online
+        if waiting and waiting + num_new > limit:
             raise unavailable("Too many requests are waiting: try again later.", code="server_is_overloaded")
 
     def _submit(self, requests: Sequence[Request], body: GenerationRequest) -> list[Choice]:

@@ -23,7 +23,7 @@ from batch_harness import (
     serving,
 )
 
-from brim.batch_api import recorder, store
+from brim.batch_api import results, store
 from brim.batch_api.api import BatchApi, BatchLine, LineResult
 from brim.batch_api.files import FileFolder
 from brim.core.errors import ConfigError, EngineDead, RequestRefused
@@ -227,7 +227,7 @@ def test_lines_stay_pending_while_the_engine_is_dead(tmp_path: Path, monkeypatch
 
 
 def test_results_wait_while_the_store_refuses_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "FIRST_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(results, "FIRST_RETRY_SECONDS", 0.01)
     refusals = iter([True, True])
     record_lines = store.record_lines
 

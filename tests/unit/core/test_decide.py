@@ -214,6 +214,22 @@ def test_blocks_that_several_share_count_when_all_of_them_go():
     assert decided(replace(board, need={c: 5}), "priority").preempt == []
 
 
+def test_offline_decodes_pause_so_that_an_online_prompt_gets_half_a_step():
+    offline = views("abcdef", task_class=OFFLINE)
+    (x,) = views("x", prompt=100)
+    board = FakeBoard(running=offline, waiting=[x], available_blocks=7, num_blocks=7)
+    made = decided(board, "priority", max_num_batched_tokens=8, max_num_seqs=8)
+    assert made.pause == [offline[5], offline[4]]
+    assert (made.admit, made.chunk_tokens, made.preempt) == ([x], {x: 4}, [])
+
+
+def test_nobody_pauses_where_the_step_has_room():
+    offline = views("abc", task_class=OFFLINE)
+    (x,) = views("x", prompt=100)
+    board = FakeBoard(running=offline, waiting=[x], available_blocks=7, num_blocks=7)
+    assert decided(board, "priority", max_num_batched_tokens=8, max_num_seqs=8).pause == []
+
+
 def test_nobody_gives_way_for_a_newcomer_that_would_have_no_token_to_run():
     (half_done,) = views("z", prompt=100)
     a, b = views("ab", task_class=OFFLINE)

@@ -3,7 +3,7 @@
 from tests.helpers import request, state
 
 from brim.core.batch import Batch
-from brim.core.plan import Chunk, StepPlan, StepShape
+from brim.core.plan import Chunk, StepPlan
 from brim.core.request import RequestState
 
 
@@ -52,13 +52,3 @@ def test_a_part_draws_for_the_same_requests_in_the_same_order():
     assert PLAN.part(rows[1:3]).sampling() == (B,)
     assert PLAN.part(rows).num_tokens == PLAN.num_tokens
     assert PLAN.part(rows).step_id == 5
-
-
-def test_its_shape_counts_what_a_step_time_depends_on():
-    assert PLAN.shape() == StepShape(
-        num_decodes=2,
-        decode_context_tokens=6 + 9,
-        num_chunks=2,
-        prefill_tokens=4 + 3,
-        prefill_context_tokens=4 * 8 + 3 * 0,
-    )

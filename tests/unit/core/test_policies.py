@@ -45,8 +45,9 @@ def test_of_one_arrival_time_the_later_added_is_preempted_first():
     assert ordered(OfflineFirst(), twins) == ["b", "a"]
 
 
-def test_offline_is_preempted_first_then_the_least_urgent_then_the_newest():
-    assert ordered(OfflineFirst()) == ["d", "p", "o", "v", "l", "b", "a", "u"]
+def test_who_would_go_last_is_preempted_first():
+    assert ordered(OfflineFirst()) == ["p", "o", "d", "v", "l", "b", "a", "u"]
+    assert ordered(OfflineFirst()) == ordered(OnlineFirst())[::-1]
 
 
 def test_under_first_come_first_served_nobody_yields_to_the_waiting():

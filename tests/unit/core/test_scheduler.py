@@ -450,7 +450,6 @@ def test_three_steps_can_not_be_in_flight():
     scheduler.add(request("a", 4, max_tokens=9), 0)
     scheduler.schedule(0)
     scheduler.schedule(0)
-    assert scheduler.num_in_flight == 2
     with pytest.raises(InvariantViolated, match="two steps are in flight"):
         scheduler.schedule(0)
 

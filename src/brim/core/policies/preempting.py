@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from brim.core.policies.ordering import OnlineFirst
 from brim.core.request import RequestView, TaskClass
 
 
@@ -26,12 +27,13 @@ class LastComeFirstPreempted:
 
 
 class OfflineFirst:
-    """Offline before online, then the least urgent, then the newest. Offline gives way to waiting online."""
+    """Who would be admitted last gives way first: offline before online, then the least urgent.
+
+    Offline requests give way to waiting online ones.
+    """
 
     def key(self, view: RequestView, now_ns: int) -> tuple[float, ...]:
-        request = view.request
-        online = request.task_class is TaskClass.ONLINE
-        return (online, -request.priority, -request.arrival_ns, -view.arrival_seq)
+        return (*(-part for part in OnlineFirst().key(view, now_ns)), -view.arrival_seq)
 
     def yields_to(self, running: RequestView, waiting: RequestView) -> bool:
         return (

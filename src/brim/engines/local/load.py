@@ -43,9 +43,9 @@ def load(
     """Loads `model`, a folder or a Hugging Face id; None or "builtin" is a small random one made here.
 
     The KV cache has `num_blocks` blocks of `block_size` tokens, or as many as `kv_cache_bytes` hold, or
-    else what the free memory allows. `max_model_len` is cut to what the model and the cache hold. The
-    built-in model's files are kept in `cache_dir`, if given. `seed` decides the draws of requests that
-    bring none. `progress` is told, in plain words, what is being done.
+    else what the free memory allows. `max_model_len` is what the model and the cache hold, unless less is
+    asked for. The built-in model's files are kept in `cache_dir`, if given. `seed` decides the draws of
+    requests that bring none. `progress` is told, in plain words, what is being done.
 
     Raises ConfigError where a setting is wrong or files are missing, ModelRefused for a model that would
     not run correctly.
@@ -182,7 +182,12 @@ def _eos_token_ids(network: Any) -> list[int]:
 
 def _max_model_len(network: Any, wanted: int | None, capacity_tokens: int) -> int:
     context = max_positions(network)
-    return min(context, capacity_tokens, wanted or context)
+    if wanted is not None and wanted > min(context, capacity_tokens):
+        raise ConfigError(
+            f"max_model_len {wanted} is more than the model's context of {context} tokens or the KV cache of "
+            f"{capacity_tokens}: lower it, or give the cache more room"
+        )
+    return min(context, capacity_tokens) if wanted is None else wanted
 
 
 def _default_blocks(paged: PagedModel, vocab_size: int, given_bytes: int | None) -> int:

@@ -76,12 +76,16 @@ def test_the_default_is_a_modest_share_of_memory(folder: Path, monkeypatch: pyte
     assert load(str(folder), **CPU)[0].caps.num_blocks == (1 << 18) // 8192
 
 
-@pytest.mark.parametrize(
-    ("blocks", "wanted", "got"), [(100, None, 128), (100, 50, 50), (4, None, 64), (100, 999, 128)]
-)
+@pytest.mark.parametrize(("blocks", "wanted", "got"), [(100, None, 128), (100, 50, 50), (4, None, 64)])
 def test_max_model_len_is_what_all_can_hold(folder: Path, blocks: int, wanted: int | None, got: int) -> None:
     engine, _ = load(str(folder), num_blocks=blocks, max_model_len=wanted, **CPU)
     assert engine.caps.max_model_len == got
+
+
+@pytest.mark.parametrize(("blocks", "wanted"), [(100, 129), (4, 65)])
+def test_a_length_that_can_not_be_held_is_refused(folder: Path, blocks: int, wanted: int) -> None:
+    with pytest.raises(ConfigError, match=f"max_model_len {wanted} is more than"):
+        load(str(folder), num_blocks=blocks, max_model_len=wanted, **CPU)
 
 
 def test_ends_come_from_generation_config_and_tokenizer(folder: Path) -> None:

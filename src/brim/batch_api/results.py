@@ -17,7 +17,7 @@ FIRST_RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 60.0
 
 
-class Recorder:
+class ResultWriter:
     """Owns the results that are not on disk yet. `recorded` counts lines by state since the start."""
 
     def __init__(self, db: Database, fault: Fault) -> None:

@@ -1,0 +1,13 @@
+"""How much JSON one request may hold."""
+
+from __future__ import annotations
+
+# Decoding more holds up the whole process, in whatever thread. Counted in texts too: a text with as many
+# brackets or commas is over any model's context.
+MAX_NODES = 100_000
+MAX_ITEMS = 1_000_000
+
+
+def has_too_many_parts(raw: bytes) -> bool:
+    """Whether decoding it would take long; told from the bytes, without decoding them."""
+    return sum(map(raw.count, (b"[", b"{", b'":'))) > MAX_NODES or raw.count(b",") > MAX_ITEMS
