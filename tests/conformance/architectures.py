@@ -1,7 +1,7 @@
 """Does the local engine say what `model.generate` says? Asked of many architectures, with random weights.
 
-    python tests/conformance/architectures.py            the table, over all of them
-    python tests/conformance/architectures.py llama opt  over these
+    python -m tests.conformance.architectures            the table, over all of them
+    python -m tests.conformance.architectures llama opt  over these
 
 Every architecture either passes or is refused by the gate with a reason; the script exits with 1 where
 one runs and says something else.
@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from local_driver import Driver, greedy
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from brim.core.errors import ModelRefused
 from brim.engines.local import builtin
 from brim.engines.local.load import load
+from tests.conformance.local_driver import Driver, greedy
 
 VOCAB = 128
 NUM_TOKENS = 24

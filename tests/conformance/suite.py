@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from tests.helpers import Host, config, request
-
 from brim.core.plan import StepResult
 from brim.core.request import GREEDY, Request
 from brim.core.scheduler import Scheduler
 from brim.engines.base import Engine
+from tests.helpers import Host, config, request
 
 Factory = Callable[[int, int], Engine]  # (num_blocks, block_size) -> an engine
 Outputs = Mapping[str, Sequence[int]]

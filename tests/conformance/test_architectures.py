@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from architectures import ARCHITECTURES, CHOSEN, compare, save
-from local_driver import Driver
 
 from brim.core.errors import ModelRefused
 from brim.core.plan import StepPlan
 from brim.core.request import RequestState
 from brim.engines.local import gate
 from brim.engines.local.layout import StepLayout
+from tests.conformance.architectures import ARCHITECTURES, CHOSEN, compare, save
+from tests.conformance.local_driver import Driver
 
 OTHERS = [name for name in ARCHITECTURES if name not in CHOSEN]
+# By the gate, with today's transformers; one that is run some day has to leave this list.
+REFUSED = frozenset(
+    """
+    llama-dynamic phimoe stablelm biogpt xglm diffllama llama4_text phi3-longrope bloom mpt falcon gptj
+    codegen gpt_neo mamba mamba2 rwkv jamba bamba falcon_h1 lfm2 qwen3_next recurrent_gemma minimax doge
+    zamba2 granitemoehybrid glm_moe_dsa openai-gpt deepseek_v32 qwen3_5_text bailing_hybrid zaya
+    olmo_hybrid nemotron_h gpt_neox_japanese falcon_mamba
+    """.split()
+)
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +47,7 @@ def test_says_what_generate_says(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_says_what_generate_says_or_refuses(name: str, tmp_path: Path) -> None:
-    with suppress(ModelRefused):
+    with pytest.raises(ModelRefused) if name in REFUSED else nullcontext():
         assert compare(save(name, tmp_path)) == []
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-from tests.conformance.suite import EngineConformance, Factory
-from tests.helpers import script
 
 from brim.engines.base import Engine
 from brim.engines.scripted import ScriptedEngine
+from tests.conformance.suite import EngineConformance, Factory
+from tests.helpers import script
 
 CHECKS = pytest.mark.parametrize("check", EngineConformance.CHECKS)
 

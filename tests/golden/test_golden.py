@@ -1,9 +1,9 @@
 """Known runs give known event logs, byte for byte; `python -m tests.golden.regenerate` writes them anew."""
 
 import pytest
-from tests.golden.regenerate import FOLDER, RUNS, log
 
 from brim.core.events import Admitted
+from tests.golden.regenerate import FOLDER, RUNS, log
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -10,10 +10,10 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.helpers import request, state
 
 from brim.core.kvcache.manager import KVCacheManager
 from brim.core.request import RequestState
+from tests.helpers import request, state
 
 NUM_BLOCKS = 7
 

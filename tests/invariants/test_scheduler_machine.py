@@ -14,11 +14,11 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from tests.helpers import MS, OFFLINE, ONLINE, Host, config, lines, reference, request
 
 from brim.core.events import Finished, Preempted
 from brim.core.policies.named import NAMED
 from brim.core.request import FinishReason, Request
+from tests.helpers import MS, OFFLINE, ONLINE, Host, config, lines, reference, request
 
 NORMAL = (FinishReason.LENGTH, FinishReason.STOP)
 

@@ -2,7 +2,8 @@ from collections.abc import Iterator
 
 import openai
 import pytest
-from http_harness import Running, running
+
+from tests.server.http_harness import Running, running
 
 
 @pytest.fixture(scope="session")

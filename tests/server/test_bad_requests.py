@@ -4,7 +4,8 @@ import json
 
 import httpx2
 import pytest
-from http_harness import HELLO, MODEL, Running
+
+from tests.server.http_harness import HELLO, MODEL, Running
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 TOOL = {"type": "function", "function": {"name": "f"}}

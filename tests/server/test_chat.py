@@ -2,11 +2,11 @@ import asyncio
 
 import openai
 import pytest
-from http_harness import HELLO, MODEL, Running, running, until
 from openai.types.chat import ChatCompletion
 
 from brim.core.request import FinishReason, TaskClass
 from brim.engines.scripted import ScriptedEngine
+from tests.server.http_harness import HELLO, MODEL, Running, running, until
 
 FIELDS = {
     "max_tokens": 12,

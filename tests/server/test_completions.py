@@ -1,6 +1,7 @@
 import openai
 import pytest
-from http_harness import MODEL, Running
+
+from tests.server.http_harness import MODEL, Running
 
 
 @pytest.mark.parametrize(

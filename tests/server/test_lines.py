@@ -4,7 +4,6 @@ import asyncio
 import time
 
 import pytest
-from http_harness import HELLO, MODEL, new_loop
 
 from brim.batch_api.lines import BatchLine, LineResult
 from brim.core.errors import EngineDead
@@ -12,6 +11,7 @@ from brim.core.request import TaskClass
 from brim.engines.scripted import ByteTokenizer, ScriptedEngine
 from brim.server.lines import submit_line
 from brim.server.service import OpenAIService
+from tests.server.http_harness import HELLO, MODEL, new_loop
 
 CHAT = {"model": MODEL, "messages": HELLO, "max_tokens": 3}
 

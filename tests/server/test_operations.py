@@ -9,7 +9,6 @@ from pathlib import Path
 import httpx2
 import openai
 import pytest
-from http_harness import HELLO, MODEL, Running, SteppedEngine, running, until
 from prometheus_client.parser import text_string_to_metric_families
 
 from brim.batch_api.api import BatchApi
@@ -19,6 +18,7 @@ from brim.engines.scripted import ScriptedEngine
 from brim.server.lines import submit_line
 from brim.server.options import ServerOptions, ServiceOptions
 from brim.server.runner import listen
+from tests.server.http_harness import HELLO, MODEL, Running, SteppedEngine, running, until
 
 CHAT = {"model": MODEL, "messages": HELLO, "max_tokens": 2}
 
@@ -273,7 +273,7 @@ def test_a_port_in_use_is_said() -> None:
 
 
 SERVE = """
-from http_harness import new_loop
+from tests.server.http_harness import new_loop
 from brim.engines.scripted import ByteTokenizer, ScriptedEngine
 from brim.server.app import create_app
 from brim.server.runner import listen, make_server
@@ -289,7 +289,7 @@ print("closed")
 def test_sigterm_ends_the_process_with_0() -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", SERVE],
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -5,7 +5,6 @@ import json
 
 import openai
 import pytest
-from http_harness import HELLO, MODEL, Running, SteppedEngine, running, until
 
 from brim.core.request import FinishReason, TaskClass
 from brim.engines.scripted import ByteTokenizer, ScriptedEngine, echo_script
@@ -15,6 +14,7 @@ from brim.server.generation import Generation
 from brim.server.options import ServerOptions
 from brim.server.schemas import StreamOptions
 from brim.server.sse import ChunkWriter, EventStream
+from tests.server.http_harness import HELLO, MODEL, Running, SteppedEngine, running, until
 
 
 def _fails_after(num_tokens: int):

@@ -4,11 +4,11 @@ import asyncio
 
 import openai
 import pytest
-from http_harness import HELLO, MODEL, Running, SteppedEngine, running, until
 
 from brim.core.request import SLO, TaskClass
 from brim.engines.scripted import ScriptedEngine
 from brim.server.options import ServiceOptions
+from tests.server.http_harness import HELLO, MODEL, Running, SteppedEngine, running, until
 
 MS = 1_000_000
 

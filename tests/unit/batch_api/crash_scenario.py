@@ -13,9 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from batch_harness import Client, good_file, reply, serving
-
 from brim.batch_api.api import BatchLine, LineResult
+from tests.unit.batch_api.batch_harness import Client, good_file, reply, serving
 
 LINES = 12
 PARALLEL = 4

@@ -10,10 +10,11 @@ from itertools import pairwise
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
-import crash_scenario
 import pytest
-from batch_harness import ARROWS, names, stamps_are_monotone
-from crash_scenario import LINES, PARALLEL, notes
+
+from tests.unit.batch_api import crash_scenario
+from tests.unit.batch_api.batch_harness import ARROWS, names, stamps_are_monotone
+from tests.unit.batch_api.crash_scenario import LINES, PARALLEL, notes
 
 POINTS = [
     ("file.written", 1),  # the upload

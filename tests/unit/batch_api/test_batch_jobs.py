@@ -8,7 +8,12 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from batch_harness import (
+
+from brim.batch_api import results, store
+from brim.batch_api.api import BatchApi, BatchLine, LineResult
+from brim.batch_api.files import FileFolder
+from brim.core.errors import ConfigError, EngineDead, RequestRefused
+from tests.unit.batch_api.batch_harness import (
     Client,
     Clock,
     HeldHost,
@@ -22,11 +27,6 @@ from batch_harness import (
     request_line,
     serving,
 )
-
-from brim.batch_api import results, store
-from brim.batch_api.api import BatchApi, BatchLine, LineResult
-from brim.batch_api.files import FileFolder
-from brim.core.errors import ConfigError, EngineDead, RequestRefused
 
 
 async def begin(client: Client, count: int, **changes: object) -> str:

@@ -9,7 +9,11 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from batch_harness import (
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from tests.unit.batch_api.batch_harness import (
     ARROWS,
     TERMINAL,
     Client,
@@ -21,9 +25,6 @@ from batch_harness import (
     serving,
     stamps_are_monotone,
 )
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 
 def reachable(status: str) -> set[str]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batch_harness import ENDPOINT, jsonl, request_line
 
 from brim.batch_api import validation
 from brim.batch_api.validation import Findings
+from tests.unit.batch_api.batch_harness import ENDPOINT, jsonl, request_line
 
 GOOD = json.dumps(request_line("good")).encode()
 

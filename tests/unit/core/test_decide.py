@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from tests.helpers import OFFLINE, ONLINE, config, request, state
 
 from brim.core.decide import Decision, Policy, decide
 from brim.core.policies.named import named
 from brim.core.request import RequestState, RequestView
+from tests.helpers import OFFLINE, ONLINE, config, request, state
 
 
 @dataclass

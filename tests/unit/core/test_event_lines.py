@@ -1,11 +1,11 @@
 """Every event as one line of JSON that two equal runs share."""
 
 import pytest
-from tests.helpers import OFFLINE, request, state
 
 from brim.core.events import Admitted, Arrived, Event, Finished, FirstToken, Preempted, Tokens, line
 from brim.core.plan import TokenLogprobs
 from brim.core.request import FinishReason
+from tests.helpers import OFFLINE, request, state
 
 A, B = state(request("a")), state(request("b"))
 

@@ -1,11 +1,11 @@
 """Caches of 7 blocks: tables for requests, and prefixes found again."""
 
 import pytest
-from tests.helpers import request, state
 
 from brim.core.errors import InvariantViolated
 from brim.core.kvcache.manager import KVCacheManager
 from brim.core.request import RequestState
+from tests.helpers import request, state
 
 
 def manager(block_size: int = 4, num_blocks: int = 7, **options) -> KVCacheManager:

@@ -1,10 +1,9 @@
 """What one step runs, as values."""
 
-from tests.helpers import request, state
-
 from brim.core.batch import Batch
 from brim.core.plan import Chunk, StepPlan
 from brim.core.request import RequestState
+from tests.helpers import request, state
 
 
 def decoding(name: str, scheduled: int) -> RequestState:

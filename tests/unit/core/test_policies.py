@@ -1,7 +1,6 @@
 """Each rule alone: a key or a number."""
 
 import pytest
-from tests.helpers import OFFLINE, config, request, state
 
 from brim.core.errors import ConfigError
 from brim.core.policies.admitting import Watermark
@@ -10,6 +9,7 @@ from brim.core.policies.filling import FixedBudget
 from brim.core.policies.named import NAMED, named
 from brim.core.policies.ordering import FirstComeFirstServed, OnlineFirst
 from brim.core.policies.preempting import LastComeFirstPreempted, OfflineFirst
+from tests.helpers import OFFLINE, config, request, state
 
 A = state(request("a", arrival_ns=1), 0)
 B = state(request("b", arrival_ns=2), 1)

@@ -3,9 +3,9 @@
 from types import SimpleNamespace
 
 import pytest
-from tests.helpers import request, state
 
 from brim.core.request import RequestState, Status
+from tests.helpers import request, state
 
 
 def admitted(prompt: int = 8, cached: int = 0, **facts) -> RequestState:

@@ -1,9 +1,8 @@
 """The running batch: decoding or catching up, and who enters a block when."""
 
-from tests.helpers import request, state
-
 from brim.core.batch import Batch
 from brim.core.request import RequestState
+from tests.helpers import request, state
 
 
 def decoding(batch: Batch, name: str, prompt: int) -> RequestState:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from tests.helpers import MS, OFFLINE, Host, config, reference, request, script
 
 from brim.core import scheduler as scheduler_module
 from brim.core.errors import InvariantViolated, RequestRefused
@@ -11,6 +10,7 @@ from brim.core.events import Admitted, Finished, FirstToken, Tokens
 from brim.core.plan import StepResult, TokenLogprobs
 from brim.core.request import FinishReason, Status
 from brim.core.scheduler import Scheduler
+from tests.helpers import MS, OFFLINE, Host, config, reference, request, script
 
 DEPTHS = pytest.mark.parametrize("depth", [1, 2])
 
@@ -666,3 +666,27 @@ def test_no_row_is_run_for_a_token_that_is_not_wanted(depth):
     host.add(request("a", 6, 5), request("b", 4, 1))
     host.run()
     assert sum(len(rows) for rows in host.rows) == 1 + 4 + 1
+
+
+def test_offline_requests_that_share_a_prefix_give_way_together():
+    """Each of them alone would free one block; only together do they free what they share."""
+    host = Host(config(num_blocks=10, max_model_len=40, policy="priority"))
+    shared = list(range(16))
+    host.add(request("u", [*shared, 91], 20, task_class=OFFLINE))
+    host.step()
+    host.add(*(request(name, [*shared, 92 + at], 20, task_class=OFFLINE) for at, name in enumerate("vw")))
+    host.step()
+    host.step()
+    host.add(request("x", 30, 2))
+    host.step()
+    assert sorted(host.preempted()) == ["u", "v", "w"]
+    assert host.rows[-1] == [("x", 0, 30)]
+
+
+def test_of_two_offline_requests_the_one_due_later_gives_way():
+    host = Host(config(policy="priority"))
+    host.add(request("late", 10, 8, task_class=OFFLINE, deadline_ns=1000 * MS))
+    host.step()
+    host.add(request("soon", 10, 8, task_class=OFFLINE, arrival_ns=MS, deadline_ns=10 * MS))
+    host.run()
+    assert set(host.preempted()) == {"late"}

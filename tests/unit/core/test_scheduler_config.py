@@ -1,10 +1,10 @@
 """Limits that contradict each other are refused, and the message names the setting."""
 
 import pytest
-from tests.helpers import config
 
 from brim.core.config import SchedulerConfig
 from brim.core.errors import ConfigError
+from tests.helpers import config
 
 
 @pytest.mark.parametrize(

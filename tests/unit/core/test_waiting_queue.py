@@ -1,9 +1,9 @@
 """The waiting requests, in order of a key."""
 
 import pytest
-from tests.helpers import OFFLINE, ONLINE, request, state
 
 from brim.core.waiting import WaitingQueue
+from tests.helpers import OFFLINE, ONLINE, request, state
 
 
 def test_smaller_keys_go_first():

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from tests.helpers import reference, request, script
 
 from brim.core.config import SchedulerConfig
 from brim.core.errors import EngineDead, RequestRefused
@@ -19,6 +18,7 @@ from brim.core.request import FinishReason
 from brim.core.scheduler import Scheduler
 from brim.engines.loop import Delta, EngineLoop, TokenStream
 from brim.engines.scripted import ScriptedEngine
+from tests.helpers import reference, request, script
 
 DEPTHS = pytest.mark.parametrize("depth", [1, 2])
 FOR_EVER = 500  # tokens: more than any test waits for

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.helpers import Host, config, reference, request, script, state
 
 from brim.core.plan import Chunk, StepPlan
 from brim.core.request import RequestState
 from brim.engines.scripted import ByteTokenizer, ScriptedEngine, echo_script
+from tests.helpers import Host, config, reference, request, script, state
 
 
 def entering(name: str, prompt: int, block_ids: list[int]) -> RequestState:

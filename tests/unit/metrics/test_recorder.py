@@ -7,12 +7,12 @@ from dataclasses import asdict, replace
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
-from tests.helpers import MS, NO_SLO, OFFLINE, ONLINE, Host, config, request, state
 
 from brim.core.events import Admitted, Arrived, Event, Finished, FirstToken, Preempted, Tokens
 from brim.core.request import SLO, FinishReason
 from brim.metrics.histogram import Histogram
 from brim.metrics.recorder import ClassMetrics, Recorder
+from tests.helpers import MS, NO_SLO, OFFLINE, ONLINE, Host, config, request, state
 
 ALL_TARGETS = SLO(ttft_ns=30 * MS, tpot_ns=20 * MS, itl_ns=30 * MS, e2e_ns=90 * MS)
 

@@ -1,1 +1,0 @@
-"""Being here, it puts the folder above `tests` on the path: every test may import `tests.helpers`."""
