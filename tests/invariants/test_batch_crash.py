@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.batch_api import crash_scenario
+from tests.invariants import crash_scenario
+from tests.invariants.crash_scenario import LINES, PARALLEL, notes
 from tests.unit.batch_api.batch_harness import ARROWS, names, stamps_are_monotone
-from tests.unit.batch_api.crash_scenario import LINES, PARALLEL, notes
 
 POINTS = [
     ("file.written", 1),  # the upload
