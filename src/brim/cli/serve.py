@@ -15,6 +15,7 @@ from brim.batch_api.api import BatchApi, check_folder
 from brim.cli.host import Host, running
 from brim.cli.progress import tell
 from brim.cli.settings import ServeSettings
+from brim.core.request import SLO
 from brim.server.app import create_app
 from brim.server.auth import tenant
 from brim.server.lines import submit_line
@@ -57,7 +58,13 @@ def _service_options(settings: ServeSettings) -> ServiceOptions:
         model_names=(settings.served_model_name,) if settings.served_model_name else (),
         max_queued_online=settings.max_queued_online,
         flex_wait_seconds=settings.flex_wait_seconds,
+        default_slo=SLO(_ns(settings.ttft_ms), _ns(settings.tpot_ms)),
+        priority_slo=SLO(_ns(settings.priority_ttft_ms), _ns(settings.priority_tpot_ms)),
     )
+
+
+def _ns(milliseconds: float | None) -> int | None:
+    return None if milliseconds is None else round(milliseconds * 1e6)
 
 
 def _server_options(settings: ServeSettings) -> ServerOptions:

@@ -84,6 +84,10 @@ class ServeSettings(EngineSettings):
     flex_wait_seconds: float = Field(
         600.0, gt=0, description="A flex request without a token by then gets 429."
     )
+    ttft_ms: float | None = Field(None, gt=0, description="TTFT target of online requests that bring none.")
+    tpot_ms: float | None = Field(None, gt=0, description="TPOT target of online requests that bring none.")
+    priority_ttft_ms: float | None = Field(None, gt=0, description="The same for the tier `priority`.")
+    priority_tpot_ms: float | None = Field(None, gt=0, description="The same for the tier `priority`.")
     batch_window: int = Field(512, ge=1, description="Most batch lines with the scheduler at a time.")
     max_body_mib: int = Field(32, ge=1, description="Largest JSON body, MiB.")
     shutdown_timeout_seconds: float = Field(

@@ -28,18 +28,3 @@ class Histogram:
     def cumulative(self) -> list[int]:
         """How many observations are at or under each bound, then how many there are."""
         return list(accumulate(self.counts))
-
-    def quantile(self, q: float) -> float:
-        """The value under which a share `q` lies, interpolated inside its bucket; NaN where empty.
-
-        Observations beyond the last bound count as the last bound.
-        """
-        cumulative = self.cumulative()
-        if not cumulative[-1]:
-            return float("nan")
-        wanted = q * cumulative[-1]
-        i = min(bisect_left(cumulative, wanted), len(self.bounds) - 1)
-        low = self.bounds[i - 1] if i else 0.0
-        below = cumulative[i - 1] if i else 0
-        inside = min(1.0, (wanted - below) / self.counts[i]) if self.counts[i] else 1.0
-        return low + (self.bounds[i] - low) * inside

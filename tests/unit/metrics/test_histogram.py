@@ -1,6 +1,5 @@
 """Fixed buckets, held against the sorted list of everything observed."""
 
-import math
 from bisect import bisect_right
 
 import hypothesis.strategies as st
@@ -38,26 +37,3 @@ def test_cumulative_counts_are_ranks_in_the_sorted_list(values):
     assert histogram.cumulative() == [*(bisect_right(in_order, bound) for bound in BOUNDS), len(values)]
     assert histogram.count == len(values)
     assert histogram.sum == pytest.approx(sum(values))
-
-
-@settings(max_examples=100)
-@given(VALUES, st.floats(0.01, 1))
-def test_a_quantile_lies_in_the_bucket_of_the_sorted_list(values, q):
-    exact = sorted(values)[math.ceil(q * len(values)) - 1]
-    edges = [0.0, *BOUNDS]
-    high = min((bound for bound in BOUNDS if bound >= exact), default=BOUNDS[-1])
-    low = edges[edges.index(high) - 1] if exact <= BOUNDS[-1] else high
-    assert low <= filled(values).quantile(q) <= high
-
-
-def test_a_quantile_is_interpolated_inside_its_bucket():
-    histogram = filled([3, 3, 3, 3])
-    assert [histogram.quantile(q) for q in (0.25, 0.5, 1.0)] == [2.75, 3.5, 5.0]
-
-
-def test_beyond_the_last_bound_a_quantile_is_the_last_bound():
-    assert filled([99, 99]).quantile(0.5) == 10.0
-
-
-def test_a_quantile_of_nothing_is_not_a_number():
-    assert math.isnan(Histogram(BOUNDS).quantile(0.5))
