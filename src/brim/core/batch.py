@@ -22,7 +22,8 @@ class Batch:
         self._catching_up: dict[RequestState, None] = {}
         # requests by the ticks at which they write a block's first token, modulo the block size
         self._phases: list[dict[RequestState, None]] = [{} for _ in range(block_size)]
-        self._ending: dict[int, list[RequestState]] = {}  # by the first tick they have no token left for
+        # decoding requests by the first tick for which they have no token left to draw
+        self._ending: dict[int, dict[RequestState, None]] = {}
         self._rows: tuple[RequestState, ...] | None = ()
 
     def __len__(self) -> int:
@@ -54,8 +55,7 @@ class Batch:
         self._decoding[state] = None
         state.start_decoding(self)
         self._phases[self._phase(state)][state] = None
-        steps_left = state.max_num_tokens - 1 - state.num_scheduled_tokens
-        self._ending.setdefault(self.tick + steps_left, []).append(state)
+        self._ending.setdefault(self._end_tick(state), {})[state] = None
         self._rows = None
 
     def pause(self, state: RequestState) -> None:
@@ -66,9 +66,8 @@ class Batch:
 
     def pause_ending(self) -> None:
         """Those whose last token is in flight sit out until it is committed; without a flight, nobody."""
-        for state in self._ending.pop(self.tick, ()):
-            if state in self._decoding and state.ending:
-                self.pause(state)
+        for state in list(self._ending.get(self.tick, ())):
+            self.pause(state)
 
     def remove(self, state: RequestState) -> None:
         """Takes the request out; its own state is changed by the caller."""
@@ -86,7 +85,14 @@ class Batch:
     def _phase(self, state: RequestState) -> int:
         return (self.tick - state.num_scheduled_tokens) % len(self._phases)
 
+    def _end_tick(self, state: RequestState) -> int:
+        return self.tick + state.max_num_tokens - 1 - state.num_scheduled_tokens
+
     def _stop_decoding(self, state: RequestState) -> None:
+        end = self._end_tick(state)
+        del self._ending[end][state]
+        if not self._ending[end]:
+            del self._ending[end]
         del self._phases[self._phase(state)][state]
         del self._decoding[state]
         state.stop_decoding()

@@ -124,8 +124,15 @@ class RequestState:
     with known tokens: there is no prefill or decode phase, only a request that is more than one token
     behind, and one that is exactly one behind.
 
-    A request that runs one token in every step (`decoding`) is not touched when a step is scheduled:
-    its `num_scheduled_tokens` is a line over the step clock, `offset + tick`.
+    A request that runs one token in every step is not touched when a step is scheduled: its
+    `num_scheduled_tokens` is a line over the step clock, `offset + tick`. With 5 prompt tokens, computed
+    whole by the step of tick 0, the offset is 4:
+
+                            known   computed   scheduled
+        tick 0 scheduled      5         0      5
+        tick 0 committed      6         5      5 = 4 + 1, from here on a line
+        tick 1 scheduled      6         5      6 = 4 + 2
+        tick 1 committed      7         6      6
     """
 
     __slots__ = (

@@ -100,3 +100,16 @@ def test_a_removed_member_leaves_no_trace():
     batch.remove(a)
     assert (list(batch), batch.rows(), batch.starved, len(batch)) == ([b], (b,), [b], 1)
     assert [entering(batch, tick) for tick in range(4)] == [[b], [], [], []]
+
+
+def test_a_batch_that_was_left_remembers_nobody():
+    batch = Batch(4)
+    for seq, name in enumerate("abc"):
+        entered = state(request(name, 4, max_tokens=9), seq)
+        batch.add(entered)
+        entered.schedule(4)
+        batch.start_decoding(entered)
+        batch.tick += 1
+    for entered in list(batch):
+        batch.remove(entered)
+    assert not any([*batch._phases, batch._ending, batch._decoding, batch._catching_up])
