@@ -367,6 +367,7 @@ BAD_BATCHES = {
     "no time": ({"completion_window": "0h"}, "completion_window"),
     "much time": ({"completion_window": "99999999999999999999d"}, "completion_window"),
     "window of another type": ({"completion_window": 24}, "completion_window"),
+    "a field that is not one": ({"priority": 3}, "priority"),
     "17 pairs": ({"metadata": {str(key): "" for key in range(17)}}, "metadata"),
     "long key": ({"metadata": {"k" * 65: ""}}, None),
     "long value": ({"metadata": {"k": "v" * 513}}, "metadata.k"),

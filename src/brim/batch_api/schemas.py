@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
@@ -25,6 +25,8 @@ Status = Literal[
 
 class ExpiresAfter(BaseModel):
     """When a file goes, counted from its creation: one hour to thirty days."""
+
+    model_config = ConfigDict(extra="forbid")
 
     anchor: Literal["created_at"]
     seconds: int = Field(ge=3_600, le=2_592_000)
@@ -65,6 +67,8 @@ class FileList(BaseModel):
 
 class BatchCreate(BaseModel):
     """The body of POST /v1/batches. `completion_window` is a number and m, h or d."""
+
+    model_config = ConfigDict(extra="forbid")
 
     input_file_id: str
     endpoint: str
