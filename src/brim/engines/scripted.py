@@ -62,12 +62,13 @@ class ScriptedEngine:
         for request_id in plan.released:
             for key in [key for key in self._drawn if key[0] == request_id]:
                 del self._drawn[key]
-        for state, *_ in plan.rows():
+        rows = plan.rows()
+        for state, *_ in rows:
             if state.request.request_id in self._poison:
                 raise RuntimeError(self._poison[state.request.request_id])
-        for state, start, num_tokens, _ in plan.rows():
+        for state, start, num_tokens, _ in rows:
             self._write(state, start, num_tokens)
-        ends = [(state, start + num_tokens) for state, start, num_tokens, samples in plan.rows() if samples]
+        ends = [(state, start + num_tokens) for state, start, num_tokens, samples in rows if samples]
         tokens = [self._draw(state, end) for state, end in ends]
         logprobs = {
             s.request.request_id: TokenLogprobs(t, 0.0, ((t, 0.0),))

@@ -77,8 +77,7 @@ class KVCacheManager:
 
     def admission_blocks(self, view: RequestView) -> int:
         """How many available blocks an admission uses up: its new ones, and hits nobody holds now."""
-        held_hits = sum(self._pool.ref_count(block_id) > 0 for block_id in self.hit_blocks(view))
-        return self.blocks_for(view.num_tokens) - held_hits
+        return self._cost(view, self.hit_blocks(view))
 
     def freeable_blocks(self, tables: Sequence[Sequence[int]]) -> int:
         """How many blocks become available when all these tables are given up."""
@@ -90,9 +89,9 @@ class KVCacheManager:
 
         None, and nothing done, where `admission_blocks` are not available.
         """
-        if self.admission_blocks(state) > self._pool.num_available:
-            return None
         hits = self.hit_blocks(state)
+        if self._cost(state, hits) > self._pool.num_available:
+            return None
         for block_id in hits:
             self._pool.hold(block_id)
         fresh = self.blocks_for(state.num_tokens) - len(hits)
@@ -151,6 +150,10 @@ class KVCacheManager:
             writes_from = state.num_computed_tokens // self.block_size
             if any(self._pool.ref_count(block_id) > 1 for block_id in state.block_ids[writes_from:]):
                 raise InvariantViolated(f"{state} writes into a shared block")
+
+    def _cost(self, view: RequestView, hits: Sequence[int]) -> int:
+        held = sum(self._pool.ref_count(block_id) > 0 for block_id in hits)
+        return self.blocks_for(view.num_tokens) - held
 
     def _hashes(self, view: RequestView) -> list[bytes]:
         content = self._contents.setdefault(view.request.request_id, _Content())
