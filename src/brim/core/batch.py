@@ -82,6 +82,22 @@ class Batch:
         """The decoding requests whose token at `tick` is the first of a block."""
         return self._phases[tick % len(self._phases)]
 
+    def steps_to_an_end(self) -> int:
+        """Steps for which no decoding request draws the last token that it may."""
+        return min(self._ending, default=self.tick + 1) - self.tick - 1
+
+    def steps_within(self, num_blocks: int) -> int:
+        """Steps after which the next ones are fed from no more than so many further blocks."""
+        size = len(self._phases)
+        rounds, left = divmod(num_blocks, max(len(self._decoding), 1))
+        steps = rounds * size
+        while len(self._phases[(self.tick + steps + 1) % size]) <= left:
+            left -= len(self._phases[(self.tick + steps + 1) % size])
+            steps += 1
+            if steps >= (rounds + 1) * size:
+                break
+        return steps
+
     def _phase(self, state: RequestState) -> int:
         return (self.tick - state.num_scheduled_tokens) % len(self._phases)
 

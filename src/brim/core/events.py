@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from brim.core.plan import TokenLogprobs
@@ -58,6 +58,24 @@ class Tokens(Event):
     states: Sequence[RequestState]
     token_ids: Sequence[int]
     logprobs: Mapping[str, TokenLogprobs]
+
+
+@dataclass(frozen=True, slots=True)
+class QuietSteps(Event):
+    """Steps that were taken in at once: each drew `token_id` for each of `states`, ending at `ends_ns`.
+
+    Stands for one `Tokens` event a step; `step_id` is the first one's, `now_ns` the end of the last.
+    """
+
+    states: Sequence[RequestState]
+    token_id: int
+    ends_ns: Sequence[int]
+
+    def steps(self) -> Iterator[Tokens]:
+        """The events it stands for."""
+        drawn = [self.token_id] * len(self.states)
+        for i, end_ns in enumerate(self.ends_ns):
+            yield Tokens(end_ns, self.step_id + i, self.states, drawn, {})
 
 
 @dataclass(frozen=True, slots=True)

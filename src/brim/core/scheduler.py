@@ -17,9 +17,19 @@ from brim.core.board import PoolBoard
 from brim.core.config import SchedulerConfig
 from brim.core.decide import Decision, Policy, decide
 from brim.core.errors import InvariantViolated, RequestRefused
-from brim.core.events import Admitted, Arrived, Event, Finished, FirstToken, Preempted, Tokens
+from brim.core.events import (
+    Admitted,
+    Arrived,
+    Event,
+    Finished,
+    FirstToken,
+    Preempted,
+    QuietSteps,
+    Tokens,
+)
 from brim.core.flight import Flight
 from brim.core.kvcache.manager import KVCacheManager
+from brim.core.kvcache.prefix_index import BlockHashing
 from brim.core.plan import Chunk, StepPlan, StepResult
 from brim.core.policies.named import named
 from brim.core.request import FinishReason, Request, RequestState, RequestView, Status
@@ -29,14 +39,19 @@ from brim.core.waiting import WaitingQueue
 class Scheduler:
     """One model's requests on one KV cache. Not thread-safe: one thread makes all calls.
 
-    `policy` overrides the one that `config.policy` names.
+    `policy` overrides the one that `config.policy` names; `hashing` is how prefixes are recognised.
     """
 
-    def __init__(self, config: SchedulerConfig, policy: Policy | None = None) -> None:
+    def __init__(
+        self, config: SchedulerConfig, policy: Policy | None = None, hashing: BlockHashing | None = None
+    ) -> None:
         self.config = config
         self.policy = policy or named(config)
         self.kv = KVCacheManager(
-            config.num_blocks, config.block_size, prefix_caching=config.enable_prefix_caching
+            config.num_blocks,
+            config.block_size,
+            prefix_caching=config.enable_prefix_caching,
+            hashing=hashing,
         )
         self.batch = Batch(config.block_size)
         self.waiting = WaitingQueue()
@@ -133,6 +148,30 @@ class Scheduler:
             self.kv.give_back(table)
             self._settled = False
         self._feed()
+        return self.take_events()
+
+    def quiet_steps(self) -> int:
+        """How many coming steps repeat the last one, if nothing is told and no token drawn ends a request.
+
+        0 where the next step needs a decision.
+        """
+        if not self._settled or self._in_flight or self.batch.starved or self._fed_tick != self.batch.tick:
+            return 0
+        steps = min(self.batch.steps_to_an_end(), self.batch.steps_within(self.kv.available_blocks))
+        return steps if self.batch.num_decoding else 0
+
+    def skip(self, token_id: int, ends_ns: Sequence[int]) -> list[Event]:
+        """Takes in one quiet step for each of `ends_ns`, at most `quiet_steps`, all rows drawing `token_id`.
+
+        The same as to schedule and commit them one by one.
+        """
+        rows = self.batch.rows()
+        RequestState.extend_each(rows, [token_id] * len(ends_ns))
+        for _ in ends_ns:
+            self.batch.tick += 1
+            self._feed()
+        self._events.append(QuietSteps(ends_ns[-1], self._num_steps, rows, token_id, ends_ns))
+        self._num_steps += len(ends_ns)
         return self.take_events()
 
     def check(self) -> None:

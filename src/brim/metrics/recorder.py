@@ -13,7 +13,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from brim.core.events import Admitted, Arrived, Event, Finished, FirstToken, Preempted, Tokens
+from brim.core.events import (
+    Admitted,
+    Arrived,
+    Event,
+    Finished,
+    FirstToken,
+    Preempted,
+    QuietSteps,
+    Tokens,
+)
 from brim.core.request import SLO, FinishReason, Request, RequestState, TaskClass
 from brim.metrics.histogram import Histogram
 
@@ -80,6 +89,9 @@ class Recorder:
             match event:
                 case Tokens():
                     self._tokens(event)
+                case QuietSteps():
+                    for tokens in event.steps():
+                        self._tokens(tokens)
                 case Arrived():
                     self._tracks[event.request.request_id] = _Track(event.request)
                     self._metrics(event.request).arrived += 1

@@ -1,10 +1,10 @@
 """Chained hashes of whole blocks, and the longest run of them that is known."""
 
-from brim.core.kvcache.prefix_index import PrefixIndex, extend_hashes
+from brim.core.kvcache.prefix_index import BlockHash, PrefixIndex, extend_hashes
 
 
-def hashes(tokens: list[int], block_size: int = 4, cache_salt: str = "") -> list[bytes]:
-    found: list[bytes] = []
+def hashes(tokens: list[int], block_size: int = 4, cache_salt: str = "") -> list[BlockHash]:
+    found: list[BlockHash] = []
     extend_hashes(found, tokens, block_size, cache_salt)
     return found
 
@@ -35,7 +35,7 @@ def test_different_salts_share_no_hash():
 
 
 def test_hashes_grow_with_the_tokens_as_if_made_at_once():
-    found: list[bytes] = []
+    found: list[BlockHash] = []
     for n in range(13):
         extend_hashes(found, list(range(n)), 4, "salt")
     assert found == hashes(list(range(12)), cache_salt="salt")

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from brim.core.errors import InvariantViolated
 from brim.core.kvcache.eviction import Block, Eviction
-from brim.core.kvcache.prefix_index import PrefixIndex
+from brim.core.kvcache.prefix_index import BlockHash, PrefixIndex
 
 
 class BlockPool:
@@ -72,7 +72,7 @@ class BlockPool:
             if block.ref_count == 0:
                 self._let_go(block)
 
-    def publish(self, block_id: int, block_hash: bytes) -> None:
+    def publish(self, block_id: int, block_hash: BlockHash) -> None:
         """The block is whole: prefixes may find it. The first block of a content stays the one found."""
         if block_hash not in self.index:
             self._blocks[block_id].block_hash = block_hash
@@ -105,7 +105,6 @@ class BlockPool:
             entry = heapq.heappop(self._evictable)
             if self._is_current(entry):
                 block = self._blocks[entry[2]]
-                assert block.block_hash is not None
                 self.index.remove(block.block_hash)
                 block.block_hash = None
                 self._num_cached -= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Protocol
 
 
@@ -17,11 +18,11 @@ class Block:
     def __init__(self, block_id: int) -> None:
         self.block_id = block_id
         self.ref_count = 0
-        self.block_hash: bytes | None = None
+        self.block_hash: Hashable = None
         self.released_seq = 0
 
     def __repr__(self) -> str:
-        content = self.block_hash.hex()[:6] if self.block_hash else "-"
+        content = "empty" if self.block_hash is None else "cached"
         return f"<block {self.block_id} refs={self.ref_count} {content}>"
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from brim.core.errors import InvariantViolated
 from brim.core.kvcache.block_pool import BlockPool
 from brim.core.kvcache.eviction import Eviction, LeastRecentlyUsed
-from brim.core.kvcache.prefix_index import extend_hashes
+from brim.core.kvcache.prefix_index import BlockHash, BlockHashing, TokenHashing
 from brim.core.request import RequestState, RequestView
 
 
@@ -26,7 +26,7 @@ class _Content:
     __slots__ = ("hashes", "num_published")
 
     def __init__(self) -> None:
-        self.hashes: list[bytes] = []
+        self.hashes: list[BlockHash] = []
         self.num_published = 0
 
 
@@ -38,9 +38,11 @@ class KVCacheManager:
         *,
         prefix_caching: bool = True,
         eviction: Eviction | None = None,
+        hashing: BlockHashing | None = None,
     ) -> None:
         self.block_size = block_size
         self._prefix_caching = prefix_caching
+        self._hashing = hashing or TokenHashing()
         self._pool = BlockPool(num_blocks, eviction or LeastRecentlyUsed())
         self._contents: dict[str, _Content] = {}
 
@@ -59,6 +61,16 @@ class KVCacheManager:
     @property
     def used_blocks(self) -> int:
         return self._pool.num_used
+
+    @property
+    def promised_blocks(self) -> int:
+        """Used blocks, and those that are promised and not yet written."""
+        return self._pool.num_used
+
+    @property
+    def lent_blocks(self) -> int:
+        """Used blocks that were promised to somebody else."""
+        return 0
 
     @property
     def available_blocks(self) -> int:
@@ -155,8 +167,8 @@ class KVCacheManager:
         held = sum(self._pool.ref_count(block_id) > 0 for block_id in hits)
         return self.blocks_for(view.num_tokens) - held
 
-    def _hashes(self, view: RequestView) -> list[bytes]:
+    def _hashes(self, view: RequestView) -> list[BlockHash]:
         content = self._contents.setdefault(view.request.request_id, _Content())
         if (len(content.hashes) + 1) * self.block_size <= view.num_tokens:
-            extend_hashes(content.hashes, view.token_ids, self.block_size, view.request.cache_salt)
+            self._hashing.extend(content.hashes, view, self.block_size)
         return content.hashes

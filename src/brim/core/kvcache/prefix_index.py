@@ -4,9 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Protocol
+
+from brim.core.request import RequestView
 
 ROOT = b""
+BlockHash = Hashable  # names one block's content together with everything before it
+
+
+class BlockHashing(Protocol):
+    """Names the contents of a request's whole blocks. Equal names mean equal tokens up to that block."""
+
+    def extend(self, hashes: list[BlockHash], view: RequestView, block_size: int) -> None:
+        """Appends the names of the whole blocks of known tokens that `hashes` does not have yet."""
+
+
+class TokenHashing:
+    """Chained hashes of the tokens themselves: what a server must use."""
+
+    def extend(self, hashes: list[BlockHash], view: RequestView, block_size: int) -> None:
+        extend_hashes(hashes, view.token_ids, block_size, view.request.cache_salt)
 
 
 def root_hash(cache_salt: str) -> bytes:
@@ -14,13 +32,16 @@ def root_hash(cache_salt: str) -> bytes:
     return hashlib.blake2b(cache_salt.encode(), digest_size=16).digest() if cache_salt else ROOT
 
 
-def extend_hashes(hashes: list[bytes], token_ids: Sequence[int], block_size: int, cache_salt: str) -> None:
+def extend_hashes(
+    hashes: list[BlockHash], token_ids: Sequence[int], block_size: int, cache_salt: str
+) -> None:
     """Appends the hashes of the whole blocks of `token_ids` that `hashes` does not have yet.
 
     Each hash covers its block's tokens and, through its parent's hash, every token before. It is
     cryptographic: with a guessable hash, one user could craft a prompt that reads another's cache.
     """
     parent = hashes[-1] if hashes else root_hash(cache_salt)
+    assert isinstance(parent, bytes)
     for start in range(len(hashes) * block_size, len(token_ids) - block_size + 1, block_size):
         tokens = array("q", token_ids[start : start + block_size]).tobytes()
         parent = hashlib.blake2b(parent + tokens, digest_size=16).digest()
@@ -31,24 +52,24 @@ class PrefixIndex:
     """Block hash -> block id, for whole and unchangeable blocks only."""
 
     def __init__(self) -> None:
-        self._block_ids: dict[bytes, int] = {}
+        self._block_ids: dict[BlockHash, int] = {}
 
     def __len__(self) -> int:
         return len(self._block_ids)
 
-    def __contains__(self, block_hash: bytes) -> bool:
+    def __contains__(self, block_hash: BlockHash) -> bool:
         return block_hash in self._block_ids
 
-    def add(self, block_hash: bytes, block_id: int) -> None:
+    def add(self, block_hash: BlockHash, block_id: int) -> None:
         self._block_ids[block_hash] = block_id
 
-    def remove(self, block_hash: bytes) -> None:
+    def remove(self, block_hash: BlockHash) -> None:
         del self._block_ids[block_hash]
 
-    def get(self, block_hash: bytes) -> int | None:
+    def get(self, block_hash: BlockHash) -> int | None:
         return self._block_ids.get(block_hash)
 
-    def match(self, hashes: Iterable[bytes]) -> list[int]:
+    def match(self, hashes: Iterable[BlockHash]) -> list[int]:
         """Block ids of the longest run of `hashes`, from the first on, that is here."""
         found: list[int] = []
         for block_hash in hashes:
