@@ -9,6 +9,7 @@ from typing import Any
 
 from brim.core.config import SchedulerConfig
 from brim.core.decide import Policy
+from brim.core.estimators.response_length import bounded
 from brim.core.events import Admitted, Event, Finished, Preempted, Tokens, line
 from brim.core.plan import StepPlan, StepResult
 from brim.core.request import SLO, FinishReason, Request, RequestState, SamplingParams, TaskClass
@@ -62,6 +63,19 @@ def reference(asked: Request) -> list[int]:
         if count > sampling.min_tokens and tokens[-1] in sampling.stop_token_ids:
             break
     return tokens[len(asked.prompt_token_ids) :]
+
+
+class Foretold:
+    """Predicts for each request the length that it was told, and nothing better for those beyond it."""
+
+    def __init__(self, lengths: Mapping[str, int]) -> None:
+        self.lengths = lengths
+
+    def predict(self, asked: Request, generated: int) -> int:
+        return bounded(self.lengths[asked.request_id], asked, generated)
+
+    def observe(self, asked: Request, num_output_tokens: int) -> None:
+        """Learns nothing."""
 
 
 def state(asked: Request, arrival_seq: int = 0) -> RequestState:

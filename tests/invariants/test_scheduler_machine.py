@@ -71,7 +71,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         """Where an online request was just preempted, no offline one may be left running."""
         preempted = [e.request_id for e in self.host.events[seen:] if isinstance(e, Preempted)]
         classes = {self.requests[name].task_class for name in preempted}
-        if self.config.policy != "vllm" and ONLINE in classes:
+        if self.config.policy == "priority" and ONLINE in classes:
             assert all(s.request.task_class is ONLINE for s in self.host.scheduler.batch)
 
     # ---- what may happen

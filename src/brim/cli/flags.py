@@ -35,6 +35,13 @@ MaxPrefillChunkTokens = Annotated[int | None, _flag("max_prefill_chunk_tokens")]
 EnablePrefixCaching = Annotated[
     bool | None, _flag("enable_prefix_caching", "--enable-prefix-caching/--no-enable-prefix-caching")
 ]
+TargetForwardTokens = Annotated[int | None, _flag("target_forward_tokens")]
+PromptFloorTokens = Annotated[int | None, _flag("prompt_floor_tokens")]
+ReserveShare = Annotated[float | None, _flag("reserve_share")]
+LengthPadding = Annotated[float | None, _flag("length_padding")]
+LoanBufferTokens = Annotated[int | None, _flag("loan_buffer_tokens")]
+LengthPredictor = Annotated[str | None, _flag("length_predictor")]
+RecordLengths = Annotated[Path | None, _flag("record_lengths")]
 BatchWindow = Annotated[int | None, _flag("batch_window")]
 
 Host = Annotated[str | None, _flag("host")]

@@ -12,12 +12,18 @@ from pathlib import Path
 from brim.cli.settings import EngineSettings
 from brim.core.config import SchedulerConfig
 from brim.core.errors import ConfigError
-from brim.core.policies.named import refuse_unknown
+from brim.core.estimators.learned_length import Learned, LengthModel
+from brim.core.estimators.length_error import Measured
+from brim.core.estimators.response_length import AtMost, History, ResponseLength
+from brim.core.policies.named import named, refuse_unknown
 from brim.core.scheduler import Scheduler
 from brim.engines.base import EngineCaps
 from brim.engines.loop import EngineLoop
+from brim.server.length_log import recording
 from brim.server.options import ServiceOptions
 from brim.server.service import OpenAIService
+
+PREDICTORS: dict[str, Callable[[], ResponseLength]] = {"history": History, "limit": AtMost}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,7 @@ class Host:
 def running(settings: EngineSettings, options: ServiceOptions, tell: Callable[[str], None]) -> Iterator[Host]:
     """Loads the model and runs its engine loop until the block ends. Raises ConfigError or ModelRefused."""
     _check_limits(settings)
+    lengths = Measured(_length_predictor(settings.length_predictor))
     try:
         import torch
 
@@ -41,38 +48,46 @@ def running(settings: EngineSettings, options: ServiceOptions, tell: Callable[[s
         raise ConfigError(f'the local engine needs more packages ({exc}): pip install "brim[local]"') from exc
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    engine, tokenizer = load(
-        settings.model,
-        dtype=settings.dtype,
-        device=settings.device,
-        num_blocks=_num_blocks(settings),
-        block_size=settings.block_size,
-        max_model_len=settings.max_model_len,
-        seed=settings.seed,
-        cache_dir=cache_folder(),
-        progress=tell,
-    )
-    caps = engine.caps
-    loop = EngineLoop(engine, Scheduler(scheduler_config(settings, caps)))
-    loop.start()
-    try:
-        yield Host(caps, OpenAIService(loop, tokenizer, options), caps.num_blocks * caps.block_size)
-    finally:
-        loop.close()
+    with recording(settings.record_lengths) as observe:
+        engine, tokenizer = load(
+            settings.model,
+            dtype=settings.dtype,
+            device=settings.device,
+            num_blocks=_num_blocks(settings),
+            block_size=settings.block_size,
+            max_model_len=settings.max_model_len,
+            seed=settings.seed,
+            cache_dir=cache_folder(),
+            progress=tell,
+        )
+        caps = engine.caps
+        config = scheduler_config(settings, caps)
+        scheduler = Scheduler(config, named(config, lengths))
+        loop = EngineLoop(engine, scheduler, observe=observe, length_error=lengths.error)
+        loop.start()
+        try:
+            yield Host(caps, OpenAIService(loop, tokenizer, options), caps.num_blocks * caps.block_size)
+        finally:
+            loop.close()
 
 
 def scheduler_config(settings: EngineSettings, caps: EngineCaps) -> SchedulerConfig:
     """The scheduler that fits the engine."""
-    return SchedulerConfig(
-        num_blocks=caps.num_blocks,
-        block_size=caps.block_size,
-        max_model_len=caps.max_model_len,
-        max_num_seqs=settings.max_num_seqs,
-        max_num_batched_tokens=settings.max_num_batched_tokens,
-        max_prefill_chunk_tokens=settings.max_prefill_chunk_tokens,
-        enable_prefix_caching=settings.enable_prefix_caching,
-        policy=settings.policy,
-    )
+    asked = {name: value for name, value in settings if name in SchedulerConfig.__dataclass_fields__}
+    sizes = {name: getattr(caps, name) for name in ("num_blocks", "block_size", "max_model_len")}
+    return SchedulerConfig(**{**asked, **sizes})
+
+
+def _length_predictor(name: str) -> ResponseLength:
+    """Raises ConfigError for a file that can't be read or holds no model."""
+    if name in PREDICTORS:
+        return PREDICTORS[name]()
+    try:
+        return Learned(LengthModel.from_json(Path(name).read_text()))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(
+            f"length_predictor = {name!r}: take {' or '.join(PREDICTORS)}, or a model file ({exc})"
+        ) from exc
 
 
 def _check_limits(settings: EngineSettings) -> None:

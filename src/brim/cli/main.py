@@ -11,7 +11,11 @@ import typer
 
 import brim
 from brim.cli import flags
+from brim.cli.profile import profile_app
 from brim.cli.settings import RunBatchSettings, ServeSettings, read
+from brim.cli.simulate import compare_command, simulate_command
+from brim.cli.trace import trace_app
+from brim.cli.train_lengths import train_lengths
 from brim.core.errors import BrimError
 
 app = typer.Typer(
@@ -20,6 +24,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(trace_app, name="trace")
+profile_app.command("train-lengths")(train_lengths)
+app.add_typer(profile_app, name="profile")
+app.command("simulate")(simulate_command)
+app.command("compare")(compare_command)
 SOME_FAILED = 1
 WRONG_USE = 2
 INTERRUPTED = 130
@@ -44,6 +53,13 @@ def serve(
     max_prefill_chunk_tokens: flags.MaxPrefillChunkTokens = None,
     enable_prefix_caching: flags.EnablePrefixCaching = None,
     seed: flags.Seed = None,
+    target_forward_tokens: flags.TargetForwardTokens = None,
+    prompt_floor_tokens: flags.PromptFloorTokens = None,
+    reserve_share: flags.ReserveShare = None,
+    length_padding: flags.LengthPadding = None,
+    loan_buffer_tokens: flags.LoanBufferTokens = None,
+    length_predictor: flags.LengthPredictor = None,
+    record_lengths: flags.RecordLengths = None,
     ttft_ms: flags.TtftMs = None,
     tpot_ms: flags.TpotMs = None,
     priority_ttft_ms: flags.PriorityTtftMs = None,
@@ -92,6 +108,13 @@ def run_batch(
     max_prefill_chunk_tokens: flags.MaxPrefillChunkTokens = None,
     enable_prefix_caching: flags.EnablePrefixCaching = None,
     seed: flags.Seed = None,
+    target_forward_tokens: flags.TargetForwardTokens = None,
+    prompt_floor_tokens: flags.PromptFloorTokens = None,
+    reserve_share: flags.ReserveShare = None,
+    length_padding: flags.LengthPadding = None,
+    loan_buffer_tokens: flags.LoanBufferTokens = None,
+    length_predictor: flags.LengthPredictor = None,
+    record_lengths: flags.RecordLengths = None,
     batch_window: flags.BatchWindow = None,
     config: flags.Config = None,
     json_output: flags.Json = False,

@@ -55,7 +55,10 @@ class EngineSettings(BaseModel):
     )
     seed: int = Field(0, ge=0, description="Decides the draws of requests that bring no seed.")
     threads: int | None = Field(None, ge=1, description="CPU threads of the model; else one a core.")
-    policy: str = Field(_core_default("policy"), description="The scheduler: priority or vllm.")
+    policy: str = Field(
+        _core_default("policy"),
+        description="The scheduler: priority, vllm, econoserve ... (docs/policies.md).",
+    )
     max_num_seqs: int = Field(_core_default("max_num_seqs"), ge=1, description="Most requests in one step.")
     max_num_batched_tokens: int = Field(
         _core_default("max_num_batched_tokens"), ge=1, description="Most tokens in one step."
@@ -67,6 +70,37 @@ class EngineSettings(BaseModel):
     )
     enable_prefix_caching: bool = Field(
         _core_default("enable_prefix_caching"), description="Reuse the KV of equal prompt beginnings."
+    )
+    target_forward_tokens: int = Field(
+        _core_default("target_forward_tokens"),
+        ge=0,
+        description="Tokens a step to which EconoServe fills prompts; 0: max_num_batched_tokens.",
+    )
+    prompt_floor_tokens: int = Field(
+        _core_default("prompt_floor_tokens"),
+        ge=0,
+        description="KV cache that outputs leave to prompts; 0: a quarter of target_forward_tokens.",
+    )
+    reserve_share: float = Field(
+        _core_default("reserve_share"),
+        ge=0,
+        lt=0.5,
+        description="Share of the KV cache kept for answers that grow longer than predicted.",
+    )
+    length_padding: float = Field(
+        _core_default("length_padding"), ge=0, description="Share added to every predicted answer length."
+    )
+    loan_buffer_tokens: int = Field(
+        _core_default("loan_buffer_tokens"),
+        ge=0,
+        description="Steps that a borrower must be done before its lender needs the blocks.",
+    )
+    length_predictor: str = Field(
+        "history",
+        description="How answer lengths are predicted: history, limit (max_tokens), or a model file.",
+    )
+    record_lengths: Path | None = Field(
+        None, description="File to which each answer's length and features are appended, without its text."
     )
 
 

@@ -1,7 +1,8 @@
 """The running batch as state: a step edits it, it is never rebuilt.
 
-A running request is either *decoding* (one token in every step, until something happens) or *catching
-up* (more than one token behind, or paused: it runs when a decision gives it a chunk). The batch counts
+A running request is *decoding* (one token in every step, until something happens), *catching up* (more
+than one token behind, or paused: it runs when a decision gives it a chunk) or *parked* (its prompt is
+computed, its KV kept, and it generates when it is granted blocks for that). The batch counts
 the steps (`tick`); a decoding request's progress is a line over that count, so a quiet step touches no
 request, and the requests that enter a new block at a step are found by the step's number alone.
 """
@@ -24,6 +25,7 @@ class Batch:
         self._phases: list[dict[RequestState, None]] = [{} for _ in range(block_size)]
         # decoding requests by the first tick for which they have no token left to draw
         self._ending: dict[int, dict[RequestState, None]] = {}
+        self._parked: dict[RequestState, None] = {}
         self._rows: tuple[RequestState, ...] | None = ()
 
     def __len__(self) -> int:
@@ -40,6 +42,10 @@ class Batch:
     def catching_up(self) -> Collection[RequestState]:
         return self._catching_up.keys()
 
+    @property
+    def parked(self) -> Collection[RequestState]:
+        return self._parked.keys()
+
     def rows(self) -> tuple[RequestState, ...]:
         """The decoding requests; the same tuple until the batch is edited."""
         if self._rows is None:
@@ -51,7 +57,8 @@ class Batch:
 
     def start_decoding(self, state: RequestState) -> None:
         """From this tick on, every step runs one token of the request."""
-        del self._catching_up[state]
+        self._catching_up.pop(state, None)
+        self._parked.pop(state, None)
         self._decoding[state] = None
         state.start_decoding(self)
         self._phases[self._phase(state)][state] = None
@@ -64,16 +71,31 @@ class Batch:
             self._stop_decoding(state)
             self._catching_up[state] = None
 
-    def pause_ending(self) -> None:
-        """Those whose last token is in flight sit out until it is committed; without a flight, nobody."""
-        for state in list(self._ending.get(self.tick, ())):
+    def park(self, state: RequestState) -> None:
+        """The request waits to generate; its KV stays."""
+        if state in self._decoding:
+            self._stop_decoding(state)
+        self._catching_up.pop(state, None)
+        self._parked[state] = None
+        if state in self.starved:
+            self.starved.remove(state)
+
+    def pause_ending(self) -> bool:
+        """Those whose last token is in flight sit out until it is committed; without a flight, nobody.
+
+        Whether there were any.
+        """
+        ending = list(self._ending.get(self.tick, ()))
+        for state in ending:
             self.pause(state)
+        return bool(ending)
 
     def remove(self, state: RequestState) -> None:
         """Takes the request out; its own state is changed by the caller."""
         if state in self._decoding:
             self._stop_decoding(state)
         self._catching_up.pop(state, None)
+        self._parked.pop(state, None)
         del self._running[state]
         if state in self.starved:
             self.starved.remove(state)
@@ -85,18 +107,6 @@ class Batch:
     def steps_to_an_end(self) -> int:
         """Steps for which no decoding request draws the last token that it may."""
         return min(self._ending, default=self.tick + 1) - self.tick - 1
-
-    def steps_within(self, num_blocks: int) -> int:
-        """Steps after which the next ones are fed from no more than so many further blocks."""
-        size = len(self._phases)
-        rounds, left = divmod(num_blocks, max(len(self._decoding), 1))
-        steps = rounds * size
-        while len(self._phases[(self.tick + steps + 1) % size]) <= left:
-            left -= len(self._phases[(self.tick + steps + 1) % size])
-            steps += 1
-            if steps >= (rounds + 1) * size:
-                break
-        return steps
 
     def _phase(self, state: RequestState) -> int:
         return (self.tick - state.num_scheduled_tokens) % len(self._phases)

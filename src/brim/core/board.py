@@ -8,24 +8,28 @@ from brim.core.batch import Batch
 from brim.core.config import SchedulerConfig
 from brim.core.flight import Flight
 from brim.core.kvcache.manager import KVCacheManager
+from brim.core.kvcache.timetable import Growth, Timetable
 from brim.core.request import RequestView
 from brim.core.waiting import WaitingQueue
 
 
 class PoolBoard:
-    """`decide.Board` over our own pool; its docstrings say what each member means."""
+    """`decision.Board` over our own pool; its docstrings say what each member means."""
 
     def __init__(
         self,
         config: SchedulerConfig,
         batch: Batch,
         waiting: WaitingQueue,
+        parked: WaitingQueue,
         kv: KVCacheManager,
         in_flight: Sequence[Flight],
     ) -> None:
-        self.waiting: Iterable[RequestView] = waiting
+        self.waiting = waiting
+        self.parked = parked
         self.max_num_seqs = config.max_num_seqs
         self.num_blocks = config.num_blocks
+        self.block_size = config.block_size
         self._batch = batch
         self._kv = kv
         self._in_flight = in_flight
@@ -55,6 +59,10 @@ class PoolBoard:
         return self._kv.available_blocks
 
     @property
+    def ordinary_blocks(self) -> int:
+        return self._kv.ordinary_blocks
+
+    @property
     def releases_delayed(self) -> bool:
         return len(self._in_flight) > 0
 
@@ -74,3 +82,22 @@ class PoolBoard:
 
     def freeable_blocks(self, views: Sequence[RequestView]) -> int:
         return self._kv.freeable_blocks([view.block_ids for view in views])
+
+    def held_blocks(self, view: RequestView) -> int:
+        return self._kv.ledger.held_blocks(view)
+
+    def own_blocks(self, view: RequestView) -> int:
+        return self._kv.own_blocks(view)
+
+    def is_guest(self, view: RequestView) -> bool:
+        return self._kv.ledger.is_guest(view)
+
+    def covers(self, view: RequestView) -> bool:
+        return self._kv.ledger.covers(view)
+
+    def timetable(self) -> Timetable:
+        return self._kv.ledger.timetable.copy()
+
+    def growth(self, view: RequestView, *, guest: bool) -> Growth:
+        own, base = self.own_blocks(view), self.held_blocks(view)
+        return self._kv.ledger.growth(view, own, base, guest=guest)

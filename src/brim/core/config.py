@@ -25,13 +25,23 @@ class SchedulerConfig:
     max_prefill_chunk_tokens: int = 0  # 0: a chunk may fill the step
     enable_prefix_caching: bool = True
     policy: str = "priority"
+    target_forward_tokens: int = 0  # tokens a step at which the device is busy; 0: max_num_batched_tokens
+    prompt_floor_tokens: int = 0  # KV that outputs may not take from prompts; 0: a quarter of the target
+    reserve_share: float = 0.03  # of the KV cache, for answers that grow longer than expected
+    length_padding: float = 0.15  # added to every predicted length
+    loan_buffer_tokens: int = 8  # steps that a guest must be done before its host needs the blocks
 
     def __post_init__(self) -> None:
         for name in ("num_blocks", "block_size", "max_model_len", "max_num_seqs", "max_num_batched_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.max_prefill_chunk_tokens < 0:
-            raise ConfigError("max_prefill_chunk_tokens must be 0 (no limit) or more")
+        for name in ("max_prefill_chunk_tokens", "target_forward_tokens", "prompt_floor_tokens"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        if not 0 <= self.reserve_share < 0.5 or self.length_padding < 0 or self.loan_buffer_tokens < 0:
+            raise ConfigError(
+                "reserve_share must be from 0 to under 0.5, length_padding and loan_buffer_tokens at least 0"
+            )
         if self.max_model_len > self.capacity_tokens:
             raise ConfigError(
                 f"max_model_len {self.max_model_len} does not fit in the KV cache of {self.capacity_tokens} "
@@ -42,6 +52,11 @@ class SchedulerConfig:
                 f"max_num_seqs {self.max_num_seqs} is over max_num_batched_tokens "
                 f"{self.max_num_batched_tokens}: every running request needs one token a step"
             )
+
+    @property
+    def forward_tokens(self) -> int:
+        """The target forward size, never over the most that a step may run."""
+        return min(self.target_forward_tokens or self.max_num_batched_tokens, self.max_num_batched_tokens)
 
     @property
     def capacity_tokens(self) -> int:

@@ -7,21 +7,32 @@ out: `scheduler` on our own pool, an adapter with its host's levers.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
+from brim.core.decision import Board, Decision, Grant
+from brim.core.estimators.response_length import AtMost
+from brim.core.kvcache.timetable import Timetable
 from brim.core.policies.admitting import Admitting
 from brim.core.policies.chunking import Chunking
+from brim.core.policies.expecting import Expecting, Predicted
 from brim.core.policies.filling import Filling
+from brim.core.policies.grouping import Alone, Grouping
+from brim.core.policies.lending import Lending
 from brim.core.policies.ordering import Ordering
+from brim.core.policies.picking import InOrder, Picking
 from brim.core.policies.preempting import Preempting
+from brim.core.policies.promising import OnDemand, Promising
 from brim.core.request import RequestView
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A scheduler as a composition of rules, one for each decision."""
+    """A scheduler as a composition of rules, one for each decision.
+
+    Where `decoupled`, a request that has computed its prompt keeps its KV and waits in a second queue
+    until it is granted the blocks of its output; otherwise it is granted them when it is admitted.
+    """
 
     name: str
     ordering: Ordering
@@ -29,81 +40,34 @@ class Policy:
     admitting: Admitting
     chunking: Chunking
     filling: Filling
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What to do before and in the coming step, in this order.
-
-    `preempt` lose their KV and wait again; `pause` sit this step out and keep their KV; `admit` enter
-    the batch; `chunk_tokens` says how many tokens each of those catching up runs, the admitted included.
-    Every other running request decodes one token. `token_budget` is the most the whole step may run.
-
-    Blocks shared between a victim and a newcomer are counted twice here, so an admission of a decision
-    that also preempts may turn out not to fit: it then waits for the next decision.
-    """
-
-    preempt: Sequence[RequestView] = ()
-    pause: Sequence[RequestView] = ()
-    admit: Sequence[RequestView] = ()
-    chunk_tokens: Mapping[RequestView, int] = field(default_factory=dict)
-    token_budget: int = 0
-
-
-class Board(Protocol):
-    """What a decision may know. All counts are of this moment, before anything is carried out."""
-
-    @property
-    def running(self) -> Iterable[RequestView]: ...
-    @property
-    def catching_up(self) -> Collection[RequestView]:
-        """The running requests that don't simply decode one token."""
-
-    @property
-    def starved(self) -> Sequence[RequestView]:
-        """The running requests that lack a block for their next token."""
-
-    @property
-    def waiting(self) -> Iterable[RequestView]:
-        """In order of the policy's `ordering`."""
-
-    @property
-    def num_running(self) -> int: ...
-    @property
-    def num_decoding(self) -> int: ...
-    @property
-    def max_num_seqs(self) -> int: ...
-    @property
-    def num_blocks(self) -> int: ...
-    @property
-    def available_blocks(self) -> int: ...
-    @property
-    def releases_delayed(self) -> bool:
-        """True when a victim's blocks come free only after this step (one is still in flight)."""
-
-    @property
-    def blocks_under_way(self) -> int:
-        """Blocks given up already, or of requests that end in flight, that come free only after this step."""
-
-    def hit_tokens(self, view: RequestView) -> int:
-        """Tokens of a waiting request that are in the prefix cache."""
-
-    def admission_blocks(self, view: RequestView) -> int:
-        """Available blocks that admitting it uses up."""
-
-    def freeable_blocks(self, views: Sequence[RequestView]) -> int:
-        """Blocks that preempting all of them makes available."""
+    picking: Picking = field(default_factory=InOrder)
+    expecting: Expecting = field(default_factory=lambda: Predicted(AtMost(), 0.0, 1))
+    promising: Promising = field(default_factory=OnDemand)
+    grouping: Grouping = field(default_factory=Alone)
+    lending: Lending | None = None
+    decoupled: bool = False
 
 
 def decide(policy: Policy, board: Board, now_ns: int) -> Decision:
     """The decision for one step, starting at `now_ns`."""
-    draft = _Draft(policy, board, now_ns)
+    draft = Draft(policy, board, now_ns)
     draft.feed_the_starved()
+    draft.grant_the_parked()
     draft.fill()
-    return Decision(draft.preempt, draft.pause, draft.admit, draft.chunk_tokens, draft.token_budget)
+    draft.unblock()
+    return Decision(
+        draft.preempt,
+        draft.pause,
+        draft.park,
+        draft.admit,
+        draft.grants,
+        draft.chunk_tokens,
+        policy.filling.prompts_alone and bool(draft.chunk_tokens),
+        draft.token_budget,
+    )
 
 
-class _Draft:
+class Draft:
     """A decision in the making, and what is left to give away while it is made."""
 
     def __init__(self, policy: Policy, board: Board, now_ns: int) -> None:
@@ -112,19 +76,37 @@ class _Draft:
         self.now_ns = now_ns
         self.preempt: list[RequestView] = []
         self.pause: list[RequestView] = []
+        self.park: list[RequestView] = []
         self.admit: list[RequestView] = []
+        self.grants: dict[RequestView, Grant] = {}
         self.chunk_tokens: dict[RequestView, int] = {}
+        self.block_size = board.block_size
         self.token_budget = policy.filling.token_budget(now_ns)
-        self.tokens = self.token_budget - board.num_decoding
+        self.tokens = self.token_budget - (0 if policy.filling.prompts_alone else board.num_decoding)
         self.seats = board.max_num_seqs - board.num_running
         self.blocks = board.available_blocks
+        self.ordinary = board.ordinary_blocks
         self.blocks_under_way = board.blocks_under_way
-        self.admitting = True
+        self.spare = policy.admitting.spare_blocks(board.num_blocks)
+        self.physical = 0  # blocks of victims that left for somebody displaced
+        self.refused = False
+
+    # ---- those that generate, and want a block ---------------------------------------------------------
 
     def feed_the_starved(self) -> None:
         """Every running request gets a block for its next token; where blocks lack, somebody gives way."""
+        if self.policy.promising.binding:
+            for view in self.board.starved:
+                if view not in self.preempt:
+                    self._outgrown(view)
+        elif self.board.starved:
+            self._preempt_for_the_starved()
+        # a victim would come straight back for the blocks it has just given up
+        self.refused = bool(self.preempt)
+
+    def _preempt_for_the_starved(self) -> None:
         starving = list(self.board.starved)
-        victims = iter(self._victims() if starving else ())
+        victims = iter(self._victims())
         while len(starving) > self.blocks + self.blocks_under_way:
             victim = next(victims)
             self._evict([victim])
@@ -133,24 +115,127 @@ class _Draft:
         fed = min(self.blocks, len(starving))
         self.blocks -= fed
         self.pause = starving[fed:]
-        # a victim would come straight back for the blocks it has just given up
-        self.admitting = not self.preempt
+
+    def _outgrown(self, view: RequestView) -> None:
+        """A request at the end of its promise: a new one from what is left, reserve included, or one block.
+
+        Failing that it waits, its KV kept, to be granted more.
+        """
+        if self.board.covers(view):
+            self._displaced(view)
+            return
+        outputs = self.policy.expecting.output_tokens(view)
+        wanted = self._blocks_for(view.num_prompt_tokens + outputs) - self.board.held_blocks(view)
+        blocks = max(wanted, 1) if wanted <= self.blocks else 1
+        if blocks <= self.blocks:
+            self._give(view, Grant(outputs, blocks), blocks)
+        else:
+            self._stop(view)
+
+    def _displaced(self, view: RequestView) -> None:
+        """Others outgrew what was lent to them: the newest of those without a promise of their own leave."""
+        if self.board.is_guest(view):
+            self._stop(view)
+            return
+        borrowers = [v for v in self.board.running if self.board.is_guest(v) or v in self.board.parked]
+        left = {v for v in borrowers if v is not view and v not in self.preempt and v not in self.grants}
+        while left and self.physical < 1:
+            victim = max(left, key=lambda v: v.arrival_seq)
+            left.remove(victim)
+            self.physical += self._freed([victim])
+            self.preempt.append(victim)
+        if self.physical < 1 or self.board.releases_delayed:
+            self._stop(view)
+        self.physical -= 1
+
+    def _stop(self, view: RequestView) -> None:
+        self.park.append(view)
+        self.tokens += 1
+
+    # ---- those that wait to generate -------------------------------------------------------------------
+
+    def grant_the_parked(self) -> None:
+        """Promises group after group the blocks of their outputs, in order.
+
+        When one does not fit, only members of its own range of the order may follow, and guests.
+        """
+        if self.park or self.preempt:
+            return  # what the others will hold is not known before that is done
+        parked = self._in_groups()
+        timetable = self.board.timetable() if self.policy.lending and parked else None
+        stuck: tuple[float, ...] | None = None
+        for view in parked:
+            if self.tokens < 1:
+                return
+            key = self.policy.ordering.key(view, self.now_ns)
+            if stuck in (None, key) or timetable is not None:
+                passing = stuck not in (None, key)
+                fits = self._promise(view, timetable, passing)
+                stuck = stuck or (None if fits else key)
+            if stuck and self.policy.lending and not self.policy.lending.may_pass(stuck):
+                return
+
+    def _in_groups(self) -> list[RequestView]:
+        groups: dict[int, list[RequestView]] = {}
+        for view in self.board.parked:
+            if not view.ending and view not in self.preempt:
+                groups.setdefault(self.policy.grouping.key(view), []).append(view)
+        return [view for group in groups.values() for view in group]
+
+    def _promise(self, view: RequestView, timetable: Timetable | None, passing: bool) -> bool:
+        """Grants the request its output's blocks if they fit beside what is kept for others."""
+        wanted = max(self.policy.promising.tokens(view), view.num_scheduled_tokens + 1)
+        held = self.board.held_blocks(view)
+        blocks = cost = max(self._blocks_for(wanted) - held, 0)
+        keep = self._kept_from_outputs(view)
+        guest = passing or blocks > self.ordinary - keep
+        if timetable is not None and not self._is_alone(view):
+            cost = timetable.cost(self.board.growth(view, guest=guest), self.board.own_blocks(view))
+        if cost > self.blocks - keep:
+            return False
+        if timetable is not None:
+            timetable.add(self.board.growth(view, guest=guest), self.board.own_blocks(view))
+        guest = guest and timetable is not None
+        self._give(view, Grant(view.expected_tokens - view.num_prompt_tokens, blocks, guest), cost)
+        self.ordinary -= 0 if guest else blocks
+        self.tokens -= 1
+        return True
+
+    def _kept_from_outputs(self, view: RequestView) -> int:
+        """The reserve, and what is left of the prompts' floor."""
+        if self._is_alone(view):
+            return 0
+        others = [other for other in self._ungranted() if other is not view]
+        floor = self.policy.admitting.prompt_blocks(self.board.num_blocks, self.block_size)
+        return self.spare + max(floor - sum(self.board.held_blocks(other) for other in others), 0)
+
+    def _give(self, view: RequestView, grant: Grant, cost: int) -> None:
+        self.grants[view] = grant
+        self.blocks -= cost
+
+    def _ungranted(self) -> list[RequestView]:
+        """Those that hold a prompt, and no promise for their output."""
+        if not self.policy.decoupled:
+            return []
+        there = [*self.board.parked, *self.board.catching_up, *self.park, *self.admit]
+        return [view for view in there if view not in self.grants and view not in self.preempt]
+
+    # ---- prompts ---------------------------------------------------------------------------------------
 
     def fill(self) -> None:
         """Gives what is left of the token budget to half-done prompts and to new requests, in order."""
         for view, waits in self._candidates():
             if waits:
-                self.admitting = self._try_admit(view)  # nobody overtakes: a large request would starve
+                self.refused = not self._try_admit(view)
             elif view not in self.preempt:
                 self._give_chunk(view, view.num_tokens - view.num_scheduled_tokens)
 
     def _candidates(self) -> Iterator[tuple[RequestView, bool]]:
-        """Half-done prompts and, while admitting, waiting requests (True), in one order."""
+        """Half-done prompts and, unless victims just gave way, waiting requests (True), in one order."""
         half_done = [view for view in self.board.catching_up if view not in self.pause]
         half_done.sort(key=self._order, reverse=True)
-        for view in self.board.waiting:
-            if not self.admitting:
-                break
+        newcomers = () if self.refused else self.policy.picking.candidates(self.board.waiting, self)
+        for view in newcomers:
             while half_done and self._order(half_done[-1]) <= self._order(view):
                 yield half_done.pop(), False
             yield view, True
@@ -160,12 +245,13 @@ class _Draft:
     def _order(self, view: RequestView) -> tuple[tuple[float, ...], int]:
         return self.policy.ordering.key(view, self.now_ns), view.arrival_seq
 
-    def _give_chunk(self, view: RequestView, remaining: int) -> None:
+    def _give_chunk(self, view: RequestView, remaining: int) -> bool:
         self._free_tokens(view, min(remaining, self.token_budget // 2))
         num_tokens = self.policy.chunking.tokens(view, remaining, max(self.tokens, 0))
         if num_tokens > 0:
             self.chunk_tokens[view] = num_tokens
             self.tokens -= num_tokens
+        return num_tokens > 0
 
     def _free_tokens(self, view: RequestView, wanted: int) -> None:
         """Pauses those that yield to the request until it can run `wanted` tokens.
@@ -183,20 +269,57 @@ class _Draft:
         """Lets the request enter if it can, others giving way if they must."""
         if self.tokens < 1 and self.seats >= 1:
             return False  # the step is full
-        need = self.board.admission_blocks(view)
-        spare = 0
-        if self.board.num_running - len(self.preempt) + len(self.admit) > 0:
-            spare = self.policy.admitting.spare_blocks(view, self.board.num_blocks)
-        if not self._fits(need + spare) and not self._make_room(view, need):
+        alone = self._is_alone(view)
+        if not alone and not self._guarded(view):
             return False
+        remaining = view.num_tokens - self.board.hit_tokens(view)
+        grant = self._grant_of_newcomer(view)
+        need = self.board.admission_blocks(view) + grant.blocks
+        if not self._fits(need + (0 if alone else self.spare)) and not self._make_room(view, need):
+            return False
+        if not self._give_chunk(view, remaining):
+            return False  # it can't be cut, and is too long for what is left of the step
         self.blocks -= need
+        self.ordinary -= need
         self.seats -= 1
         self.admit.append(view)
-        self._give_chunk(view, view.num_tokens - self.board.hit_tokens(view))
+        if self.policy.promising.binding and not self.policy.decoupled:
+            self.grants[view] = grant
         return True
+
+    def _grant_of_newcomer(self, view: RequestView) -> Grant:
+        outputs = view.expected_tokens - view.num_prompt_tokens
+        if self.policy.decoupled:
+            return Grant(outputs, 0)
+        wanted = self._blocks_for(self.policy.promising.tokens(view))
+        return Grant(outputs, wanted - self._blocks_for(view.num_tokens))
+
+    def _guarded(self, view: RequestView) -> bool:
+        if not self.policy.decoupled:
+            return True
+        return self.policy.admitting.allows(
+            [*self._ungranted(), view], self.board.num_blocks, self.block_size
+        )
+
+    def _is_alone(self, view: RequestView) -> bool:
+        others = self.board.num_running - len(self.preempt) + len(self.admit) - (view in self.board.parked)
+        return others <= 0
 
     def _fits(self, blocks: int) -> bool:
         return self.seats >= 1 and self.blocks >= blocks
+
+    def _blocks_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.block_size)
+
+    # ---- who gives way ---------------------------------------------------------------------------------
+
+    def unblock(self) -> None:
+        """Where nothing runs and nothing can be granted, the parked that loses least gives way."""
+        generating = self.board.num_decoding - len(self.park) - len(self.pause)
+        idle = not (generating > 0 or self.grants or self.chunk_tokens or self.board.releases_delayed)
+        parked = [view for view in self.board.parked if view not in self.preempt]
+        if idle and len(parked) > 1:
+            self.preempt.append(min(parked[1:], key=lambda v: (v.num_preemptions, v.num_computed_tokens)))
 
     def _make_room(self, view: RequestView, need: int) -> bool:
         """Preempts the fewest of those that yield to the request; nobody where all of them would not do.
@@ -214,6 +337,8 @@ class _Draft:
         return self._fits(need)
 
     def _yielding_to(self, view: RequestView) -> list[RequestView]:
+        if not self.policy.preempting.for_newcomers:
+            return []
         return [v for v in self._victims() if self.policy.preempting.yields_to(v, view)]
 
     def _victims(self) -> list[RequestView]:

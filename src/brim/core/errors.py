@@ -2,6 +2,7 @@
 
 BrimError
 ├── ConfigError          a setting is wrong; the message names it and says what would be right
+├── TraceError           a trace can't be read or used as asked; names the file and the line
 ├── RequestRefused       this request can never run here; carries the API's `param` and `code`
 ├── ModelRefused         the engine can't run this model correctly; says why, at start
 ├── EngineDead           the engine will not run another step (a lost device, a failed thread)
@@ -15,6 +16,10 @@ class BrimError(Exception):
 
 class ConfigError(BrimError):
     """A setting is wrong. The message says what to do instead."""
+
+
+class TraceError(BrimError):
+    """A file or a value of requests can't be read or used as asked. The message names file and line."""
 
 
 class RequestRefused(BrimError):

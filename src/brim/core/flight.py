@@ -12,4 +12,4 @@ class Flight:
     def __init__(self, plan: StepPlan) -> None:
         self.plan = plan
         self.dropped: set[RequestState] = set()  # their tokens of this step are not wanted any more
-        self.tables: list[list[int]] = []  # blocks to give back when the step is over
+        self.tables: list[list[int]] = []  # to give back when the step is over

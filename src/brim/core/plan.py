@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from brim.core.request import RequestState
@@ -21,8 +21,7 @@ class Chunk(NamedTuple):
     samples: bool
 
 
-@dataclass(frozen=True, slots=True)
-class StepPlan:
+class StepPlan(NamedTuple):
     """One forward pass.
 
     The step runs every request of `decodes` by exactly one token, and every chunk of `chunks`.
@@ -58,7 +57,7 @@ class StepPlan:
 
     def part(self, rows: Sequence[Chunk]) -> StepPlan:
         """The same step with only some of its `rows()`."""
-        return replace(self, decodes=(), chunks=tuple(rows))
+        return self._replace(decodes=(), chunks=tuple(rows))
 
 
 @dataclass(frozen=True, slots=True)

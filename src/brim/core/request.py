@@ -81,6 +81,7 @@ class Request:
     deadline_ns: int | None = None
     slo: SLO = field(default_factory=SLO)
     cache_salt: str = ""  # requests share prefixes only with requests of the same salt
+    length_keys: tuple[str, ...] = ()  # groups whose answers are alike in length, most specific first
 
 
 class StepClock(Protocol):
@@ -114,6 +115,10 @@ class RequestView(Protocol):
     @property
     def num_preemptions(self) -> int: ...
     @property
+    def expected_tokens(self) -> int:
+        """Prompt and output tokens that it is expected to have when it ends."""
+
+    @property
     def ending(self) -> bool: ...
 
 
@@ -143,6 +148,7 @@ class RequestState:
         "_step_clock",
         "arrival_seq",
         "block_ids",
+        "expected_tokens",
         "max_num_tokens",
         "num_cached_tokens",
         "num_preemptions",
@@ -164,6 +170,7 @@ class RequestState:
         self.block_ids: list[int] = []  # the KV cache manager's: nobody else writes it
         self.num_cached_tokens: int | None = None  # prompt tokens found in the cache at first admission
         self.num_preemptions = 0
+        self.expected_tokens = self.max_num_tokens
         self._num_computed = 0
         self._caught_up = False  # has computed every known token since it was admitted
         self._num_scheduled = 0
@@ -199,6 +206,11 @@ class RequestState:
     def ending(self) -> bool:
         """Whether its last token is drawn by a step that is scheduled already: no further one is needed."""
         return self.num_scheduled_tokens >= self.max_num_tokens - 1
+
+    def expect(self, num_output_tokens: int) -> None:
+        """A new estimate of all output tokens; no fewer than it has and one more, if it may."""
+        wanted = max(num_output_tokens, self.num_output_tokens + 1)
+        self.expected_tokens = min(self.num_prompt_tokens + wanted, self.max_num_tokens)
 
     def admit(self, num_cached_tokens: int) -> None:
         """Waiting becomes running, its first `num_cached_tokens` tokens already in the cache."""

@@ -15,7 +15,8 @@ from itertools import takewhile
 from brim.core.batch import Batch
 from brim.core.board import PoolBoard
 from brim.core.config import SchedulerConfig
-from brim.core.decide import Decision, Policy, decide
+from brim.core.decide import Policy, decide
+from brim.core.decision import Decision, Grant
 from brim.core.errors import InvariantViolated, RequestRefused
 from brim.core.events import (
     Admitted,
@@ -28,8 +29,10 @@ from brim.core.events import (
     Tokens,
 )
 from brim.core.flight import Flight
+from brim.core.kvcache.ledger import Ledger
 from brim.core.kvcache.manager import KVCacheManager
 from brim.core.kvcache.prefix_index import BlockHashing
+from brim.core.limits import refuse_impossible
 from brim.core.plan import Chunk, StepPlan, StepResult
 from brim.core.policies.named import named
 from brim.core.request import FinishReason, Request, RequestState, RequestView, Status
@@ -47,23 +50,32 @@ class Scheduler:
     ) -> None:
         self.config = config
         self.policy = policy or named(config)
+        self.batch = Batch(config.block_size)
         self.kv = KVCacheManager(
             config.num_blocks,
             config.block_size,
             prefix_caching=config.enable_prefix_caching,
             hashing=hashing,
+            ledger=self._ledger(),
         )
-        self.batch = Batch(config.block_size)
-        self.waiting = WaitingQueue()
+        self.waiting = WaitingQueue(self.policy.ordering)
+        self.parked = WaitingQueue(self.policy.ordering)  # they hold KV, and wait to generate
         self._states: dict[str, RequestState] = {}
         self._in_flight: deque[Flight] = deque()
-        self._board = PoolBoard(config, self.batch, self.waiting, self.kv, self._in_flight)
+        self._board = PoolBoard(config, self.batch, self.waiting, self.parked, self.kv, self._in_flight)
         self._released: list[str] = []  # ids the engine has not yet been told to let go
         self._events: list[Event] = []
         self._num_arrivals = 0
         self._num_steps = 0
         self._fed_tick = -1  # the tick for which the decoding requests have their blocks
+        self.allocation_failures = 0  # times that a running request lacked the block for its next token
         self._settled = False  # the last decision was empty, and nothing it rested on has changed
+
+    def _ledger(self) -> Ledger:
+        lending = self.policy.lending
+        buffer_steps = lending.buffer_steps if lending else 0
+        size = self.config.block_size
+        return Ledger(size, self.batch, lending=lending is not None, buffer_steps=buffer_steps)
 
     def __len__(self) -> int:
         """Requests that are not over."""
@@ -84,6 +96,7 @@ class Scheduler:
             )
         state = RequestState(request, self._num_arrivals)
         self._num_arrivals += 1
+        state.expect(self.policy.expecting.output_tokens(state))
         self._states[request.request_id] = state
         self._wait(state, now_ns)
         self._events.append(Arrived(now_ns, self._num_steps, request))
@@ -111,21 +124,27 @@ class Scheduler:
         if len(self._in_flight) > 1:
             raise InvariantViolated("two steps are in flight: commit the older one before the next schedule")
         self._feed()
+        if now_ns >= self.waiting.changes_at_ns or now_ns >= self.parked.changes_at_ns:
+            self._reorder(now_ns)
         admitted: Sequence[RequestState] = ()
         chunks: Sequence[Chunk] = ()
+        held = False
         if not self._settled:
-            admitted, chunks = self._carry_out(decide(self.policy, self._board, now_ns), now_ns)
-        rows = self.batch.rows()
+            decision = decide(self.policy, self._board, now_ns)
+            admitted, chunks = self._carry_out(decision, now_ns)
+            held = decision.hold_decodes and len(chunks) > 0
+        rows = () if held else self.batch.rows()
         if not rows and not chunks:
             return StepPlan(self._num_steps, ())
+        if not held:  # else no line of progress moves on
+            self.batch.tick += 1
         released, self._released = tuple(self._released), []
         plan = StepPlan(self._num_steps, rows, tuple(chunks), tuple(admitted), released)
         self._in_flight.append(Flight(plan))
         self._num_steps += 1
-        self.batch.tick += 1
         for chunk in chunks:
             if chunk.samples:
-                self.batch.start_decoding(chunk.state)
+                self._prompt_done(chunk.state, now_ns)
         return plan
 
     def commit(self, plan: StepPlan, result: StepResult, now_ns: int) -> list[Event]:
@@ -150,29 +169,35 @@ class Scheduler:
         self._feed()
         return self.take_events()
 
-    def quiet_steps(self) -> int:
+    def quiet_steps(self, now_ns: int) -> int:
         """How many coming steps repeat the last one, if nothing is told and no token drawn ends a request.
 
         0 where the next step needs a decision.
         """
-        if not self._settled or self._in_flight or self.batch.starved or self._fed_tick != self.batch.tick:
+        if not self._settled or self._in_flight or self._fed_tick != self.batch.tick:
             return 0
-        steps = min(self.batch.steps_to_an_end(), self.batch.steps_within(self.kv.available_blocks))
-        return steps if self.batch.num_decoding else 0
+        if now_ns >= self._changes_at_ns or not self.batch.num_decoding:
+            return 0
+        return self.batch.steps_to_an_end()
 
-    def skip(self, token_id: int, ends_ns: Sequence[int]) -> list[Event]:
-        """Takes in one quiet step for each of `ends_ns`, at most `quiet_steps`, all rows drawing `token_id`.
+    def skip(self, token_id: int, ends_ns: Sequence[int]) -> int:
+        """Takes in quiet steps that end at `ends_ns`, at most `quiet_steps`, all rows drawing `token_id`.
 
-        The same as to schedule and commit them one by one.
+        The same as to schedule and commit them one by one. Stops when the next step needs a decision;
+        returns how many steps were taken, at least one.
         """
-        rows = self.batch.rows()
-        RequestState.extend_each(rows, [token_id] * len(ends_ns))
-        for _ in ends_ns:
+        rows, steps, changes_at_ns = self.batch.rows(), 0, self._changes_at_ns
+        while self._settled and steps < len(ends_ns):
             self.batch.tick += 1
             self._feed()
+            steps += 1
+            if ends_ns[steps - 1] >= changes_at_ns:
+                break
+        ends_ns = ends_ns[:steps]
+        RequestState.extend_each(rows, [token_id] * steps)
         self._events.append(QuietSteps(ends_ns[-1], self._num_steps, rows, token_id, ends_ns))
-        self._num_steps += len(ends_ns)
-        return self.take_events()
+        self._num_steps += steps
+        return steps
 
     def check(self) -> None:
         """Verifies the books of batch, queue and KV cache. Raises InvariantViolated. Linear: for tests."""
@@ -181,6 +206,9 @@ class Scheduler:
             raise InvariantViolated("running + waiting is not all, or more run than there are seats")
         if any(state.status is not Status.RUNNING for state in running):
             raise InvariantViolated("a request in the batch is not running")
+        parked = list(self.parked)
+        if set(parked) != set(self.batch.parked) or not set(parked) <= set(running):
+            raise InvariantViolated("the queue of the parked is not what the batch has parked")
         self.kv.check(running, [table for flight in self._in_flight for table in flight.tables])
 
     # ---- how ------------------------------------------------------------------------------------------
@@ -189,7 +217,8 @@ class Scheduler:
         """Gives every running request a block for its next token, or notes that it starves."""
         hungry = self.batch.starved
         if self._fed_tick != self.batch.tick:
-            self.batch.pause_ending()
+            if self.batch.pause_ending():
+                self._settled = False  # they leave tokens to others
             hungry = [*hungry, *self.batch.entering_block(self.batch.tick)]
             self._fed_tick = self.batch.tick
         if hungry:
@@ -197,27 +226,78 @@ class Scheduler:
             if self.batch.starved:
                 self._settled = False
 
+    @property
+    def _changes_at_ns(self) -> float:
+        """The time from which on one of the queues has another order."""
+        return min(self.waiting.changes_at_ns, self.parked.changes_at_ns)
+
+    def _reorder(self, now_ns: int) -> None:
+        changed = [queue.reorder(now_ns) for queue in (self.waiting, self.parked)]
+        if any(changed):
+            self._settled = False
+
     def _carry_out(self, decision: Decision, now_ns: int) -> tuple[list[RequestState], list[Chunk]]:
+        self.allocation_failures += len(self.batch.starved)
         for view in decision.preempt:
             self._preempt(self._state(view), now_ns)
         self._feed()
         for view in decision.pause:
             self.batch.pause(self._state(view))
+            self.kv.ledger.disturb()
+        for view in decision.park:
+            self._park(self._state(view), now_ns)
         wanted = [self._state(view) for view in decision.admit]
         admitted = list(takewhile(lambda state: self._admit(state, now_ns), wanted))
         late = set(wanted[len(admitted) :])
+        for view, grant in decision.grants.items():
+            if view not in late:
+                self._grant(self._state(view), grant)
         to_run = [(self._state(view), n) for view, n in decision.chunk_tokens.items()]
         chunks = [self._chunk(state, n) for state, n in to_run if state not in late]
-        changes = decision.preempt or decision.pause or wanted or chunks
-        self._settled = not changes and not self.batch.catching_up
+        changes = any((decision.preempt, decision.pause, decision.park, decision.grants, wanted, chunks))
+        restless = self.policy.preempting.by_progress and len(self.waiting)
+        self._settled = not (changes or restless or self.batch.catching_up or self.batch.starved)
         return admitted, chunks
 
     def _state(self, view: RequestView) -> RequestState:
         return self._states[view.request.request_id]
 
     def _wait(self, state: RequestState, now_ns: int) -> None:
-        self.waiting.push(state, self.policy.ordering.key(state, now_ns))
+        self.waiting.push(state, now_ns)
         self._settled = False
+
+    def _prompt_done(self, state: RequestState, now_ns: int) -> None:
+        if self.policy.decoupled:
+            self._park(state, now_ns)
+        else:
+            self._start_decoding(state)
+
+    def _park(self, state: RequestState, now_ns: int) -> None:
+        self.batch.park(state)
+        self.kv.ledger.release(state)
+        state.expect(self.policy.expecting.output_tokens(state))
+        self.parked.push(state, now_ns)
+        self._settled = False
+
+    def _start_decoding(self, state: RequestState) -> None:
+        self.batch.start_decoding(state)
+        if self._fed_tick != self.batch.tick:
+            return  # it is fed with all others
+        if state.ending:
+            self.batch.pause(state)
+        elif not self.kv.grow(state, state.num_scheduled_tokens + 1):
+            self.batch.starved.append(state)
+
+    def _grant(self, state: RequestState, grant: Grant) -> None:
+        """Promises or lends the blocks; a request that waited for them generates from this step on."""
+        state.expect(grant.output_tokens)
+        if self.policy.promising.binding:
+            self.kv.promise(state, grant.blocks, guest=grant.guest)
+        if state in self.parked:
+            self.parked.remove(state)
+            self._start_decoding(state)
+        else:
+            self._feed()
 
     def _admit(self, state: RequestState, now_ns: int) -> bool:
         cached_tokens = self.kv.admit(state)
@@ -279,6 +359,8 @@ class Scheduler:
         reason: FinishReason,
         message: str | None = None,
     ) -> None:
+        if reason in (FinishReason.STOP, FinishReason.LENGTH):
+            self.policy.expecting.observe(state.request, state.num_output_tokens)
         if state in self.waiting:
             self.waiting.remove(state)
         else:
@@ -295,6 +377,8 @@ class Scheduler:
     def _leave_batch(self, state: RequestState) -> None:
         """Out of the batch, its blocks given up: at once, or when the newest step in flight is over."""
         self.batch.remove(state)
+        if state in self.parked:
+            self.parked.remove(state)
         self._released.append(state.request.request_id)
         table = self.kv.detach(state)
         if not self._in_flight:
@@ -303,20 +387,3 @@ class Scheduler:
         self._in_flight[-1].tables.append(table)
         for flight in self._in_flight:
             flight.dropped.add(state)
-
-
-def refuse_impossible(request: Request, config: SchedulerConfig) -> None:
-    """Raises RequestRefused where the request could not run even alone."""
-    prompt, wanted = len(request.prompt_token_ids), request.sampling.max_tokens
-    if prompt == 0:
-        raise RequestRefused("the prompt is empty: give at least one token", param="prompt")
-    if wanted < 1:
-        raise RequestRefused(f"max_tokens must be at least 1, not {wanted}", param="max_tokens")
-    if prompt + wanted > config.max_model_len:
-        raise RequestRefused(
-            f"the prompt has {prompt} tokens and {wanted} more were asked for, "
-            f"but prompt and output together may have at most {config.max_model_len} tokens: "
-            "shorten the prompt or lower max_tokens",
-            param="max_tokens" if prompt < config.max_model_len else "prompt",
-            code="context_length_exceeded",
-        )

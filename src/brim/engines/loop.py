@@ -19,12 +19,15 @@ from queue import SimpleQueue
 from typing import Any
 
 from brim.core.errors import EngineDead, RequestRefused
+from brim.core.estimators.length_error import LengthError
 from brim.core.events import Admitted, Event, Finished, Tokens
+from brim.core.limits import refuse_impossible
 from brim.core.plan import StepPlan, StepResult, TokenLogprobs
 from brim.core.request import FinishReason, Request, RequestState, TaskClass
-from brim.core.scheduler import Scheduler, refuse_impossible
+from brim.core.scheduler import Scheduler
 from brim.engines.base import Engine
-from brim.metrics.recorder import Recorder
+from brim.metrics.histogram import Histogram
+from brim.metrics.recorder import Recorder, bucketed
 
 log = logging.getLogger("brim")
 
@@ -55,6 +58,8 @@ class LoopStats:
     used_blocks: int
     cached_blocks: int
     free_blocks: int
+    promised_blocks: int
+    lent_blocks: int
 
     @property
     def num_waiting(self) -> int:
@@ -130,13 +135,18 @@ class EngineLoop:
         engine: Engine,
         scheduler: Scheduler,
         *,
-        recorder: Recorder | None = None,
+        recorder: Recorder[Histogram] | None = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         observe: Callable[[list[Event]], None] | None = None,
+        length_error: LengthError | None = None,
     ) -> None:
-        """`observe` is given every step's events, in the engine thread."""
+        """`observe` is given every step's events, in the engine thread.
+
+        `length_error` is what the scheduler's length predictor counts its errors in.
+        """
+        self.length_error = length_error
         self.caps = engine.caps
-        self.metrics = recorder or Recorder()
+        self.metrics = recorder or Recorder(bucketed)
         self.now_ns = clock_ns
         self._engine = engine
         self._scheduler = scheduler
@@ -190,6 +200,8 @@ class EngineLoop:
             used_blocks=kv.used_blocks,
             cached_blocks=kv.cached_blocks,
             free_blocks=kv.free_blocks,
+            promised_blocks=kv.promised_blocks,
+            lent_blocks=kv.lent_blocks,
         )
 
     def _num_waiting(self, task_class: TaskClass) -> int:

@@ -1,17 +1,20 @@
 """Figures of a running scheduler, by task class, from its events alone.
 
-TTFT   arrival to first token
-ITL    gap between two tokens of one request: a distribution
-TPOT   mean gap of one request: (last - first token) / (output tokens - 1)
-E2E    arrival to last token
+TTFT                 arrival to first token
+ITL                  gap between two tokens of one request: a distribution
+TPOT                 mean gap of one request: (last - first token) / (output tokens - 1)
+E2E                  arrival to last token
+normalized latency   E2E / output tokens
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from itertools import pairwise
+from typing import Any, Generic, Protocol, TypeVar
 
 from brim.core.events import (
     Admitted,
@@ -25,6 +28,7 @@ from brim.core.events import (
 )
 from brim.core.request import SLO, FinishReason, Request, RequestState, TaskClass
 from brim.metrics.histogram import Histogram
+from brim.metrics.samples import Samples
 
 # vLLM's bounds where it has the same metric, so that dashboards made for it fit
 _TTFT = (
@@ -37,81 +41,157 @@ _ITL = (
 )
 _LONG = (0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
 _SECOND = 1e9
+ENDED_WELL = (FinishReason.STOP, FinishReason.LENGTH)
 
 
-@dataclass(slots=True)
-class ClassMetrics:
-    """Everything counted for one task class, since the start. Histograms are in seconds."""
+class Distribution(Protocol):
+    def observe(self, value: float, times: int = 1) -> None: ...
 
+
+D = TypeVar("D", bound=Distribution)
+
+
+@dataclass(slots=True, eq=False)
+class ClassMetrics(Generic[D]):
+    """Everything counted for one task class, since the start. Distributions are in seconds."""
+
+    queue_seconds: D
+    ttft_seconds: D
+    itl_seconds: D
+    tpot_seconds: D
+    e2e_seconds: D
+    normalized_latency_seconds: D  # for each output token
     arrived: int = 0
+    judged: int = 0  # arrived with a target
     finished: Counter[FinishReason] = field(default_factory=Counter)
     preempted: int = 0
     recomputed_tokens: int = 0  # lost by a preemption and not found in the cache afterwards
     prompt_tokens: int = 0  # of requests admitted
     cached_tokens: int = 0  # of those, found in the prefix cache; never what a preemption lost and found
     output_tokens: int = 0
-    slo: Counter[tuple[str, bool]] = field(default_factory=Counter)  # (target, met)
-    queue_seconds: Histogram = field(default_factory=partial(Histogram, _LONG))
-    ttft_seconds: Histogram = field(default_factory=partial(Histogram, _TTFT))
-    itl_seconds: Histogram = field(default_factory=partial(Histogram, _ITL))
-    tpot_seconds: Histogram = field(default_factory=partial(Histogram, _ITL))
-    e2e_seconds: Histogram = field(default_factory=partial(Histogram, _LONG))
+    slo: Counter[tuple[str, bool]] = field(default_factory=Counter)  # (target, met), of who ended well
+
+    @property
+    def ended_well(self) -> int:
+        return sum(self.finished[reason] for reason in ENDED_WELL)
 
 
-class _Track:
-    """One request under way."""
+def bucketed() -> ClassMetrics[Histogram]:
+    """For a server: bounded however long it runs."""
+    return ClassMetrics(
+        queue_seconds=Histogram(_LONG),
+        ttft_seconds=Histogram(_TTFT),
+        itl_seconds=Histogram(_ITL),
+        tpot_seconds=Histogram(_ITL),
+        e2e_seconds=Histogram(_LONG),
+        normalized_latency_seconds=Histogram(_ITL),
+    )
 
-    __slots__ = ("first_is_due", "first_ns", "last_ns", "longest_gap_ns", "lost_tokens", "request")
 
-    def __init__(self, request: Request) -> None:
+def exact() -> ClassMetrics[Samples]:
+    """For an experiment: every value is kept."""
+    return ClassMetrics(Samples(), Samples(), Samples(), Samples(), Samples(), Samples())
+
+
+class _Track(Generic[D]):
+    """One request under way. While it draws a token in every step, its latest times are the recorder's."""
+
+    __slots__ = (
+        "first_ns",
+        "joined",
+        "last_ns",
+        "longest_gap_ns",
+        "lost_tokens",
+        "metrics",
+        "request",
+        "state",
+    )
+
+    def __init__(self, request: Request, metrics: ClassMetrics[D]) -> None:
         self.request = request
-        self.first_is_due = True
+        self.metrics = metrics
+        self.state: RequestState | None = None  # None until its first token
+        self.joined = 0  # the step with which it began to draw in every step
         self.first_ns = 0
         self.last_ns = 0
         self.longest_gap_ns = 0
         self.lost_tokens = 0  # by the latest preemption
 
 
-class Recorder:
-    """Fed by one thread; may be read by another at any time."""
+class _LongestGaps:
+    """The longest gap after any step, in bounded work: of the gaps only those no later one exceeds."""
 
     def __init__(self) -> None:
-        self.by_class = {task_class: ClassMetrics() for task_class in TaskClass}
+        self._steps: list[int] = []
+        self._gaps_ns: list[int] = []
+
+    def add(self, step: int, gap_ns: int) -> None:
+        while self._gaps_ns and self._gaps_ns[-1] <= gap_ns:
+            self._steps.pop()
+            self._gaps_ns.pop()
+        self._steps.append(step)
+        self._gaps_ns.append(gap_ns)
+
+    def longest_ns(self, after: int) -> int:
+        at = bisect_right(self._steps, after)
+        return self._gaps_ns[at] if at < len(self._steps) else 0
+
+
+def _everyone(request: Request) -> bool:
+    return True
+
+
+class Recorder(Generic[D]):
+    """Fed by one thread; may be read by another at any time.
+
+    A request counts in `by_class` where `counted` says so, else in `others`. Who draws a token in every
+    step is counted by class: a step costs what changed, a quiet stretch no look at any request.
+    """
+
+    def __init__(
+        self, new: Callable[[], ClassMetrics[D]], counted: Callable[[Request], bool] = _everyone
+    ) -> None:
+        self.by_class = {task_class: new() for task_class in TaskClass}
+        self.others = {task_class: new() for task_class in TaskClass}
         self.steps = 0
-        self._tracks: dict[str, _Track] = {}
-        self._rows: Sequence[RequestState] = ()  # who drew the newest tokens, and when: a quiet stretch
-        self._rows_ns = 0  # is counted by class, and told to the tracks when the rows change
-        self._rows_by_class: Counter[TaskClass] = Counter()
-        self._longest_gap_ns = 0  # of the quiet stretch
+        self._counted = counted
+        self._tracks: dict[str, _Track[D]] = {}
+        self._states: Sequence[RequestState] = ()  # who drew the newest tokens
+        self._now_ns = 0  # and when
+        self._drawing: dict[RequestState, _Track[D]] = {}  # the same, but for those that ended since
+        self._rows: Counter[ClassMetrics[D]] = Counter()  # how many of them count where
+        self._gaps = _LongestGaps()
+        self._hear: dict[type[Event], Callable[[Any], object]] = {
+            Tokens: lambda event: self._tokens(event.states, event.now_ns),
+            QuietSteps: self._quiet_steps,
+            Arrived: lambda event: self._arrived(event.request),
+            Admitted: self._admitted,
+            FirstToken: self._first_token,
+            Preempted: self._preempted,
+            Finished: self._finished,
+        }
 
     def observe(self, events: Iterable[Event]) -> None:
         for event in events:
-            match event:
-                case Tokens():
-                    self._tokens(event)
-                case QuietSteps():
-                    for tokens in event.steps():
-                        self._tokens(tokens)
-                case Arrived():
-                    self._tracks[event.request.request_id] = _Track(event.request)
-                    self._metrics(event.request).arrived += 1
-                case Admitted():
-                    self._admitted(event)
-                case FirstToken():
-                    self._first_token(event)
-                case Preempted():
-                    track = self._tracks[event.request_id]
-                    track.lost_tokens = event.lost_tokens
-                    self._metrics(track.request).preempted += 1
-                case Finished():
-                    self._finished(event)
+            if hear := self._hear.get(type(event)):
+                hear(event)
 
-    def _metrics(self, request: Request) -> ClassMetrics:
-        return self.by_class[request.task_class]
+    def refuse(self, request: Request) -> None:
+        """A request that no scheduler took: it arrived, and missed its targets if it had any."""
+        metrics = self._arrived(request).metrics
+        del self._tracks[request.request_id]
+        metrics.finished[FinishReason.REFUSED] += 1
+
+    def _arrived(self, request: Request) -> _Track[D]:
+        metrics = (self.by_class if self._counted(request) else self.others)[request.task_class]
+        metrics.arrived += 1
+        metrics.judged += bool(_targets(request.slo))
+        track = self._tracks[request.request_id] = _Track(request, metrics)
+        return track
 
     def _admitted(self, event: Admitted) -> None:
         track = self._tracks[event.request_id]
-        request, metrics = track.request, self._metrics(track.request)
+        request, metrics = track.request, track.metrics
         if event.resumed:
             metrics.recomputed_tokens += max(0, track.lost_tokens - event.cached_tokens)
             return
@@ -119,67 +199,104 @@ class Recorder:
         metrics.prompt_tokens += len(request.prompt_token_ids)
         metrics.cached_tokens += event.cached_tokens
 
+    def _preempted(self, event: Preempted) -> None:
+        track = self._tracks[event.request_id]
+        track.lost_tokens = event.lost_tokens
+        track.metrics.preempted += 1
+
     def _first_token(self, event: FirstToken) -> None:
         track = self._tracks[event.request_id]
         track.first_ns = event.now_ns
-        ttft_ns = event.now_ns - track.request.arrival_ns
-        self._metrics(track.request).ttft_seconds.observe(ttft_ns / _SECOND)
+        track.metrics.ttft_seconds.observe((event.now_ns - track.request.arrival_ns) / _SECOND)
 
-    def _tokens(self, event: Tokens) -> None:
+    # ---- tokens ----------------------------------------------------------------------------------------
+
+    def _tokens(self, states: Sequence[RequestState], now_ns: int) -> None:
+        joined = self._part(states) if states is not self._states else ()
         self.steps += 1
-        gap_ns = event.now_ns - self._rows_ns
-        if event.states is self._rows:
-            self._longest_gap_ns = max(self._longest_gap_ns, gap_ns)
-            for task_class, rows in self._rows_by_class.items():
-                self.by_class[task_class].itl_seconds.observe(gap_ns / _SECOND, rows)
-                self.by_class[task_class].output_tokens += rows
-        else:
-            self._settle_rows()
-            for state in event.states:
-                self._one_token(self._tracks[state.request.request_id], event.now_ns)
-            self._rows = event.states
-            self._rows_by_class = Counter(state.request.task_class for state in event.states)
-        self._rows_ns = event.now_ns
+        gap_ns = now_ns - self._now_ns
+        self._gaps.add(self.steps, gap_ns)
+        for metrics, rows in self._rows.items():
+            if rows:
+                metrics.itl_seconds.observe(gap_ns / _SECOND, rows)
+                metrics.output_tokens += rows
+        for state in joined:
+            self._join(state, now_ns)
+        self._states, self._now_ns = states, now_ns
 
-    def _one_token(self, track: _Track, now_ns: int) -> None:
-        metrics = self._metrics(track.request)
+    def _quiet_steps(self, event: QuietSteps) -> None:
+        ends_ns = event.ends_ns
+        self._tokens(event.states, ends_ns[0])
+        if len(ends_ns) == 1:
+            return
+        gaps_ns = [end - start for start, end in pairwise(ends_ns)]
+        self.steps += len(gaps_ns)
+        self._gaps.add(self.steps, max(gaps_ns))
+        for metrics, rows in self._rows.items():
+            if rows:
+                observe = metrics.itl_seconds.observe
+                for gap_ns in gaps_ns:
+                    observe(gap_ns / _SECOND, rows)
+                metrics.output_tokens += rows * len(gaps_ns)
+        self._now_ns = ends_ns[-1]
+
+    def _part(self, states: Sequence[RequestState]) -> set[RequestState]:
+        """Lets those go that don't draw any more; returns those that did not draw in the step before."""
+        there = set(states)
+        for state in self._drawing.keys() - there:
+            self._leave(state)
+        return there - self._drawing.keys()
+
+    def _join(self, state: RequestState, now_ns: int) -> None:
+        track = self._tracks[state.request.request_id]
+        metrics = track.metrics
         metrics.output_tokens += 1
-        if track.first_is_due:
-            track.first_is_due = False
-        else:
+        if track.state is not None:
             gap_ns = now_ns - track.last_ns
             metrics.itl_seconds.observe(gap_ns / _SECOND)
             track.longest_gap_ns = max(track.longest_gap_ns, gap_ns)
-        track.last_ns = now_ns
+        track.state, track.joined = state, self.steps
+        self._drawing[state] = track
+        self._rows[metrics] += 1
 
-    def _settle_rows(self) -> None:
-        for state in self._rows:
-            track = self._tracks.get(state.request.request_id)
-            if track is not None:
-                track.last_ns = self._rows_ns
-                track.longest_gap_ns = max(track.longest_gap_ns, self._longest_gap_ns)
-        self._rows, self._longest_gap_ns = (), 0
+    def _leave(self, state: RequestState) -> None:
+        track = self._drawing.pop(state)
+        self._rows[track.metrics] -= 1
+        track.last_ns = self._now_ns
+        track.longest_gap_ns = max(track.longest_gap_ns, self._gaps.longest_ns(after=track.joined))
+
+    # ---- the end ---------------------------------------------------------------------------------------
 
     def _finished(self, event: Finished) -> None:
-        self._settle_rows()
         track = self._tracks.pop(event.request_id)
-        metrics = self._metrics(track.request)
+        if track.state is not None and track.state in self._drawing:
+            self._leave(track.state)
+            self._states = ()
+        metrics = track.metrics
         metrics.finished[event.reason] += 1
-        if event.reason not in (FinishReason.STOP, FinishReason.LENGTH):
+        if event.reason not in ENDED_WELL:
             return
-        e2e_ns = track.last_ns - track.request.arrival_ns
+        arrival_ns, tokens = track.request.arrival_ns, event.num_output_tokens
+        e2e_ns = track.last_ns - arrival_ns
         metrics.e2e_seconds.observe(e2e_ns / _SECOND)
+        metrics.normalized_latency_seconds.observe(e2e_ns / tokens / _SECOND)
         tpot_ns = 0.0
-        if event.num_output_tokens > 1:
-            tpot_ns = (track.last_ns - track.first_ns) / (event.num_output_tokens - 1)
+        if tokens > 1:
+            tpot_ns = (track.last_ns - track.first_ns) / (tokens - 1)
             metrics.tpot_seconds.observe(tpot_ns / _SECOND)
-        ttft_ns = track.first_ns - track.request.arrival_ns
-        reached = {"ttft": ttft_ns, "tpot": tpot_ns, "itl": track.longest_gap_ns, "e2e": e2e_ns}
-        metrics.slo.update(_judged(track.request.slo, reached))
+        if targets := _targets(track.request.slo):
+            ttft_ns = track.first_ns - arrival_ns
+            reached = {"ttft": ttft_ns, "tpot": tpot_ns, "itl": track.longest_gap_ns, "e2e": e2e_ns}
+            metrics.slo.update(_judged(targets, reached))
 
 
-def _judged(slo: SLO, reached_ns: dict[str, float]) -> Iterable[tuple[str, bool]]:
-    """(target, met) for each target the request had, and for `all` of them together."""
+def _targets(slo: SLO) -> dict[str, int]:
+    """The targets that are set, in nanoseconds."""
     targets = {"ttft": slo.ttft_ns, "tpot": slo.tpot_ns, "itl": slo.itl_ns, "e2e": slo.e2e_ns}
-    met = {name: reached_ns[name] <= ns for name, ns in targets.items() if ns is not None}
-    return [*met.items(), ("all", all(met.values()))] if met else []
+    return {name: ns for name, ns in targets.items() if ns is not None}
+
+
+def _judged(targets_ns: dict[str, int], reached_ns: dict[str, float]) -> Iterable[tuple[str, bool]]:
+    """(target, met) for each target the request had, and for `all` of them together."""
+    met = {name: reached_ns[name] <= ns for name, ns in targets_ns.items()}
+    return [*met.items(), ("all", all(met.values()))]

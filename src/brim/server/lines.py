@@ -55,4 +55,5 @@ def _context(service: OpenAIService, line: BatchLine, request_id: str) -> Reques
         arrival_ns=now_ns,
         deadline_ns=now_ns + round(seconds_left * 1e9),
         tenant=line.tenant,
+        batch_id=line.batch_id,
     )

@@ -28,7 +28,7 @@ class Counted(NamedTuple):
     vllm: str
     brim: str
     help: str
-    read: Callable[[ClassMetrics], int]
+    read: Callable[[ClassMetrics[Histogram]], int]
 
 
 class Measured(NamedTuple):
@@ -37,7 +37,7 @@ class Measured(NamedTuple):
     vllm: str
     brim: str
     help: str
-    read: Callable[[ClassMetrics], Histogram]
+    read: Callable[[ClassMetrics[Histogram]], Histogram]
 
 
 class Gauged(NamedTuple):
@@ -85,9 +85,17 @@ GAUGES = (
     Gauged("brim:online_requests_waiting", "Online requests waiting", lambda s: s.num_waiting_online),
     Gauged("brim:offline_requests_waiting", "Offline requests waiting", lambda s: s.num_waiting_offline),
     Gauged("brim:used_blocks", "KV cache blocks held by running requests", lambda s: s.used_blocks),
+    Gauged("brim:promised_blocks", "KV cache blocks used or promised", lambda s: s.promised_blocks),
+    Gauged("brim:lent_blocks", "KV cache blocks lent from promises", lambda s: s.lent_blocks),
     Gauged("brim:cached_blocks", "KV cache blocks kept for their content only", lambda s: s.cached_blocks),
     Gauged("brim:free_blocks", "KV cache blocks without content", lambda s: s.free_blocks),
 )
+
+LENGTH_ERROR = {  # of `core.estimators.length_error`
+    "mean_absolute_tokens": "Mean error of predicted answer lengths, tokens",
+    "mean_over_tokens": "Mean of tokens predicted and never generated",
+    "share_under_predicted": "Share of answers that got longer than predicted, 0 to 1",
+}
 
 
 class Exposition:
@@ -129,6 +137,10 @@ class _EngineFigures(Collector):
             yield from self._histograms(
                 measured, {str(name): measured.read(m) for name, m in by_class.items()}
             )
+        error = self._loop.length_error
+        if error is not None and error.requests:
+            for name, help_text in LENGTH_ERROR.items():
+                yield _gauge(f"brim:length_{name}", help_text, self._model, error.figures()[name])
         yield from self._outcomes({str(name): m for name, m in by_class.items()})
 
     def _counters(self, row: Counted, by_class: Mapping[str, int]) -> Iterator[Metric]:
@@ -151,7 +163,7 @@ class _EngineFigures(Collector):
             _add_histogram(split, self._model | {"class": name}, [histogram])
         yield split
 
-    def _outcomes(self, by_class: Mapping[str, ClassMetrics]) -> Iterator[Metric]:
+    def _outcomes(self, by_class: Mapping[str, ClassMetrics[Histogram]]) -> Iterator[Metric]:
         finished = CounterMetricFamily("brim:requests_finished", "Requests ended, by how they ended")
         success = CounterMetricFamily("vllm:request_success", "Requests ended, by how they ended")
         met = CounterMetricFamily("brim:slo_attainment", "Finished requests that had this target, by outcome")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from brim.core.request import SLO, Request, SamplingParams, TaskClass
 from brim.engines.base import EngineCaps
 from brim.server.failures import refused
+from brim.server.length_keys import length_keys
 from brim.server.options import NO_TARGETS, ServiceOptions
 from brim.server.schemas import ChatRequest, CompletionRequest, GenerationRequest
 
@@ -21,7 +22,7 @@ class RequestContext:
 
     `request_id` is the caller's name for it, told in logs. Times are in nanoseconds of the loop's clock.
     Targets of `slo` that are None fall back to the options'. Requests share cached prefixes only inside a
-    `tenant`.
+    `tenant`. `batch_id` is the batch job it is a line of, `fairness_id` the one its tenant acts for.
     """
 
     request_id: str
@@ -30,6 +31,8 @@ class RequestContext:
     deadline_ns: int | None = None
     slo: SLO = NO_TARGETS
     tenant: str = ""
+    batch_id: str = ""
+    fairness_id: str = ""
 
 
 def tier_used(body: GenerationRequest, context: RequestContext) -> str:
@@ -89,6 +92,13 @@ class RequestMaker:
                     like.sampling,
                     max_tokens=body.requested_tokens or self._default_max_tokens(body, len(prompt)),
                     seed=None if body.seed is None else (body.seed + choice) % SEEDS,
+                ),
+                length_keys=length_keys(
+                    body,
+                    prompt,
+                    batch_id=context.batch_id,
+                    tenant=context.tenant,
+                    fairness_id=context.fairness_id,
                 ),
             )
             for prompt_number, prompt in enumerate(prompts)

@@ -30,6 +30,7 @@ from brim.wire.errors import ApiError, OpenAIRoute
 BYTES_FOR_A_THREAD = 262_144  # parsing more than this would hold up the streams that are open
 CLIENT_LEFT = 499  # nobody reads it; access logs do
 IGNORED_FIELDS = "x-brim-ignored-fields"
+FAIRNESS_ID = "x-llm-d-inference-fairness-id"
 
 
 class OpenAIRoutes:
@@ -132,6 +133,7 @@ class OpenAIRoutes:
             arrival_ns=self._service.loop.now_ns(),
             slo=SLO(ttft_ns=_target_ns(request, "ttft"), tpot_ns=_target_ns(request, "tpot")),
             tenant=tenant(request),
+            fairness_id=request.headers.get(FAIRNESS_ID, ""),
         )
 
 

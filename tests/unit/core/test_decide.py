@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from brim.core.decide import Decision, Policy, decide
+from brim.core.decide import Policy, decide
+from brim.core.decision import Decision
+from brim.core.kvcache.timetable import Growth, Timetable
 from brim.core.policies.named import named
 from brim.core.request import RequestState, RequestView
 from tests.helpers import OFFLINE, ONLINE, config, request, state
@@ -21,9 +23,11 @@ class FakeBoard:
     running: list[RequestView] = field(default_factory=list)
     catching_up: list[RequestView] = field(default_factory=list)
     starved: list[RequestView] = field(default_factory=list)
-    waiting: list[RequestView] = field(default_factory=list)
+    waiting: Any = field(default_factory=list)
     max_num_seqs: int = 8
     num_blocks: int = 7
+    block_size: int = 4
+    parked: list[RequestView] = field(default_factory=list)
     available_blocks: int = 0
     releases_delayed: bool = False
     blocks_under_way: int = 0
@@ -31,6 +35,28 @@ class FakeBoard:
     need: dict[RequestView, int] = field(default_factory=dict)
     frees: dict[RequestView, int] = field(default_factory=dict)
     hits: dict[RequestView, int] = field(default_factory=dict)
+
+    def held_blocks(self, view: RequestView) -> int:
+        return len(view.block_ids)
+
+    def is_guest(self, view: RequestView) -> bool:
+        return False
+
+    def covers(self, view: RequestView) -> bool:
+        return False
+
+    def own_blocks(self, view: RequestView) -> int:
+        return len(view.block_ids)
+
+    def timetable(self) -> Timetable:
+        return Timetable((), self.block_size, 0)
+
+    def growth(self, view: RequestView, *, guest: bool) -> Growth:
+        return Growth(1, 0, 0)
+
+    @property
+    def ordinary_blocks(self) -> int:
+        return self.available_blocks
 
     @property
     def num_running(self) -> int:
@@ -70,7 +96,8 @@ def views(names: str, *, prompt: int = 4, **facts: Any) -> list[RequestState]:
 @pytest.mark.parametrize("running", ["", "abc"])
 def test_where_all_simply_decode_there_is_nothing_to_decide(running):
     board = FakeBoard(running=[*views(running)] if running else [])
-    assert decided(board) == Decision([], [], [], {}, token_budget=64)
+    nothing = Decision([], [], [], [], {}, {}, hold_decodes=False, token_budget=64)
+    assert decided(board) == nothing
 
 
 # ---- blocks for the running

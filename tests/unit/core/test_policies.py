@@ -4,7 +4,7 @@ import pytest
 
 from brim.core.errors import ConfigError
 from brim.core.policies.admitting import Watermark
-from brim.core.policies.chunking import FillTheBudget
+from brim.core.policies.chunking import FillTheBudget, WholePrompts
 from brim.core.policies.filling import FixedBudget
 from brim.core.policies.named import NAMED, named
 from brim.core.policies.ordering import FirstComeFirstServed, OnlineFirst
@@ -64,7 +64,7 @@ def test_only_offline_yields_and_only_to_online():
 
 @pytest.mark.parametrize(("share", "blocks"), [(0.0, 0), (0.01, 1), (0.5, 4), (1.0, 7)])
 def test_a_watermark_is_a_share_of_all_blocks_rounded_up(share, blocks):
-    assert Watermark(share).spare_blocks(A, 7) == blocks
+    assert Watermark(share).spare_blocks(7) == blocks
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,9 @@ def test_every_named_policy_knows_its_name_and_takes_its_limits_from_the_configu
     policy = named(config(policy=name, max_num_batched_tokens=32, max_prefill_chunk_tokens=5))
     assert policy.name == name
     assert policy.filling.token_budget(0) == 32
-    assert policy.chunking.tokens(A, 10, 10) == 5
+    whole = isinstance(policy.chunking, WholePrompts)
+    assert policy.chunking.tokens(A, 10, 10) == (10 if whole else 5)
+    assert policy.chunking.tokens(A, 10, 9) == (0 if whole else 5)
 
 
 def test_an_unknown_policy_is_refused_with_the_names_there_are():

@@ -8,10 +8,19 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from brim.core.events import Admitted, Arrived, Event, Finished, FirstToken, Preempted, Tokens
+from brim.core.events import (
+    Admitted,
+    Arrived,
+    Event,
+    Finished,
+    FirstToken,
+    Preempted,
+    QuietSteps,
+    Tokens,
+)
 from brim.core.request import SLO, FinishReason
 from brim.metrics.histogram import Histogram
-from brim.metrics.recorder import ClassMetrics, Recorder
+from brim.metrics.recorder import ClassMetrics, Recorder, bucketed, exact
 from tests.helpers import MS, NO_SLO, OFFLINE, ONLINE, Host, config, request, state
 
 ALL_TARGETS = SLO(ttft_ns=30 * MS, tpot_ns=20 * MS, itl_ns=30 * MS, e2e_ns=90 * MS)
@@ -34,7 +43,7 @@ def story(*, slo: SLO = NO_SLO, reason: FinishReason = FinishReason.LENGTH) -> l
 
 
 def recorded(events: list[Event]) -> ClassMetrics:
-    recorder = Recorder()
+    recorder = Recorder(bucketed)
     recorder.observe(events)
     return recorder.by_class[ONLINE]
 
@@ -47,7 +56,7 @@ def seen(histogram: Histogram) -> tuple[int, float]:
 def figures(metrics: ClassMetrics) -> dict[str, object]:
     """Everything of it; sums rounded, for the order of additions is free."""
     flat = {name: value for name, value in asdict(metrics).items() if not isinstance(value, Histogram)}
-    for name in ("queue", "ttft", "itl", "tpot", "e2e"):
+    for name in ("queue", "ttft", "itl", "tpot", "e2e", "normalized_latency"):
         histogram: Histogram = getattr(metrics, f"{name}_seconds")
         flat[name] = (histogram.counts, round(histogram.sum, 9))
     return flat
@@ -74,17 +83,17 @@ def test_e2e_is_from_arrival_to_the_last_token():
 
 
 def test_tokens_requests_and_steps_are_counted():
-    recorder = Recorder()
+    recorder = Recorder(bucketed)
     recorder.observe(story())
     metrics = recorder.by_class[ONLINE]
     assert (metrics.arrived, metrics.finished) == (1, {FinishReason.LENGTH: 1})
     assert (metrics.prompt_tokens, metrics.cached_tokens, metrics.output_tokens) == (7, 4, 4)
     assert recorder.steps == 4
-    assert figures(recorder.by_class[OFFLINE]) == figures(ClassMetrics())
+    assert figures(recorder.by_class[OFFLINE]) == figures(bucketed())
 
 
 def test_events_may_come_in_any_portions():
-    at_once, one_by_one = Recorder(), Recorder()
+    at_once, one_by_one = Recorder(bucketed), Recorder(bucketed)
     at_once.observe(story(slo=ALL_TARGETS))
     for event in story(slo=ALL_TARGETS):
         one_by_one.observe([event])
@@ -136,7 +145,7 @@ def test_who_did_not_end_well_counts_for_no_latency_and_no_target(reason):
 def test_classes_are_counted_apart_in_a_quiet_stretch():
     asked = [request("a", arrival_ns=0), request("b", task_class=OFFLINE), request("c", task_class=OFFLINE)]
     rows = tuple(state(one) for one in asked)
-    recorder = Recorder()
+    recorder = Recorder(bucketed)
     recorder.observe(Arrived(0, 0, one) for one in asked)
     recorder.observe(Tokens(at * MS, at, rows, [1, 1, 1], {}) for at in (10, 20, 30))
     assert seen(recorder.by_class[ONLINE].itl_seconds) == (2, 20)
@@ -148,7 +157,7 @@ def test_the_longest_gap_of_a_quiet_stretch_belongs_only_to_those_in_it():
     early, late = (request(name, slo=SLO(itl_ns=15 * MS)) for name in "ab")
     a, b = state(early), state(late)
     one, two = (a,), (a, b)
-    recorder = Recorder()
+    recorder = Recorder(bucketed)
     recorder.observe([Arrived(0, 0, early), Arrived(0, 0, late)])
     drawn = [(10, one), (20, one), (50, one), (60, two), (70, two), (80, two)]
     recorder.observe(Tokens(at * MS, at, rows, [1] * len(rows), {}) for at, rows in drawn)
@@ -183,9 +192,46 @@ def test_quiet_stretches_give_the_figures_that_single_tokens_give(requests, dept
         host.step()
         host.now_ns += gaps[len(host.plans) % len(gaps)] * MS
     host.run()
-    quick, slow = Recorder(), Recorder()
+    quick, slow = Recorder(bucketed), Recorder(bucketed)
     quick.observe(host.events)
     slow.observe(replace(e, states=[*e.states]) if isinstance(e, Tokens) else e for e in host.events)
     assert quick.steps == slow.steps
     for task_class in (ONLINE, OFFLINE):
         assert figures(quick.by_class[task_class]) == figures(slow.by_class[task_class])
+
+
+def test_a_quiet_stretch_counts_as_the_steps_it_stands_for():
+    asked = [request("a", slo=SLO(itl_ns=15 * MS)), request("b", task_class=OFFLINE)]
+    rows = tuple(state(one) for one in asked)
+    quiet = QuietSteps(70 * MS, 2, rows, 1, [20 * MS, 40 * MS, 70 * MS])
+    ends = [Finished(80 * MS, 6, name, FinishReason.STOP, 5) for name in "ab"]
+    begin = [*(Arrived(0, 0, one) for one in asked), Tokens(10 * MS, 1, rows, [1, 1], {})]
+    end = [Tokens(80 * MS, 5, rows, [1, 1], {}), *ends]
+    at_once, one_by_one = Recorder(exact), Recorder(exact)
+    at_once.observe([*begin, quiet, *end])
+    one_by_one.observe([*begin, *quiet.steps(), *end])
+    assert at_once.steps == one_by_one.steps == 5
+    for task_class in (ONLINE, OFFLINE):
+        one, other = at_once.by_class[task_class], one_by_one.by_class[task_class]
+        assert one.itl_seconds.percentiles([0, 0.5, 1]) == other.itl_seconds.percentiles([0, 0.5, 1])
+        assert (one.output_tokens, one.slo) == (other.output_tokens, other.slo)
+    assert at_once.by_class[ONLINE].slo["itl", False] == 1
+
+
+def test_normalized_latency_is_for_each_output_token():
+    assert seen(recorded(story()).normalized_latency_seconds) == (1, 90 / 4)
+
+
+def test_a_refused_request_has_arrived_and_missed_its_targets():
+    recorder = Recorder(bucketed)
+    recorder.refuse(request("a", slo=ALL_TARGETS))
+    metrics = recorder.by_class[ONLINE]
+    assert (metrics.arrived, metrics.judged, metrics.ended_well) == (1, 1, 0)
+    assert metrics.finished == {FinishReason.REFUSED: 1}
+
+
+def test_only_those_wanted_are_counted():
+    recorder = Recorder(bucketed, lambda asked: asked.arrival_ns > 20 * MS)
+    recorder.observe(story())
+    assert figures(recorder.by_class[ONLINE]) == figures(bucketed())
+    assert recorder.others[ONLINE].output_tokens == 4

@@ -16,8 +16,15 @@ from collections.abc import Iterable, Sequence
 from brim.core.errors import InvariantViolated
 from brim.core.kvcache.block_pool import BlockPool
 from brim.core.kvcache.eviction import Eviction, LeastRecentlyUsed
+from brim.core.kvcache.ledger import Ledger
 from brim.core.kvcache.prefix_index import BlockHash, BlockHashing, TokenHashing
 from brim.core.request import RequestState, RequestView
+
+
+class NoSteps:
+    """The clock of a cache that is used without a scheduler."""
+
+    tick = 0
 
 
 class _Content:
@@ -39,12 +46,14 @@ class KVCacheManager:
         prefix_caching: bool = True,
         eviction: Eviction | None = None,
         hashing: BlockHashing | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self.block_size = block_size
         self._prefix_caching = prefix_caching
         self._hashing = hashing or TokenHashing()
         self._pool = BlockPool(num_blocks, eviction or LeastRecentlyUsed())
         self._contents: dict[str, _Content] = {}
+        self.ledger = ledger or Ledger(block_size, NoSteps())
 
     @property
     def num_blocks(self) -> int:
@@ -65,17 +74,22 @@ class KVCacheManager:
     @property
     def promised_blocks(self) -> int:
         """Used blocks, and those that are promised and not yet written."""
-        return self._pool.num_used
+        return self._pool.num_used + self.ledger.unwritten
 
     @property
     def lent_blocks(self) -> int:
         """Used blocks that were promised to somebody else."""
-        return 0
+        return self.ledger.lent
+
+    @property
+    def ordinary_blocks(self) -> int:
+        """Of the blocks free or evictable, and of those lent, what is promised to no host."""
+        return self._pool.num_available - self.ledger.kept_for_hosts
 
     @property
     def available_blocks(self) -> int:
-        """Free and evictable."""
-        return self._pool.num_available
+        """Free and evictable, and promised to nobody."""
+        return self._pool.num_available - self.ledger.unwritten
 
     def blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
@@ -102,8 +116,10 @@ class KVCacheManager:
         None, and nothing done, where `admission_blocks` are not available.
         """
         hits = self.hit_blocks(state)
-        if self._cost(state, hits) > self._pool.num_available:
+        if self._cost(state, hits) > self.available_blocks:
             return None
+        if self.ledger.lending:
+            self._disown(hits)
         for block_id in hits:
             self._pool.hold(block_id)
         fresh = self.blocks_for(state.num_tokens) - len(hits)
@@ -112,12 +128,20 @@ class KVCacheManager:
         return len(hits) * self.block_size
 
     def grow(self, state: RequestState, num_tokens: int) -> bool:
-        """Makes the table cover `num_tokens`. False, and nothing done, where blocks are lacking."""
+        """Makes the table cover `num_tokens`. False, and nothing done, where blocks are lacking.
+
+        A request with a promise gets blocks inside it; any other what is promised to nobody.
+        """
         lacking = self.blocks_for(num_tokens) - len(state.block_ids)
-        if lacking > self._pool.num_available:
+        if lacking < 1:
+            return True
+        if state in self.ledger:
+            if not self.ledger.covers(state, lacking) or self._pool.num_available < lacking:
+                return False
+            self.ledger.write(state, lacking)
+        elif self.available_blocks < lacking:
             return False
-        for _ in range(lacking):
-            state.block_ids.append(self._pool.take())
+        state.block_ids += [self._pool.take() for _ in range(lacking)]
         return True
 
     def publish_computed(self, state: RequestState) -> None:
@@ -136,22 +160,36 @@ class KVCacheManager:
                 self._pool.publish(state.block_ids[i], hashes[i])
             content.num_published = whole
 
+    def promise(self, state: RequestState, blocks: int, *, guest: bool = False) -> None:
+        """The request may write `blocks` more than it holds, or than it was promised before."""
+        self.ledger.promise(state, blocks, self.own_blocks(state), guest=guest)
+
+    def own_blocks(self, view: RequestView) -> int:
+        """Of the blocks it holds, the ones that nobody shares."""
+        return sum(self._pool.ref_count(block_id) == 1 for block_id in view.block_ids)
+
     def detach(self, state: RequestState) -> list[int]:
-        """Takes the table away from the request; its blocks stay used until they are given back."""
+        """Takes table and promise away from the request; its blocks stay used until they are given back."""
+        self.ledger.release(state)
         block_ids, state.block_ids = state.block_ids, []
         return block_ids
 
     def give_back(self, block_ids: Sequence[int]) -> None:
         """Releases a detached table."""
         self._pool.release(reversed(block_ids))
+        self.ledger.promote(self._pool.num_available)
 
     def forget(self, request_id: str) -> None:
         """The request is over: its hashes are not needed any more."""
         self._contents.pop(request_id, None)
 
     def check(self, states: Iterable[RequestState], detached: Iterable[Sequence[int]] = ()) -> None:
-        """Verifies that free + cached + used = all and every reference. Raises InvariantViolated."""
+        """Verifies that free + cached + used = all, every reference and every promise.
+
+        Raises InvariantViolated.
+        """
         states = list(states)
+        self.ledger.check(states)
         tables = [*(state.block_ids for state in states), *detached]
         self._pool.check(block_id for table in tables for block_id in table)
         for state in states:
@@ -164,8 +202,15 @@ class KVCacheManager:
                 raise InvariantViolated(f"{state} writes into a shared block")
 
     def _cost(self, view: RequestView, hits: Sequence[int]) -> int:
-        held = sum(self._pool.ref_count(block_id) > 0 for block_id in hits)
-        return self.blocks_for(view.num_tokens) - held
+        # where lending counts on a block to come free with its only holder, to share it costs a block
+        free_to_share = 1 if self.ledger.lending else 0
+        shared = sum(self._pool.ref_count(block_id) > free_to_share for block_id in hits)
+        return self.blocks_for(view.num_tokens) - shared
+
+    def _disown(self, hits: Sequence[int]) -> None:
+        owned = [(i, block_id) for i, block_id in enumerate(hits) if self._pool.ref_count(block_id) == 1]
+        if owned:
+            self.ledger.disown(owned)
 
     def _hashes(self, view: RequestView) -> list[BlockHash]:
         content = self._contents.setdefault(view.request.request_id, _Content())

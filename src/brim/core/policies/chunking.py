@@ -21,3 +21,15 @@ class FillTheBudget:
 
     def tokens(self, view: RequestView, remaining: int, budget: int) -> int:
         return min(remaining, budget, self.max_chunk_tokens or budget)
+
+
+@dataclass(frozen=True, slots=True)
+class WholePrompts:
+    """A prompt runs in one step or waits; one that no step can hold is cut into whole steps."""
+
+    max_num_batched_tokens: int
+
+    def tokens(self, view: RequestView, remaining: int, budget: int) -> int:
+        if remaining <= budget or budget >= self.max_num_batched_tokens:
+            return min(remaining, budget)
+        return 0

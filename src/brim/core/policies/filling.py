@@ -1,4 +1,4 @@
-"""How many tokens a step may run."""
+"""How many tokens a step may run, and whether prompts and outputs share it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from typing import Protocol
 
 
 class Filling(Protocol):
+    @property
+    def prompts_alone(self) -> bool:
+        """Whether those that generate sit out a step that runs prompts."""
+
     def token_budget(self, now_ns: int) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
 class FixedBudget:
-    """The same number in every step (`max_num_batched_tokens`)."""
+    """The same number in every step: an engine's limit, a chunk size, or the target forward size."""
 
-    max_num_batched_tokens: int
+    budget_tokens: int
+    prompts_alone: bool = False
 
     def token_budget(self, now_ns: int) -> int:
-        return self.max_num_batched_tokens
+        return self.budget_tokens

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
-from brim.core.policies.ordering import OnlineFirst
+from brim.core.policies.ordering import MultiLevelFeedback, OnlineFirst
 from brim.core.request import RequestView, TaskClass
 
 
 class Preempting(Protocol):
+    @property
+    def for_newcomers(self) -> bool:
+        """Whether a running request ever gives way so that a waiting one can enter."""
+
+    @property
+    def by_progress(self) -> bool:
+        """Whether who gives way to newcomers changes as requests run: then every step needs a decision."""
+
     def key(self, view: RequestView, now_ns: int) -> tuple[float, ...]:
         """Smaller gives way first."""
 
@@ -18,6 +27,8 @@ class Preempting(Protocol):
 
 class LastComeFirstPreempted:
     """The newest arrival gives way to the running, nobody to the waiting: the oldest always goes on."""
+
+    for_newcomers = by_progress = False
 
     def key(self, view: RequestView, now_ns: int) -> tuple[float, ...]:
         return (-view.request.arrival_ns, -view.arrival_seq)
@@ -32,6 +43,9 @@ class OfflineFirst:
     Offline requests give way to waiting online ones.
     """
 
+    for_newcomers = True
+    by_progress = False
+
     def key(self, view: RequestView, now_ns: int) -> tuple[float, ...]:
         return (*(-part for part in OnlineFirst().key(view, now_ns)), -view.arrival_seq)
 
@@ -39,3 +53,31 @@ class OfflineFirst:
         return (
             running.request.task_class is TaskClass.OFFLINE and waiting.request.task_class is TaskClass.ONLINE
         )
+
+
+class LongestRemainingFirst:
+    """The one with the most tokens still to come gives way to the running, nobody to the waiting (SRTF)."""
+
+    for_newcomers = by_progress = False
+
+    def key(self, view: RequestView, now_ns: int) -> tuple[float, ...]:
+        return (view.num_computed_tokens - view.expected_tokens, -view.arrival_seq)
+
+    def yields_to(self, running: RequestView, waiting: RequestView) -> bool:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class LowestLevelFirst:
+    """Who has had most service gives way, also to a waiting request of a higher level (FastServe)."""
+
+    levels: MultiLevelFeedback
+
+    for_newcomers: ClassVar[bool] = True
+    by_progress: ClassVar[bool] = True
+
+    def key(self, view: RequestView, now_ns: int) -> tuple[float, ...]:
+        return (-self.levels.level(view), -view.request.arrival_ns, -view.arrival_seq)
+
+    def yields_to(self, running: RequestView, waiting: RequestView) -> bool:
+        return self.levels.level(running) > self.levels.level(waiting)

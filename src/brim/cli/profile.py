@@ -1,0 +1,150 @@
+"""`brim profile`: the shipped step-time profiles, and new ones from published tables or from data sheets."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from brim.cli.flags import Json
+from brim.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from brim.profiles.loader import Profile
+
+profile_app = typer.Typer(help="How long steps take: list, show, fit.", no_args_is_help=True)
+DIFFERENT = 1
+
+Name = Annotated[str, typer.Argument(help="A shipped profile, or the path of a .json file.")]
+Data = Annotated[Path, typer.Option("--data", help="Folder with the published tables; see docs/profiles.md.")]
+Folder = Annotated[Path, typer.Option("-o", "--output", help="Folder for the profiles.")]
+Check = Annotated[bool, typer.Option("--check", help="Write nothing; compare with the shipped profiles.")]
+
+
+@profile_app.command("list")
+def show_all(json_output: Json = False) -> None:
+    """List the shipped profiles."""
+    from brim.profiles.loader import load, names
+
+    profiles = [load(name) for name in names()]
+    if json_output:
+        print(json.dumps([_summary(profile) for profile in profiles]))
+        return
+    line = "{:<26}{:<10}{:>13}{:>10}{:>12}  {}"
+    print(line.format("name", "kind", "error", "TFS", "KV tokens", "GPU"))
+    for profile in profiles:
+        error = f"{profile.fit.held_back.mape:.1%}" if profile.fit else "not measured"
+        tfs, kv_tokens = profile.target_forward_tokens, profile.kv_tokens()
+        print(line.format(profile.name, profile.kind, error, tfs, kv_tokens, _gpus(profile)))
+    print("error: mean absolute error on steps whose sizes were held back from the fit")
+
+
+@profile_app.command()
+def show(name: Name, json_output: Json = False) -> None:
+    """Show one profile: what it is made of, its errors, and what some steps take."""
+    from brim.profiles.loader import as_json, load
+
+    profile = load(name)
+    if json_output:
+        print(json.dumps({**json.loads(as_json(profile)), "kv_tokens": profile.kv_tokens()}))
+        return
+    print(f"{profile.name}: {profile.model} on {_gpus(profile)}, {profile.kind}, {profile.date}")
+    print(f"source: {profile.source}")
+    for note in (*profile.notes, *(profile.fit.comparisons if profile.fit else ())):
+        print(f"- {note}")
+    for what, value in _figures(profile).items():
+        print(f"{what:<42}{value}")
+
+
+@profile_app.command()
+def fit(
+    data: Data,
+    names: Annotated[list[str] | None, typer.Argument(help="Which profiles; else all.")] = None,
+    output: Folder = Path("brim-profiles"),
+    check: Check = False,
+) -> None:
+    """Fit the profiles to published tables. With --check, exit status 1 when a shipped one differs."""
+    try:
+        from brim.profiling.catalogue import RECIPES, recipe
+    except ImportError as exc:
+        raise ConfigError(f"fitting needs numpy and scipy ({exc}); pip install 'brim[profiling]'") from exc
+    recipes = {name: recipe(name) for name in names or RECIPES}
+    same = True
+    for name, one in recipes.items():
+        profile = one.make(name, data)
+        same &= _compared(profile) if check else _written(profile, output / f"{name}.json")
+    if not same:
+        raise typer.Exit(DIFFERENT)
+
+
+@profile_app.command()
+def roofline(
+    model_config: Annotated[
+        str, typer.Option(help="A config.json, its folder, or a size such as llama-3-8b.")
+    ],
+    gpu: Annotated[str, typer.Option(help="A GPU, such as h100 or l40s.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write, ending in .json.")],
+    tensor_parallel: Annotated[int, typer.Option(min=1, help="GPUs that share each layer.")] = 1,
+) -> None:
+    """Make a profile from data sheets alone. It is analytic, and says so; nothing is measured."""
+    from brim.profiling import gpus, models
+    from brim.profiling.roofline import roofline as make
+
+    if output.suffix != ".json":
+        raise ConfigError(f"--output {output} must end in .json, so that it can be told from a name")
+    profile = make(output.stem, models.model_sizes(model_config), gpus.gpu(gpu), tensor_parallel)
+    _written(profile, output)
+
+
+def _written(profile: Profile, path: Path) -> bool:
+    from brim.profiles.loader import as_json
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(as_json(profile), encoding="utf-8")
+    error = (
+        f"{profile.fit.held_back.mape:.1%} on sizes held back" if profile.fit else "analytic, not measured"
+    )
+    print(f"{path}: {error}, {profile.target_forward_tokens} tokens a step, {profile.kv_tokens()} KV tokens")
+    return True
+
+
+def _compared(profile: Profile) -> bool:
+    from brim.profiling.check import differences
+
+    found = differences(profile)
+    print(f"{profile.name}: {'as shipped' if not found else 'differs in ' + ', '.join(found)}")
+    return not found
+
+
+def _summary(profile: Profile) -> dict[str, object]:
+    kept = ("name", "gpu", "model", "tensor_parallel", "kind", "target_forward_tokens")
+    held_back = asdict(profile.fit.held_back) if profile.fit else None
+    figures = {"kv_tokens": profile.kv_tokens(), "held_back": held_back}
+    return {name: getattr(profile, name) for name in kept} | figures
+
+
+def _gpus(profile: Profile) -> str:
+    return f"{profile.tensor_parallel} x {profile.gpu}"
+
+
+def _figures(profile: Profile) -> dict[str, str]:
+    from brim.core.estimators.step_time import StepShape, attention_pairs
+
+    def milliseconds(shape: StepShape) -> str:
+        return f"{1e3 * profile.step_time.seconds(shape):.2f} ms"
+
+    figures = {
+        "KV cache": f"{profile.kv_tokens()} tokens of {profile.kv_bytes_per_token} bytes",
+        "target forward size": f"{profile.target_forward_tokens} tokens",
+    }
+    if profile.fit:
+        figures["error on sizes held back"] = f"{profile.fit.held_back.mape:.1%}"
+        figures["largest error"] = profile.fit.largest_misfit
+    for batch in (1, 32, 256):
+        figures[f"decode step, {batch} x 500 tokens"] = milliseconds(StepShape(batch, 0, batch, 500 * batch))
+    for tokens in (512, 2048):
+        figures[f"prompt of {tokens} tokens"] = milliseconds(StepShape(tokens, attention_pairs(tokens)))
+    return figures

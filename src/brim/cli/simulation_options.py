@@ -1,0 +1,268 @@
+"""The flags that `brim simulate` and `brim compare` share, and the trace and the setup they ask for."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from brim.core.config import SchedulerConfig
+from brim.core.errors import ConfigError
+from brim.core.estimators.response_length import AtMost, History, ResponseLength
+from brim.core.policies.named import named
+from brim.core.request import TaskClass
+from brim.profiles.loader import Profile, load
+from brim.simulation.lengths import Oracle, anchored
+from brim.simulation.machine import Machine
+from brim.simulation.run import Setup
+from brim.simulation.targets import Targets
+from brim.workloads.arrivals import SPELLINGS, AllAtOnce, Poisson, parse_arrivals
+from brim.workloads.formats import FORMATS, read
+from brim.workloads.trace import NANOSECONDS, Trace, merged, rescaled, with_arrivals
+
+LENGTHS = "history, oracle, noisy or limit"
+_MS, _US_PS = 1_000_000, 1_000_000  # nanoseconds in a millisecond; picoseconds in a microsecond
+
+
+def _help(text: str) -> dict[str, str]:
+    return {"help": text}
+
+
+def _core(name: str) -> Any:
+    """The core's default."""
+    return SchedulerConfig.__dataclass_fields__[name].default
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Every flag: name, type, default and help, once."""
+
+    trace_file: Path = field(metadata=_help("A trace, gzip or not: see `brim trace stats`."))
+    profile: str = field(metadata=_help("A step-time profile: a name, or the path of a .json file."))
+    offline: Path | None = field(
+        default=None, metadata=_help("A trace of offline requests besides; without arrivals, all at 0.")
+    )
+    format: str = field(default="auto", metadata=_help(f"One of {', '.join(FORMATS)}."))
+    arrivals: str | None = field(default=None, metadata=_help(f"Generate arrivals: {SPELLINGS}."))
+    rate: float | None = field(default=None, metadata=_help("Scale the gaps to so many requests/s."))
+    scale: float | None = field(default=None, metadata=_help("Scale the rate by a factor."))
+    first: int | None = field(default=None, metadata=_help("Only the first N requests."))
+    kv_tokens: int | None = field(
+        default=None, metadata=_help("Size of the KV cache in tokens; else the profile's.")
+    )
+    block_size: int = field(default=_core("block_size"), metadata=_help("Tokens in a block of the KV cache."))
+    max_model_len: int | None = field(
+        default=None,
+        metadata=_help("Most tokens of prompt and output; else a power of 2 in which every request fits."),
+    )
+    max_num_seqs: int = field(default=_core("max_num_seqs"), metadata=_help("Most requests in one step."))
+    max_num_batched_tokens: int = field(
+        default=_core("max_num_batched_tokens"), metadata=_help("Most tokens in one step.")
+    )
+    max_output_tokens: int = field(
+        default=0, metadata=_help("What every user asks for at most; 0: all that fits.")
+    )
+    enable_prefix_caching: bool | None = field(
+        default=None,
+        metadata=_help("Else on where the trace has prefix ids: without them only recomputation could gain."),
+    )
+    lengths: str = field(
+        default="history", metadata=_help(f"What predicts the length of an answer: {LENGTHS}.")
+    )
+    seed: int = field(default=0, metadata=_help("Decides whatever is drawn."))
+    step_overhead_us: float = field(
+        default=0.0, metadata=_help("Time of the host added to every step, microseconds.")
+    )
+    step_overhead_per_sequence_us: float = field(
+        default=0.0, metadata=_help("The same for every request in the step.")
+    )
+    ttft_ms: float | None = field(default=None, metadata=_help("TTFT target of online requests."))
+    tpot_ms: float | None = field(default=None, metadata=_help("TPOT target of online requests."))
+    itl_ms: float | None = field(
+        default=None, metadata=_help("Target of online requests for every gap between two tokens.")
+    )
+    e2e_s: float | None = field(
+        default=None, metadata=_help("End-to-end target of online requests, seconds.")
+    )
+    slo_scale: float | None = field(
+        default=None,
+        metadata=_help("End-to-end target: so many times what the request takes alone on the machine."),
+    )
+    measure_from: float = field(
+        default=0.0, metadata=_help("Leave out what is before, seconds of virtual time.")
+    )
+    measure_until: float | None = field(
+        default=None, metadata=_help("Leave out what is after, seconds of virtual time.")
+    )
+    depth: int = field(default=1, metadata=_help("Steps under way at once: 1 or 2."))
+    skip: bool = field(
+        default=True, metadata=_help("Take quiet stretches in at once; the figures are the same.")
+    )
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for values that contradict each other."""
+        if self.rate is not None and self.scale is not None:
+            raise ConfigError("give --rate or --scale, not both")
+        if self.slo_scale is not None and self.e2e_s is not None:
+            raise ConfigError("both --slo-scale and --e2e-s set the end-to-end target: give one of them")
+        if self.depth not in (1, 2):
+            raise ConfigError(f"--depth {self.depth}: give 1, or 2 to schedule a step while another runs")
+        if self.measure_until is not None and self.measure_until <= self.measure_from:
+            raise ConfigError("--measure-until must be later than --measure-from")
+        for name in (
+            "max_output_tokens",
+            "step_overhead_us",
+            "step_overhead_per_sequence_us",
+            "measure_from",
+        ):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"--{name.replace('_', '-')} must be 0 or more")
+
+    # ---- the trace -------------------------------------------------------------------------------------
+
+    def trace(self, rate: float | None = None) -> Trace:
+        """What arrives; `rate` overrides all that sets the pace. Raises TraceError or ConfigError."""
+        trace = read(self.trace_file, self.format)
+        if self.first is not None:
+            trace = trace.first(self.first)
+        if not trace.requests:
+            raise ConfigError(f"{trace.name} has no requests")
+        trace = self._paced(trace) if rate is None else self._at(rate, trace)
+        return trace if self.offline is None else merged(trace, self._offline_trace(self.offline))
+
+    def _paced(self, trace: Trace) -> Trace:
+        if self.arrivals is not None:
+            trace = with_arrivals(trace, parse_arrivals(self.arrivals, self.seed))
+        if not trace.has_arrivals:
+            raise ConfigError(
+                f"{trace.name} has lengths only, no arrivals: generate some, as with --arrivals poisson:5"
+            )
+        if self.rate is None and self.scale is None:
+            return trace
+        return rescaled(trace, rate=self.rate, scale=self.scale)
+
+    def _at(self, rate: float, trace: Trace) -> Trace:
+        """Poisson arrivals at this rate where there are none; else the gaps there are, scaled to it."""
+        if self.arrivals is not None:
+            trace = with_arrivals(trace, parse_arrivals(self.arrivals, self.seed))
+        if not trace.has_arrivals:
+            return with_arrivals(trace, Poisson(rate, self.seed))
+        return rescaled(trace, rate=rate)
+
+    def _offline_trace(self, path: Path) -> Trace:
+        trace = read(path, self.format)
+        if not trace.has_arrivals:
+            trace = with_arrivals(trace, AllAtOnce())
+        return trace.as_class(TaskClass.OFFLINE)
+
+    # ---- the setup -------------------------------------------------------------------------------------
+
+    def load_profile(self) -> Profile:
+        return load(self.profile)
+
+    def setup(self, trace: Trace, profile: Profile, policy: str) -> Setup:
+        """Raises ConfigError where the policy is unknown or nothing of the trace fits."""
+        config = self._config(trace, profile, policy)
+        if all(r.input_tokens >= config.max_model_len for r in trace.requests):
+            raise ConfigError(
+                f"no request of {trace.name} fits in {config.max_model_len} tokens: "
+                "raise --max-model-len or --kv-tokens"
+            )
+        return Setup(
+            config,
+            Machine(
+                profile.step_time,
+                profile.target_forward_tokens,
+                round(self.step_overhead_us * _US_PS),
+                round(self.step_overhead_per_sequence_us * _US_PS),
+            ),
+            named(config, self._predictor(trace)),
+            self._targets(),
+            self.max_output_tokens,
+            self.depth,
+            self.skip,
+            round(self.measure_from * NANOSECONDS),
+            _nanoseconds(self.measure_until, NANOSECONDS),
+        )
+
+    def _config(self, trace: Trace, profile: Profile, policy: str) -> SchedulerConfig:
+        kv_tokens = profile.kv_tokens() if self.kv_tokens is None else self.kv_tokens
+        if kv_tokens < self.block_size:
+            raise ConfigError(
+                f"--kv-tokens {kv_tokens} is less than one block of {self.block_size}: give more"
+            )
+        capacity = kv_tokens // self.block_size * self.block_size
+        longest = max(r.input_tokens + max(self.max_output_tokens, r.output_tokens) for r in trace.requests)
+        caching = (
+            bool(trace.block_tokens) if self.enable_prefix_caching is None else self.enable_prefix_caching
+        )
+        return SchedulerConfig(
+            num_blocks=kv_tokens // self.block_size,
+            block_size=self.block_size,
+            max_model_len=self.max_model_len or min(1 << longest.bit_length(), capacity),
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            enable_prefix_caching=caching,
+            policy=policy,
+            target_forward_tokens=profile.target_forward_tokens,
+        )
+
+    def _predictor(self, trace: Trace) -> ResponseLength:
+        truth = {str(i): max(r.output_tokens, 1) for i, r in enumerate(trace.requests)}
+        match self.lengths:
+            case "history":
+                return History()
+            case "oracle":
+                return Oracle(truth)
+            case "noisy":
+                return anchored(truth, self.seed)
+            case "limit":
+                return AtMost()
+        raise ConfigError(f"--lengths {self.lengths} is no predictor: take {LENGTHS}")
+
+    def _targets(self) -> Targets:
+        return Targets(
+            ttft_ns=_nanoseconds(self.ttft_ms, _MS),
+            tpot_ns=_nanoseconds(self.tpot_ms, _MS),
+            itl_ns=_nanoseconds(self.itl_ms, _MS),
+            e2e_ns=_nanoseconds(self.e2e_s, NANOSECONDS),
+            scale=self.slo_scale,
+        )
+
+
+def _nanoseconds(value: float | None, unit: int) -> int | None:
+    return None if value is None else round(value * unit)
+
+
+def _flag(field: Field[Any]) -> Any:
+    help = field.metadata["help"]
+    if field.name == "trace_file":
+        return typer.Argument(help=help)
+    silent = field.default in (MISSING, None) or isinstance(field.default, bool)
+    return typer.Option(help=help if silent else f"{help} [{field.default}]", show_default=False)
+
+
+def takes_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command for typer: the flags of `Options`, given as the first parameter, and then its own."""
+    hints = get_type_hints(Options)
+    shared = {f.name: Annotated[hints[f.name], _flag(f)] for f in fields(Options)}
+    defaults = {f.name: f.default for f in fields(Options) if f.default is not MISSING}
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+
+    def run(**values: Any) -> None:
+        command(Options(**{name: values.pop(name) for name in shared}), **values)
+
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters = [
+        inspect.Parameter(name, kind, default=defaults.get(name, inspect.Parameter.empty), annotation=type_)
+        for name, type_ in shared.items()
+    ]
+    parameters += [parameter.replace(kind=kind) for parameter in own]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return run

@@ -1,0 +1,149 @@
+"""`brim trace`: look at request traces, convert them and make synthetic ones."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from brim.cli import flags
+from brim.core.errors import ConfigError
+from brim.core.request import TaskClass
+from brim.workloads.arrivals import SPELLINGS, parse_arrivals
+from brim.workloads.formats import AUTO, FORMATS, read, write
+from brim.workloads.lengths import LOOGLE_DOCUMENTS, PRESETS, loogle_shaped, synthetic
+from brim.workloads.statistics import LengthStatistics, TraceStatistics, statistics
+from brim.workloads.trace import Trace, rescaled, shuffled, spread_quantised, with_arrivals
+
+trace_app = typer.Typer(help="Request traces: look at them, convert them, make synthetic ones.")
+
+LOOGLE = "loogle"
+File = Annotated[Path, typer.Argument(help="A trace, gzip or not.")]
+Format = Annotated[str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Where to write it: .csv or .csv.gz.")]
+ArrivalsFlag = Annotated[str | None, typer.Option("--arrivals", help=f"Generate arrivals: {SPELLINGS}.")]
+SeedFlag = Annotated[int, typer.Option("--seed", help="Decides whatever is drawn.")]
+ClassFlag = Annotated[TaskClass | None, typer.Option("--class", help="Make every request of this class.")]
+Shuffle = Annotated[bool, typer.Option("--shuffle", help="Mix the order; arrivals stay.")]
+
+
+@trace_app.command()
+def stats(file: File, format: Format = AUTO, json_output: flags.Json = False) -> None:
+    """Requests, rate, burstiness, lengths and how much of the prompts was seen before."""
+    trace = read(file, format)
+    figures = statistics(trace)
+    if json_output:
+        print(json.dumps({"name": trace.name, "note": trace.note, **asdict(figures)}))
+    else:
+        print("\n".join(_lines(trace, figures)))
+
+
+@trace_app.command()
+def convert(
+    file: File,
+    output: Output,
+    format: Format = AUTO,
+    first: Annotated[int | None, typer.Option(help="Keep the first N requests.")] = None,
+    spread: Annotated[
+        bool, typer.Option("--spread-quantised", help="Spread requests of one time stamp over the tick.")
+    ] = False,
+    shuffle: Shuffle = False,
+    arrivals: ArrivalsFlag = None,
+    window: Annotated[float | None, typer.Option(help="Keep the first so many seconds.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Scale the gaps to so many requests/s.")] = None,
+    scale: Annotated[float | None, typer.Option(help="Scale the rate by a factor.")] = None,
+    task_class: ClassFlag = None,
+    seed: SeedFlag = 0,
+) -> None:
+    """Read any known format and write Brim's own. Changes happen in the order of the flags listed here."""
+    trace = read(file, format)
+    if first is not None:
+        trace = trace.first(first)
+    if spread:
+        trace = spread_quantised(trace, seed)
+    trace = _dealt(trace, shuffle, arrivals, seed)
+    if window is not None:
+        trace = trace.window(window)
+    if rate is not None or scale is not None:
+        trace = rescaled(trace, rate=rate, scale=scale)
+    _written(trace, task_class, output)
+
+
+@trace_app.command()
+def synthesize(
+    preset: Annotated[str, typer.Argument(help=f"{', '.join(PRESETS)}, {LOOGLE}, or MEAN_IN/MEAN_OUT.")],
+    output: Output,
+    count: Annotated[int | None, typer.Option(help=f"Requests; not for {LOOGLE}.")] = None,
+    documents: Annotated[int, typer.Option(help=f"Documents; for {LOOGLE} only.")] = LOOGLE_DOCUMENTS,
+    shuffle: Shuffle = False,
+    arrivals: ArrivalsFlag = None,
+    task_class: ClassFlag = None,
+    seed: SeedFlag = 0,
+) -> None:
+    """Make a trace from stated averages; without --arrivals it has lengths only."""
+    if preset == LOOGLE:
+        if count is not None:
+            raise ConfigError(
+                f"{LOOGLE} has as many requests as its documents have questions: give --documents"
+            )
+        trace = loogle_shaped(documents, seed)
+    elif count is None:
+        raise ConfigError(f"how many requests? Give --count, such as --count 1000, beside {preset}")
+    else:
+        trace = synthetic(_lengths(preset), count, seed)
+    _written(_dealt(trace, shuffle, arrivals, seed), task_class, output)
+
+
+def _dealt(trace: Trace, shuffle: bool, arrivals: str | None, seed: int) -> Trace:
+    if shuffle:
+        trace = shuffled(trace, seed)
+    return trace if arrivals is None else with_arrivals(trace, parse_arrivals(arrivals, seed))
+
+
+def _lengths(preset: str) -> str | tuple[float, float]:
+    means = preset.split("/")
+    if preset in PRESETS or len(means) != 2:
+        return preset
+    try:
+        return float(means[0]), float(means[1])
+    except ValueError:
+        raise ConfigError(f"{preset!r} are no two means: write them like 161/338") from None
+
+
+def _written(trace: Trace, task_class: TaskClass | None, path: Path) -> None:
+    if task_class is not None:
+        trace = trace.as_class(task_class)
+    try:
+        write(trace, path)
+    except OSError as exc:
+        raise ConfigError(f"{path}: {exc.strerror}: give a path that can be written") from exc
+    print(f"{len(trace)} requests written to {path}")
+    if trace.note:
+        print(f"note: {trace.note}")
+
+
+def _lines(trace: Trace, figures: TraceStatistics) -> list[str]:
+    pace = "no arrivals"
+    if figures.rate is not None:
+        pace = f"{figures.rate:.4g}/s over {figures.span_s:.6g} s, CV of gaps {figures.gap_cv:.3g}"
+    sharing = "none told"
+    if figures.seen_block_share is not None:
+        share = f"{100 * figures.seen_block_share:.1f} %"
+        sharing = f"{share} of the blocks of {figures.block_tokens} tokens seen before"
+    return [
+        f"{'trace':<10}{trace.name}",
+        f"{'requests':<10}{figures.requests}, of them {figures.offline_requests} offline",
+        f"{'arrivals':<10}{pace}",
+        f"{'tokens':<10}{'mean':>10}{'p50':>10}{'p90':>10}{'p99':>10}{'max':>10}",
+        _length_line("input", figures.input_tokens),
+        _length_line("output", figures.output_tokens),
+        f"{'prefixes':<10}{sharing}",
+        *([f"{'note':<10}{trace.note}"] if trace.note else []),
+    ]
+
+
+def _length_line(name: str, of: LengthStatistics) -> str:
+    return f"{name:<10}{of.mean:>10.1f}{of.p50:>10.0f}{of.p90:>10.0f}{of.p99:>10.0f}{of.max:>10}"

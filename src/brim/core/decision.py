@@ -1,0 +1,123 @@
+"""What a decision says, and what it may know: the seam between the rules and whoever owns the blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from brim.core.kvcache.timetable import Growth, Timetable
+from brim.core.policies.picking import Queue
+from brim.core.request import RequestView
+
+
+class Grant(NamedTuple):
+    """`blocks` more are promised to a request that is expected to have `output_tokens` in all.
+
+    A `guest` is lent them: hosts have not yet written what they were promised.
+    """
+
+    output_tokens: int
+    blocks: int
+    guest: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do before and in the coming step, in this order.
+
+    `preempt` lose their KV and wait again; `pause` sit this step out and keep their KV; `park` keep it
+    and don't generate until they are granted more; `admit` enter the batch; `grants` go on or begin to
+    generate. `chunk_tokens` says how many tokens each of those catching up runs, the admitted included.
+    Every other running request decodes one token, unless `hold_decodes`: then all of them sit this step
+    out. `token_budget` is the most the whole step may run.
+
+    Blocks shared between a victim and a newcomer are counted twice here, so an admission of a decision
+    that also preempts may turn out not to fit: it then waits for the next decision.
+    """
+
+    preempt: Sequence[RequestView] = ()
+    pause: Sequence[RequestView] = ()
+    park: Sequence[RequestView] = ()
+    admit: Sequence[RequestView] = ()
+    grants: Mapping[RequestView, Grant] = field(default_factory=dict)
+    chunk_tokens: Mapping[RequestView, int] = field(default_factory=dict)
+    hold_decodes: bool = False
+    token_budget: int = 0
+
+
+class Board(Protocol):
+    """What a decision may know. All counts are of this moment, before anything is carried out."""
+
+    @property
+    def running(self) -> Iterable[RequestView]:
+        """All who hold KV, the parked included."""
+
+    @property
+    def catching_up(self) -> Collection[RequestView]:
+        """The running requests that have more than one token to run, or sat a step out."""
+
+    @property
+    def parked(self) -> Collection[RequestView]:
+        """Those that wait to generate, in order of the policy's `ordering`."""
+
+    @property
+    def starved(self) -> Sequence[RequestView]:
+        """The running requests that lack a block for their next token."""
+
+    @property
+    def waiting(self) -> Queue:
+        """In order of the policy's `ordering`."""
+
+    @property
+    def num_running(self) -> int: ...
+    @property
+    def num_decoding(self) -> int: ...
+    @property
+    def max_num_seqs(self) -> int: ...
+    @property
+    def num_blocks(self) -> int: ...
+    @property
+    def block_size(self) -> int: ...
+    @property
+    def available_blocks(self) -> int:
+        """Free or evictable, and promised to nobody."""
+
+    @property
+    def ordinary_blocks(self) -> int:
+        """What could be promised to hosts if all guests left."""
+
+    @property
+    def releases_delayed(self) -> bool:
+        """True when a victim's blocks come free only after this step (one is still in flight)."""
+
+    @property
+    def blocks_under_way(self) -> int:
+        """Blocks given up already, or of requests that end in flight, that come free only after this step."""
+
+    def hit_tokens(self, view: RequestView) -> int:
+        """Tokens of a waiting request that are in the prefix cache."""
+
+    def admission_blocks(self, view: RequestView) -> int:
+        """Available blocks that admitting it uses up, for its known tokens."""
+
+    def freeable_blocks(self, views: Sequence[RequestView]) -> int:
+        """Blocks that preempting all of them makes available."""
+
+    def held_blocks(self, view: RequestView) -> int:
+        """Blocks that it holds or is promised."""
+
+    def own_blocks(self, view: RequestView) -> int:
+        """Of those it holds, the ones that nobody shares."""
+
+    def is_guest(self, view: RequestView) -> bool:
+        """Whether its promise fits only because hosts have not yet written theirs."""
+
+    def covers(self, view: RequestView) -> bool:
+        """Whether its next block is inside its promise."""
+
+    def timetable(self) -> Timetable:
+        """What those with a promise will hold; the caller's own."""
+
+    def growth(self, view: RequestView, *, guest: bool) -> Growth:
+        """What it will hold if it generates from now on."""

@@ -1,0 +1,1 @@
+"""Step-time profiles as package data, and their one loader."""

@@ -1,0 +1,49 @@
+"""How long a machine takes for a step: the model's time and the engine's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from brim.core.estimators.step_time import StepShape, StepTime, attention_pairs
+from brim.core.plan import Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """`overhead_ps` is the host's time for each step, `per_sequence_ps` for each request in it.
+
+    `target_forward_tokens` is the step that fills its compute.
+    """
+
+    step_time: StepTime
+    target_forward_tokens: int
+    overhead_ps: int = 0
+    per_sequence_ps: int = 0
+
+    def picoseconds(self, shape: StepShape, num_sequences: int) -> int:
+        return self.step_time.picoseconds(shape) + self.overhead_ps + self.per_sequence_ps * num_sequences
+
+    def line(self, num_decodes: int) -> tuple[int, int]:
+        """Decodes alone take `fixed + per_context * decode_context` ps: these two."""
+        fixed, per_context = self.step_time.line(num_decodes)
+        return fixed + self.overhead_ps + self.per_sequence_ps * num_decodes, per_context
+
+    def alone_ps(self, prompt_tokens: int, output_tokens: int) -> tuple[int, int]:
+        """A whole prompt in one step, and a decode at the mean context of the answer, with nobody else."""
+        prompt = StepShape(prompt_tokens, attention_pairs(prompt_tokens))
+        decode = StepShape(1, 0, 1, prompt_tokens + (output_tokens + 1) // 2)
+        return self.picoseconds(prompt, 1), self.picoseconds(decode, 1)
+
+
+def shape_of(chunks: Sequence[Chunk], num_decodes: int, decode_context: int) -> StepShape:
+    """The shape of a step. A chunk of one token is a decode: the same kernel runs it."""
+    tokens, pairs = num_decodes, 0
+    for _, start, num_tokens, _ in chunks:
+        tokens += num_tokens
+        if num_tokens == 1:
+            num_decodes += 1
+            decode_context += start + 1
+        else:
+            pairs += attention_pairs(num_tokens, start)
+    return StepShape(tokens, pairs, num_decodes, decode_context)

@@ -1,0 +1,64 @@
+"""How full compute and KV cache are over time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from brim.core.kvcache.manager import KVCacheManager
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums since time 0. Differences of two of them are the figures of the time between."""
+
+    steps: int = 0
+    tokens: int = 0  # computed, those of prompts included
+    busy_ps: int = 0
+    written: int = 0  # twice the block-nanoseconds in use
+    promised: int = 0  # and the same of those promised
+    lent: int = 0  # and lent
+
+
+class Meter:
+    """Adds up what the steps of one replica use.
+
+    The KV cache is read whenever a step changes who runs, before and after; between two readings its use
+    is taken as a straight line. So a quiet stretch costs nothing, and counts the same however it is taken.
+    """
+
+    def __init__(self, kv: KVCacheManager) -> None:
+        self._kv = kv
+        self._totals = Totals()
+        self._read_ns = 0
+        self._reading = (0, 0, 0)
+        self._busy_until_ps = 0
+
+    def read(self) -> tuple[int, int, int]:
+        """Blocks in use, promised and lent at this moment."""
+        kv = self._kv
+        return kv.used_blocks, kv.promised_blocks, kv.lent_blocks
+
+    def enter(self, now_ns: int, reading: tuple[int, int, int]) -> None:
+        """The use of the KV cache at `now_ns`; not before the last one entered."""
+        elapsed_ns = now_ns - self._read_ns
+        if elapsed_ns:
+            totals, before = self._totals, self._reading
+            totals.written += (before[0] + reading[0]) * elapsed_ns
+            totals.promised += (before[1] + reading[1]) * elapsed_ns
+            totals.lent += (before[2] + reading[2]) * elapsed_ns
+            self._read_ns = now_ns
+        self._reading = reading
+
+    def steps(self, num_steps: int, num_tokens: int, busy_ps: int, end_ps: int) -> None:
+        """Steps that were begun, the last of them to end at `end_ps`."""
+        totals = self._totals
+        totals.steps += num_steps
+        totals.tokens += num_tokens
+        totals.busy_ps += busy_ps
+        self._busy_until_ps = end_ps
+
+    def totals(self, now_ns: int) -> Totals:
+        """Up to this moment; of steps under way, only what has passed of them counts as busy."""
+        self.enter(now_ns, self.read())
+        ahead_ps = max(self._busy_until_ps - now_ns * 1000, 0)
+        return replace(self._totals, busy_ps=self._totals.busy_ps - ahead_ps)

@@ -1,0 +1,195 @@
+"""A replica: a scheduler and a modelled machine, run as an engine loop would run them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from brim.core.errors import InvariantViolated, RequestRefused
+from brim.core.events import Event
+from brim.core.plan import StepPlan, StepResult
+from brim.core.request import Request
+from brim.core.scheduler import Scheduler
+from brim.simulation.clock import Clock, Order
+from brim.simulation.decodes import Decodes
+from brim.simulation.machine import Machine, shape_of
+from brim.simulation.meter import Meter
+from brim.simulation.truth import FILLER, Truth
+
+PICOSECONDS = 1000  # in a nanosecond
+
+
+class Listener(NamedTuple):
+    """Whom a replica tells what happens."""
+
+    observe: Callable[[list[Event]], None]
+    refuse: Callable[[Request], None]
+
+
+class _Flight(NamedTuple):
+    plan: StepPlan
+    result: StepResult
+    end_ps: int
+    changed: bool  # who runs is not who ran in the step before
+    ends: bool  # somebody's last token is drawn
+
+
+class Replica:
+    """Tells the scheduler of arrivals and of the time, and gives back what the truth says.
+
+    One turn of the loop: commit the step that is over, take in who has arrived, schedule, until `depth`
+    steps are under way. The machine runs one step after the other. Its time is in picoseconds, so that
+    the end of a step does not depend on how the steps before were taken; the scheduler is told whole
+    nanoseconds. With `skip`, a quiet stretch is taken in at once, as far as nothing else is due before
+    its end; that needs depth 1. `stopwatch` reads the real time in seconds.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        scheduler: Scheduler,
+        machine: Machine,
+        truth: Truth,
+        listener: Listener,
+        stopwatch: Callable[[], float],
+        *,
+        depth: int = 1,
+        skip: bool = True,
+    ) -> None:
+        self.scheduler = scheduler
+        self.meter = Meter(scheduler.kv)
+        self.schedule_calls = 0
+        self.schedule_seconds = 0.0  # of real time
+        self._clock = clock
+        self._machine = machine
+        self._listener = listener
+        self._stopwatch = stopwatch
+        self._depth = depth
+        self._skip = skip and depth == 1
+        self._decodes = Decodes(truth)
+        self._lines: dict[int, tuple[int, int]] = {}  # of `Machine.line`
+        self._inbox: list[Request] = []
+        self._flights: deque[_Flight] = deque()
+        self._free_ps = 0  # when the machine has run all it was given
+        self._next_step_id = 0
+        self._awake = False
+
+    def submit(self, request: Request) -> None:
+        """A request has arrived; it is told to the scheduler at the next turn."""
+        self._inbox.append(request)
+        if not self._awake:
+            self._awake = True
+            self._clock.at(self._clock.now_ns, Order.STEP, self._turns)
+
+    # ---- the loop --------------------------------------------------------------------------------------
+
+    def _turns(self) -> None:
+        """Turn after turn, until something else is due before the next one, or nothing is left to do."""
+        while True:
+            if self._flights and self._flights[0].end_ps // PICOSECONDS == self._clock.now_ns:
+                self._commit(self._flights.popleft())
+            self._take_in()
+            if self._skip:
+                self._skip_quiet_steps()
+            while len(self._flights) < self._depth and self._schedule():
+                pass
+            if not self._flights:
+                self._rest()
+                return
+            end_ns = self._flights[0].end_ps // PICOSECONDS
+            if not self._clock.advance(end_ns):
+                self._clock.at(end_ns, Order.STEP, self._turns)
+                return
+
+    def _take_in(self) -> None:
+        arrived, self._inbox = self._inbox, []
+        for request in arrived:
+            try:
+                self.scheduler.add(request, self._clock.now_ns)
+            except RequestRefused:
+                self._listener.refuse(request)
+
+    def _rest(self) -> None:
+        self._awake = False
+        self._listener.observe(self.scheduler.take_events())
+        if len(self.scheduler):
+            raise InvariantViolated(
+                f"nothing runs and {len(self.scheduler)} requests wait: "
+                f"the policy {self.scheduler.policy.name} is stuck"
+            )
+
+    def _schedule(self) -> bool:
+        """Gives the machine one more step; false where there is nothing to run."""
+        now_ns, reading = self._clock.now_ns, self.meter.read()
+        started = self._stopwatch()
+        plan = self.scheduler.schedule(now_ns)
+        self.schedule_seconds += self._stopwatch() - started
+        self.schedule_calls += 1
+        if not plan:
+            return False
+        changed = self._decodes.follow(plan.decodes, plan.step_id) or bool(plan.chunks)
+        if changed:
+            self.meter.enter(now_ns, reading)
+            self.meter.enter(now_ns, self.meter.read())
+        token_ids, ends = self._decodes.draw(plan)
+        self._flights.append(_Flight(plan, StepResult(token_ids), self._run(plan), changed, ends))
+        self._next_step_id = plan.step_id + 1
+        return True
+
+    def _run(self, plan: StepPlan) -> int:
+        """When the machine is done with the step, in picoseconds."""
+        tokens, context = len(plan.decodes), self._decodes.context(plan.step_id)
+        if plan.chunks:
+            shape = shape_of(plan.chunks, tokens, context)
+            took_ps = self._machine.picoseconds(shape, tokens + len(plan.chunks))
+            tokens = shape.new_tokens
+        else:
+            fixed, per_context = self._line(tokens)
+            took_ps = fixed + per_context * context
+        self._free_ps = max(self._free_ps, self._clock.now_ns * PICOSECONDS) + took_ps
+        self.meter.steps(1, tokens, took_ps, self._free_ps)
+        return self._free_ps
+
+    def _line(self, num_decodes: int) -> tuple[int, int]:
+        if num_decodes not in self._lines:
+            self._lines[num_decodes] = self._machine.line(num_decodes)
+        return self._lines[num_decodes]
+
+    def _commit(self, flight: _Flight) -> None:
+        now_ns = self._clock.now_ns
+        eventful = flight.changed or flight.ends
+        if eventful:
+            self.meter.enter(now_ns, self.meter.read())
+        self._listener.observe(self.scheduler.commit(flight.plan, flight.result, now_ns))
+        if eventful:
+            self.meter.enter(now_ns, self.meter.read())
+
+    # ---- quiet stretches -------------------------------------------------------------------------------
+
+    def _skip_quiet_steps(self) -> None:
+        """Takes in at once the quiet steps that end before anything else is due."""
+        most = self.scheduler.quiet_steps(self._clock.now_ns)
+        if not most or self.scheduler.batch.rows() is not self._decodes.states:
+            return
+        step_id, rows = self._next_step_id, len(self._decodes.states)
+        fixed, per_context = self._line(rows)
+        first_ps = fixed + per_context * self._decodes.context(step_id)
+        later_ps = per_context * rows  # each step takes so much longer than the one before
+        start_ps = max(self._free_ps, self._clock.now_ns * PICOSECONDS)
+
+        def end_ns(i: int) -> int:
+            return (start_ps + (i + 1) * first_ps + i * (i + 1) // 2 * later_ps) // PICOSECONDS
+
+        most = min(most, self._decodes.steps_to_an_end(step_id))
+        steps = bisect_left(range(most), self._clock.next_ns, key=end_ns)
+        if not steps:
+            return
+        steps = self.scheduler.skip(FILLER, [end_ns(i) for i in range(steps)])
+        self._listener.observe(self.scheduler.take_events())
+        took_ps = steps * first_ps + steps * (steps - 1) // 2 * later_ps
+        self._free_ps = start_ps + took_ps
+        self.meter.steps(steps, steps * rows, took_ps, self._free_ps)
+        self._next_step_id += steps
+        self._clock.advance(self._free_ps // PICOSECONDS)

@@ -1,0 +1,37 @@
+"""The SLO of each request of a trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from brim.core.request import SLO, TaskClass
+from brim.simulation.machine import Machine
+from brim.workloads.trace import NANOSECONDS, TraceRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """For online requests the given ones; offline requests are due when the trace says so.
+
+    `scale` sets an end-to-end target for each online request: scale x (t_prompt + t_token x output tokens),
+    both times those of the request alone on the machine, t_token at the mean context of its answer. That
+    is the SLO of EconoServe's experiments as it is remembered, not quoted.
+    """
+
+    ttft_ns: int | None = None
+    tpot_ns: int | None = None
+    itl_ns: int | None = None
+    e2e_ns: int | None = None
+    scale: float | None = None
+
+    def of(self, request: TraceRequest, machine: Machine) -> SLO:
+        if request.task_class is TaskClass.OFFLINE:
+            seconds = request.deadline_s
+            return SLO() if seconds is None else SLO(e2e_ns=round(seconds * NANOSECONDS))
+        return SLO(self.ttft_ns, self.tpot_ns, self.itl_ns, self._e2e_ns(request, machine))
+
+    def _e2e_ns(self, request: TraceRequest, machine: Machine) -> int | None:
+        if self.scale is None:
+            return self.e2e_ns
+        prompt_ps, token_ps = machine.alone_ps(request.input_tokens, request.output_tokens)
+        return round(self.scale * (prompt_ps + token_ps * request.output_tokens) / 1000)

@@ -1,0 +1,57 @@
+"""What the trace knows and the scheduler must not: the true lengths, and the contents of the prompts.
+
+A request's id is its place in the trace.
+"""
+
+from __future__ import annotations
+
+from brim.core.errors import ConfigError
+from brim.core.kvcache.prefix_index import BlockHash
+from brim.core.request import Request, RequestView
+from brim.workloads.trace import Trace, TraceRequest
+
+FILLER, STOP = 0, 1  # the token ids of a simulated answer
+STOPS = frozenset({STOP})
+
+
+class Truth:
+    """The true length of every answer, drawn as filler tokens and one stop token."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._requests = trace.requests
+
+    def of(self, request: Request) -> TraceRequest:
+        return self._requests[int(request.request_id)]
+
+    def last_context(self, view: RequestView) -> int:
+        """The tokens that are computed when the request's last token is drawn. An answer has at least one."""
+        return view.num_prompt_tokens + max(self.of(view.request).output_tokens, 1) - 1
+
+
+class TraceHashing:
+    """Names the contents of a trace's requests, whose tokens nobody knows (a `BlockHashing`).
+
+    What the trace's block ids cover is named by the id and the place inside its block; what they don't,
+    the output among it, is the request's own. Raises ConfigError where the blocks don't fit into those of
+    the trace.
+    """
+
+    def __init__(self, trace: Trace, block_size: int, max_model_len: int) -> None:
+        if trace.block_tokens % block_size:
+            raise ConfigError(
+                f"block_size {block_size} does not divide the {trace.block_tokens} tokens of a prefix block "
+                f"of {trace.name}: take a divisor, or switch prefix caching off"
+            )
+        self._requests = trace.requests
+        self._parts = trace.block_tokens // block_size  # our blocks in one of the trace's
+        self._width = max_model_len // block_size + 1  # more blocks than a request can have
+
+    def extend(self, hashes: list[BlockHash], view: RequestView, block_size: int) -> None:
+        sequence = int(view.request.request_id)
+        block_ids = self._requests[sequence].block_ids
+        shared = min(len(block_ids) * self._parts, view.num_prompt_tokens // block_size)
+        for i in range(len(hashes), shared):
+            block_id, part = divmod(i, self._parts)
+            hashes.append(block_ids[block_id] * self._parts + part)
+        first = -1 - sequence * self._width  # own names are negative, so that they never meet an id
+        hashes.extend(range(first - len(hashes), first - view.num_tokens // block_size, -1))

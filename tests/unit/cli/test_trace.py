@@ -1,0 +1,117 @@
+"""`brim trace`: what it prints and writes, and that docs/traces.md tells the truth."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from brim.cli.main import app
+from brim.core.errors import BrimError
+from brim.core.request import TaskClass
+from brim.workloads.formats import FORMATS, read
+from brim.workloads.statistics import statistics
+
+DOCUMENT = (Path(__file__).parents[3] / "docs" / "traces.md").read_text()
+COMMANDS = re.findall(r"^\$ brim (.+)$", DOCUMENT, re.MULTILINE)
+EXAMPLES = re.findall(r"`([\w-]+\.\w+)`:\n\n```(?:csv|json)\n(.*?)```", DOCUMENT, re.DOTALL)
+SHIFTED = "arrival_s,input_tokens,output_tokens\n3,30,1\n1,10,1\n2,20,1\n"
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def brim(command: str) -> Result:
+    return CliRunner().invoke(app, shlex.split(command))
+
+
+def done(command: str) -> str:
+    result = brim(command)
+    assert result.exit_code == 0, (command, result.output, result.exception)
+    return result.output
+
+
+def test_every_command_of_the_document_works() -> None:
+    for name, text in EXAMPLES:
+        Path(name).write_text(text)
+    assert len(COMMANDS) >= 10
+    for command in COMMANDS:
+        assert done(command)
+
+
+def test_every_format_of_the_document_is_shown_and_read() -> None:
+    shown = {
+        name.removeprefix("example-").split(".")[0] for name, _ in EXAMPLES if name.startswith("example-")
+    }
+    assert shown == set(FORMATS) - {"auto"}
+    for name, text in EXAMPLES:
+        if name.startswith("example-"):
+            Path(name).write_text(text)
+            by_content = read(name)
+            assert by_content == read(name, name.removeprefix("example-").split(".")[0])
+
+
+def test_stats() -> None:
+    Path("t.csv").write_text(SHIFTED)
+    text = done("trace stats t.csv")
+    assert "3, of them 0 offline" in text
+    assert "1/s over 2 s" in text
+    assert "not in order of arrival" in text
+    figures = json.loads(done("trace stats t.csv --json"))
+    assert (figures["name"], figures["requests"], figures["rate"]) == ("t", 3, 1)
+    assert figures["input_tokens"]["max"] == 30
+
+
+def test_convert_changes_what_it_is_told_to() -> None:
+    Path("t.csv").write_text(SHIFTED)
+    done("trace convert t.csv -o out.csv.gz --first 2 --rate 4 --class offline")
+    trace = read("out.csv.gz")
+    assert [(r.arrival_ns, r.input_tokens) for r in trace.requests] == [(10**9, 10), (1_250_000_000, 20)]
+    assert {r.task_class for r in trace.requests} == {TaskClass.OFFLINE}
+    said = done("trace convert t.csv -o out.csv --arrivals uniform:2 --window 0.8")
+    assert said == "2 requests written to out.csv\nnote: " + (
+        "rows were not in order of arrival: sorted; arrivals generated: uniform 2/s\n"
+    )
+
+
+def test_the_same_seed_gives_the_same_bytes() -> None:
+    for name in ("a.csv.gz", "b.csv.gz"):
+        done(f"trace synthesize alpaca --count 50 --arrivals gamma:5:2 --seed 7 -o {name}")
+    assert Path("a.csv.gz").read_bytes() == Path("b.csv.gz").read_bytes()
+    done("trace synthesize alpaca --count 50 --arrivals gamma:5:2 --seed 8 -o c.csv.gz")
+    assert Path("a.csv.gz").read_bytes() != Path("c.csv.gz").read_bytes()
+
+
+def test_synthesized_means_are_those_asked_for() -> None:
+    assert "SYNTHETIC" in done("trace synthesize 100/20 --count 2000 -o t.csv")
+    figures = statistics(read("t.csv"))
+    assert (figures.input_tokens.mean, figures.output_tokens.mean) == pytest.approx((100, 20), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("stats none.csv", "No such file"),
+        ("stats t.csv --format azur", "give one of auto"),
+        ("convert t.csv -o out.txt", "ends in .csv"),
+        ("convert t.csv -o none/out.csv", "give a path that can be written"),
+        ("convert t.csv -o out.csv --rate 1 --scale 2", "give one of the two"),
+        ("convert t.csv -o out.csv --arrivals poisson", "give poisson:RATE"),
+        ("synthesize alpaca -o out.csv", "Give --count"),
+        ("synthesize loogle --count 3 -o out.csv", "give --documents"),
+        ("synthesize 3/x --count 3 -o out.csv", "write them like 161/338"),
+        ("synthesize alpacca --count 3 -o out.csv", "give alpaca, sharegpt, bookcorpus"),
+    ],
+)
+def test_wrong_use_says_what_to_do_instead(command: str, message: str) -> None:
+    Path("t.csv").write_text(SHIFTED)
+    failure = brim(f"trace {command}").exception
+    assert isinstance(failure, BrimError)
+    assert message in str(failure)
+    assert not Path("out.csv").exists()
