@@ -35,6 +35,7 @@ format: $(VENV)/.dev ## format and sort imports
 
 bench: $(VENV)/.dev ## the benchmarks, side by side in one run each
 	$(BIN)/python benchmarks/scheduler_step.py
+	$(BIN)/python benchmarks/simulator.py
 	$(BIN)/python benchmarks/http_streams.py
 	$(BIN)/python benchmarks/local_decode.py
 

@@ -1,4 +1,4 @@
-"""Three small runs and their event logs, one line for each event.
+"""Five small runs and their event logs, one line for each event.
 
     python -m tests.golden.regenerate        writes the logs anew; read the difference before keeping it
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.helpers import OFFLINE, Host, config, lines, request
+from brim.core.policies.named import named
+from tests.helpers import OFFLINE, Foretold, Host, config, lines, request
 
 FOLDER = Path(__file__).parent
 
@@ -43,8 +44,40 @@ def online_over_offline() -> Host:
     return host.run()
 
 
+def pipelining() -> Host:
+    """Two guests in the promise of a host, one after the other has left; a third outgrows its loan.
+
+    It takes what is left, waits with its KV kept, and gives way when the host gets there.
+    """
+    settings = config(
+        policy="econoserve", num_blocks=16, loan_buffer_tokens=2, prompt_floor_tokens=8, **EXACT
+    )
+    lengths = {"host": 44, "guest": 16, "next": 8, "grows": 4}
+    host = Host(settings, policy=named(settings, Foretold(lengths)))
+    host.add(request("host", [1] * 4, max_tokens=44))
+    for _ in range(2):
+        host.step()
+    host.add(request("guest", [2] * 4, max_tokens=16))
+    while "guest" not in host.finish_reasons():
+        host.step()
+    host.add(request("next", [3] * 4, max_tokens=8), request("grows", [4] * 4, max_tokens=20))
+    return host.run()
+
+
+def time_synced_groups() -> Host:
+    """Two pairs of answers of one length, in turns of arrival: each pair starts and ends together."""
+    settings = config(policy="econoserve-sd", num_blocks=24, prompt_floor_tokens=99, **EXACT)
+    lengths = {"long-1": 24, "short-1": 8, "long-2": 24, "short-2": 8}
+    host = Host(settings, policy=named(settings, Foretold(lengths)))
+    for seq, (name, tokens) in enumerate(lengths.items()):
+        host.add(request(name, [seq] * 3, max_tokens=tokens))
+    return host.run()
+
+
+EXACT = {"reserve_share": 0.0, "length_padding": 0.0}
 RUNS: dict[str, Callable[[], Host]] = {
-    run.__name__: run for run in (chunks_and_prefix, starvation, online_over_offline)
+    run.__name__: run
+    for run in (chunks_and_prefix, starvation, online_over_offline, pipelining, time_synced_groups)
 }
 
 

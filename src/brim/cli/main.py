@@ -12,6 +12,7 @@ import typer
 import brim
 from brim.cli import flags
 from brim.cli.profile import profile_app
+from brim.cli.reproduce import reproduce_app
 from brim.cli.settings import RunBatchSettings, ServeSettings, read
 from brim.cli.simulate import compare_command, simulate_command
 from brim.cli.trace import trace_app
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.add_typer(trace_app, name="trace")
 profile_app.command("train-lengths")(train_lengths)
 app.add_typer(profile_app, name="profile")
+app.add_typer(reproduce_app, name="reproduce")
 app.command("simulate")(simulate_command)
 app.command("compare")(compare_command)
 SOME_FAILED = 1

@@ -9,7 +9,7 @@ request, and the requests that enter a new block at a step are found by the step
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 from brim.core.request import RequestState
 
@@ -100,7 +100,7 @@ class Batch:
         if state in self.starved:
             self.starved.remove(state)
 
-    def entering_block(self, tick: int) -> Iterable[RequestState]:
+    def entering_block(self, tick: int) -> Collection[RequestState]:
         """The decoding requests whose token at `tick` is the first of a block."""
         return self._phases[tick % len(self._phases)]
 

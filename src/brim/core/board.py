@@ -59,6 +59,10 @@ class PoolBoard:
         return self._kv.available_blocks
 
     @property
+    def forecast_blocks(self) -> int:
+        return self._kv.forecast_blocks
+
+    @property
     def ordinary_blocks(self) -> int:
         return self._kv.ordinary_blocks
 
@@ -98,6 +102,5 @@ class PoolBoard:
     def timetable(self) -> Timetable:
         return self._kv.ledger.timetable.copy()
 
-    def growth(self, view: RequestView, *, guest: bool) -> Growth:
-        own, base = self.own_blocks(view), self.held_blocks(view)
-        return self._kv.ledger.growth(view, own, base, guest=guest)
+    def growth(self, view: RequestView, own_blocks: int, *, guest: bool) -> Growth:
+        return self._kv.ledger.growth(view, own_blocks, self.held_blocks(view), guest=guest)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from brim.core.decision import Board, Decision, Grant
+from brim.core.estimators.pace import Pace
 from brim.core.estimators.response_length import AtMost
 from brim.core.kvcache.timetable import Timetable
 from brim.core.policies.admitting import Admitting
@@ -46,6 +47,12 @@ class Policy:
     grouping: Grouping = field(default_factory=Alone)
     lending: Lending | None = None
     decoupled: bool = False
+    pace: Pace | None = None  # told every step's time, for the rules that hold it
+
+    @property
+    def loan_buffer_steps(self) -> int | None:
+        """None where nothing is lent."""
+        return None if self.lending is None else self.lending.buffer_steps
 
 
 def decide(policy: Policy, board: Board, now_ns: int) -> Decision:
@@ -87,6 +94,8 @@ class Draft:
         self.blocks = board.available_blocks
         self.ordinary = board.ordinary_blocks
         self.blocks_under_way = board.blocks_under_way
+        self.taken = 0  # blocks given away so far that nobody gives back
+        self.timetable: Timetable | None = None  # made when blocks are lacking without it
         self.spare = policy.admitting.spare_blocks(board.num_blocks)
         self.physical = 0  # blocks of victims that left for somebody displaced
         self.refused = False
@@ -126,9 +135,10 @@ class Draft:
             return
         outputs = self.policy.expecting.output_tokens(view)
         wanted = self._blocks_for(view.num_prompt_tokens + outputs) - self.board.held_blocks(view)
-        blocks = max(wanted, 1) if wanted <= self.blocks else 1
-        if blocks <= self.blocks:
-            self._give(view, Grant(outputs, blocks), blocks)
+        blocks = max(wanted, 1) if self._has(wanted) else 1
+        if self._has(blocks):
+            self.grants[view] = Grant(outputs, blocks)
+            self._take(blocks)
         else:
             self._stop(view)
 
@@ -161,17 +171,14 @@ class Draft:
         """
         if self.park or self.preempt:
             return  # what the others will hold is not known before that is done
-        parked = self._in_groups()
-        timetable = self.board.timetable() if self.policy.lending and parked else None
         stuck: tuple[float, ...] | None = None
-        for view in parked:
+        for view in self._in_groups():
             if self.tokens < 1:
                 return
             key = self.policy.ordering.key(view, self.now_ns)
-            if stuck in (None, key) or timetable is not None:
-                passing = stuck not in (None, key)
-                fits = self._promise(view, timetable, passing)
-                stuck = stuck or (None if fits else key)
+            passes = stuck not in (None, key)
+            if (not passes or self.policy.lending) and not self._promise(view, passes):
+                stuck = stuck or key
             if stuck and self.policy.lending and not self.policy.lending.may_pass(stuck):
                 return
 
@@ -182,24 +189,52 @@ class Draft:
                 groups.setdefault(self.policy.grouping.key(view), []).append(view)
         return [view for group in groups.values() for view in group]
 
-    def _promise(self, view: RequestView, timetable: Timetable | None, passing: bool) -> bool:
-        """Grants the request its output's blocks if they fit beside what is kept for others."""
+    def _promise(self, view: RequestView, passes: bool) -> bool:
+        """Grants the request its output's blocks if they fit; as a guest where only the forecast says so."""
         wanted = max(self.policy.promising.tokens(view), view.num_scheduled_tokens + 1)
-        held = self.board.held_blocks(view)
-        blocks = cost = max(self._blocks_for(wanted) - held, 0)
+        blocks = max(self._blocks_for(wanted) - self.board.held_blocks(view), 0)
         keep = self._kept_from_outputs(view)
-        guest = passing or blocks > self.ordinary - keep
-        if timetable is not None and not self._is_alone(view):
-            cost = timetable.cost(self.board.growth(view, guest=guest), self.board.own_blocks(view))
-        if cost > self.blocks - keep:
+        guest = self.policy.lending is not None and (passes or blocks > self.ordinary - keep)
+        if (guest or not self._has(blocks + keep)) and not self._fits_forecast(view, blocks, keep, guest):
             return False
-        if timetable is not None:
-            timetable.add(self.board.growth(view, guest=guest), self.board.own_blocks(view))
-        guest = guest and timetable is not None
-        self._give(view, Grant(view.expected_tokens - view.num_prompt_tokens, blocks, guest), cost)
+        self.grants[view] = Grant(view.expected_tokens - view.num_prompt_tokens, blocks, guest)
+        if self.timetable is None:
+            self.blocks -= blocks
+        else:
+            self._forecast(view, guest)
         self.ordinary -= 0 if guest else blocks
         self.tokens -= 1
         return True
+
+    def _fits_forecast(self, view: RequestView, blocks: int, keep: int, guest: bool) -> bool:
+        timetable = self._tightened()
+        if timetable is None or self._is_alone(view):
+            return blocks + keep <= self.blocks
+        own = self.board.own_blocks(view)
+        return timetable.cost(self.board.growth(view, own, guest=guest), own) + keep <= self.blocks
+
+    def _forecast(self, view: RequestView, guest: bool) -> None:
+        """Enters a grant into the timetable."""
+        assert self.timetable is not None
+        own, before = self.board.own_blocks(view), self.timetable.unwritten
+        self.timetable.add(self.board.growth(view, own, guest=guest), own)
+        self.blocks -= self.timetable.unwritten - before
+
+    def _has(self, blocks: int) -> bool:
+        """Whether so many blocks can be given away."""
+        if blocks > self.blocks:
+            self._tightened()
+        return blocks <= self.blocks
+
+    def _tightened(self) -> Timetable | None:
+        """From now on `blocks` is what the forecast leaves, where there is lending; without it, None."""
+        if self.timetable is None and self.policy.lending:
+            self.timetable = self.board.timetable()
+            self.blocks = self.board.forecast_blocks - self.taken
+            for view, grant in self.grants.items():
+                if view in self.board.parked:
+                    self._forecast(view, grant.guest)
+        return self.timetable
 
     def _kept_from_outputs(self, view: RequestView) -> int:
         """The reserve, and what is left of the prompts' floor."""
@@ -209,9 +244,9 @@ class Draft:
         floor = self.policy.admitting.prompt_blocks(self.board.num_blocks, self.block_size)
         return self.spare + max(floor - sum(self.board.held_blocks(other) for other in others), 0)
 
-    def _give(self, view: RequestView, grant: Grant, cost: int) -> None:
-        self.grants[view] = grant
-        self.blocks -= cost
+    def _take(self, blocks: int) -> None:
+        self.blocks -= blocks
+        self.taken += blocks
 
     def _ungranted(self) -> list[RequestView]:
         """Those that hold a prompt, and no promise for their output."""
@@ -279,7 +314,7 @@ class Draft:
             return False
         if not self._give_chunk(view, remaining):
             return False  # it can't be cut, and is too long for what is left of the step
-        self.blocks -= need
+        self._take(need)
         self.ordinary -= need
         self.seats -= 1
         self.admit.append(view)
@@ -306,7 +341,7 @@ class Draft:
         return others <= 0
 
     def _fits(self, blocks: int) -> bool:
-        return self.seats >= 1 and self.blocks >= blocks
+        return self.seats >= 1 and self._has(blocks)
 
     def _blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)

@@ -84,6 +84,10 @@ class Board(Protocol):
         """Free or evictable, and promised to nobody."""
 
     @property
+    def forecast_blocks(self) -> int:
+        """The same, counting on those with a promise to leave when they are expected to; never fewer."""
+
+    @property
     def ordinary_blocks(self) -> int:
         """What could be promised to hosts if all guests left."""
 
@@ -119,5 +123,5 @@ class Board(Protocol):
     def timetable(self) -> Timetable:
         """What those with a promise will hold; the caller's own."""
 
-    def growth(self, view: RequestView, *, guest: bool) -> Growth:
+    def growth(self, view: RequestView, own_blocks: int, *, guest: bool) -> Growth:
         """What it will hold if it generates from now on."""

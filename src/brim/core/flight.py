@@ -7,9 +7,10 @@ from brim.core.request import RequestState
 
 
 class Flight:
-    __slots__ = ("dropped", "plan", "tables")
+    __slots__ = ("dropped", "plan", "start_ns", "tables")
 
-    def __init__(self, plan: StepPlan) -> None:
+    def __init__(self, plan: StepPlan, start_ns: int) -> None:
         self.plan = plan
+        self.start_ns = start_ns
         self.dropped: set[RequestState] = set()  # their tokens of this step are not wanted any more
         self.tables: list[list[int]] = []  # to give back when the step is over

@@ -9,25 +9,16 @@ device may still be writing them.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import takewhile
 
+from brim.core import events
 from brim.core.batch import Batch
 from brim.core.board import PoolBoard
 from brim.core.config import SchedulerConfig
 from brim.core.decide import Policy, decide
 from brim.core.decision import Decision, Grant
 from brim.core.errors import InvariantViolated, RequestRefused
-from brim.core.events import (
-    Admitted,
-    Arrived,
-    Event,
-    Finished,
-    FirstToken,
-    Preempted,
-    QuietSteps,
-    Tokens,
-)
 from brim.core.flight import Flight
 from brim.core.kvcache.ledger import Ledger
 from brim.core.kvcache.manager import KVCacheManager
@@ -56,7 +47,7 @@ class Scheduler:
             config.block_size,
             prefix_caching=config.enable_prefix_caching,
             hashing=hashing,
-            ledger=self._ledger(),
+            ledger=Ledger(config.block_size, self.batch, buffer_steps=self.policy.loan_buffer_steps),
         )
         self.waiting = WaitingQueue(self.policy.ordering)
         self.parked = WaitingQueue(self.policy.ordering)  # they hold KV, and wait to generate
@@ -64,18 +55,13 @@ class Scheduler:
         self._in_flight: deque[Flight] = deque()
         self._board = PoolBoard(config, self.batch, self.waiting, self.parked, self.kv, self._in_flight)
         self._released: list[str] = []  # ids the engine has not yet been told to let go
-        self._events: list[Event] = []
+        self._events: list[events.Event] = []
         self._num_arrivals = 0
         self._num_steps = 0
+        self._free_ns = 0  # when the last step ended
         self._fed_tick = -1  # the tick for which the decoding requests have their blocks
         self.allocation_failures = 0  # times that a running request lacked the block for its next token
         self._settled = False  # the last decision was empty, and nothing it rested on has changed
-
-    def _ledger(self) -> Ledger:
-        lending = self.policy.lending
-        buffer_steps = lending.buffer_steps if lending else 0
-        size = self.config.block_size
-        return Ledger(size, self.batch, lending=lending is not None, buffer_steps=buffer_steps)
 
     def __len__(self) -> int:
         """Requests that are not over."""
@@ -99,7 +85,7 @@ class Scheduler:
         state.expect(self.policy.expecting.output_tokens(state))
         self._states[request.request_id] = state
         self._wait(state, now_ns)
-        self._events.append(Arrived(now_ns, self._num_steps, request))
+        self._events.append(events.Arrived(now_ns, self._num_steps, request))
 
     def abort(self, request_id: str, now_ns: int, reason: FinishReason = FinishReason.ABORT) -> bool:
         """Ends the request at once; False where it is over already. Its token in flight is dropped."""
@@ -109,10 +95,10 @@ class Scheduler:
         self._end(state, self._num_steps, now_ns, reason)
         return True
 
-    def take_events(self) -> list[Event]:
+    def take_events(self) -> list[events.Event]:
         """What has happened since the last call, oldest first."""
-        events, self._events = self._events, []
-        return events
+        told, self._events = self._events, []
+        return told
 
     # ---- one step --------------------------------------------------------------------------------------
 
@@ -129,7 +115,7 @@ class Scheduler:
         admitted: Sequence[RequestState] = ()
         chunks: Sequence[Chunk] = ()
         held = False
-        if not self._settled:
+        if not self._is_settled():
             decision = decide(self.policy, self._board, now_ns)
             admitted, chunks = self._carry_out(decision, now_ns)
             held = decision.hold_decodes and len(chunks) > 0
@@ -140,14 +126,14 @@ class Scheduler:
             self.batch.tick += 1
         released, self._released = tuple(self._released), []
         plan = StepPlan(self._num_steps, rows, tuple(chunks), tuple(admitted), released)
-        self._in_flight.append(Flight(plan))
+        self._in_flight.append(Flight(plan, now_ns))
         self._num_steps += 1
         for chunk in chunks:
             if chunk.samples:
                 self._prompt_done(chunk.state, now_ns)
         return plan
 
-    def commit(self, plan: StepPlan, result: StepResult, now_ns: int) -> list[Event]:
+    def commit(self, plan: StepPlan, result: StepResult, now_ns: int) -> list[events.Event]:
         """Takes in the result of the oldest step in flight; returns all events since the last call.
 
         Raises InvariantViolated where `plan` is not that step, or the result is not of its size.
@@ -155,6 +141,7 @@ class Scheduler:
         if not self._in_flight or self._in_flight[0].plan.step_id != plan.step_id:
             raise InvariantViolated(f"step {plan.step_id} is not the oldest step in flight")
         flight = self._in_flight.popleft()
+        self._step_took(max(flight.start_ns, self._free_ns), now_ns)
         for request_id, message in result.errors.items():
             self._fail(flight, request_id, message, now_ns)
         for chunk in plan.chunks:
@@ -174,28 +161,32 @@ class Scheduler:
 
         0 where the next step needs a decision.
         """
-        if not self._settled or self._in_flight or self._fed_tick != self.batch.tick:
+        if self._in_flight or self._fed_tick != self.batch.tick or not self._is_settled():
             return 0
         if now_ns >= self._changes_at_ns or not self.batch.num_decoding:
             return 0
         return self.batch.steps_to_an_end()
 
-    def skip(self, token_id: int, ends_ns: Sequence[int]) -> int:
+    def skip(self, token_id: int, start_ns: int, ends_ns: Sequence[int]) -> int:
         """Takes in quiet steps that end at `ends_ns`, at most `quiet_steps`, all rows drawing `token_id`.
 
         The same as to schedule and commit them one by one. Stops when the next step needs a decision;
         returns how many steps were taken, at least one.
         """
-        rows, steps, changes_at_ns = self.batch.rows(), 0, self._changes_at_ns
-        while self._settled and steps < len(ends_ns):
+        rows, changes_at_ns, steps = self.batch.rows(), self._changes_at_ns, 0
+        for steps, end_ns in enumerate(ends_ns, 1):  # noqa: B007
             self.batch.tick += 1
-            self._feed()
-            steps += 1
-            if ends_ns[steps - 1] >= changes_at_ns:
+            hungry = self.batch.entering_block(self.batch.tick)
+            if hungry:
+                self._give_blocks(hungry)
+            self._step_took(start_ns, end_ns)
+            start_ns = end_ns
+            if not self._settled or end_ns >= changes_at_ns:
                 break
+        self._fed_tick = self.batch.tick
         ends_ns = ends_ns[:steps]
         RequestState.extend_each(rows, [token_id] * steps)
-        self._events.append(QuietSteps(ends_ns[-1], self._num_steps, rows, token_id, ends_ns))
+        self._events.append(events.QuietSteps(ends_ns[-1], self._num_steps, rows, token_id, ends_ns))
         self._num_steps += steps
         return steps
 
@@ -213,6 +204,18 @@ class Scheduler:
 
     # ---- how ------------------------------------------------------------------------------------------
 
+    def _step_took(self, start_ns: int, end_ns: int) -> None:
+        self._free_ns = end_ns
+        if self.policy.pace is not None:
+            self.policy.pace.observe(end_ns - start_ns)
+
+    def _is_settled(self) -> bool:
+        """Whether a decision would be empty: the last one was, or there is nobody to decide on."""
+        if not self._settled:
+            batch = self.batch
+            self._settled = not (self.waiting or self.parked or batch.catching_up or batch.starved)
+        return self._settled
+
     def _feed(self) -> None:
         """Gives every running request a block for its next token, or notes that it starves."""
         hungry = self.batch.starved
@@ -222,9 +225,12 @@ class Scheduler:
             hungry = [*hungry, *self.batch.entering_block(self.batch.tick)]
             self._fed_tick = self.batch.tick
         if hungry:
-            self.batch.starved = [s for s in hungry if not self.kv.grow(s, s.num_scheduled_tokens + 1)]
-            if self.batch.starved:
-                self._settled = False
+            self._give_blocks(hungry)
+
+    def _give_blocks(self, hungry: Iterable[RequestState]) -> None:
+        self.batch.starved = self.kv.feed(hungry)
+        if self.batch.starved:
+            self._settled = False
 
     @property
     def _changes_at_ns(self) -> float:
@@ -308,7 +314,7 @@ class Scheduler:
         state.admit(cached_tokens)
         self.batch.add(state)
         self._events.append(
-            Admitted(now_ns, self._num_steps, state.request.request_id, cached_tokens, resumed)
+            events.Admitted(now_ns, self._num_steps, state.request.request_id, cached_tokens, resumed)
         )
         return True
 
@@ -317,7 +323,7 @@ class Scheduler:
         self._leave_batch(state)
         lost_tokens = state.preempt()
         self._wait(state, now_ns)
-        self._events.append(Preempted(now_ns, self._num_steps, state.request.request_id, lost_tokens))
+        self._events.append(events.Preempted(now_ns, self._num_steps, state.request.request_id, lost_tokens))
 
     def _chunk(self, state: RequestState, num_tokens: int) -> Chunk:
         start = state.num_scheduled_tokens
@@ -344,9 +350,11 @@ class Scheduler:
             first = chunk.samples and chunk.state.num_output_tokens == 1
             if first and chunk.state not in flight.dropped:
                 request_id = chunk.state.request.request_id
-                self._events.append(FirstToken(now_ns, flight.plan.step_id, request_id))
+                self._events.append(events.FirstToken(now_ns, flight.plan.step_id, request_id))
         if states:
-            self._events.append(Tokens(now_ns, flight.plan.step_id, states, token_ids, result.logprobs))
+            self._events.append(
+                events.Tokens(now_ns, flight.plan.step_id, states, token_ids, result.logprobs)
+            )
         for state in over:
             reason = FinishReason.STOP if state.stopped else FinishReason.LENGTH
             self._end(state, flight.plan.step_id, now_ns, reason)
@@ -372,7 +380,9 @@ class Scheduler:
         self.kv.forget(request_id)
         del self._states[request_id]
         self._settled = False
-        self._events.append(Finished(now_ns, step_id, request_id, reason, state.num_output_tokens, message))
+        self._events.append(
+            events.Finished(now_ns, step_id, request_id, reason, state.num_output_tokens, message)
+        )
 
     def _leave_batch(self, state: RequestState) -> None:
         """Out of the batch, its blocks given up: at once, or when the newest step in flight is over."""

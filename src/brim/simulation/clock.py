@@ -29,6 +29,10 @@ class Clock:
         """When the next thing is due; infinity when nothing is."""
         return self._due[0][0] if self._due else math.inf
 
+    def next_but(self, order: Order) -> float:
+        """When the next thing of another kind is due; looks at all that is announced."""
+        return min((time_ns for time_ns, kind, _, _ in self._due if kind != order), default=math.inf)
+
     def at(self, time_ns: int, order: Order, action: Callable[[], None]) -> None:
         """Announces an action at `time_ns`, which must not be over."""
         if time_ns < self.now_ns:

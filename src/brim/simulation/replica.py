@@ -91,8 +91,8 @@ class Replica:
             if self._flights and self._flights[0].end_ps // PICOSECONDS == self._clock.now_ns:
                 self._commit(self._flights.popleft())
             self._take_in()
-            if self._skip:
-                self._skip_quiet_steps()
+            if self._skip and not self._skip_quiet_steps():
+                return
             while len(self._flights) < self._depth and self._schedule():
                 pass
             if not self._flights:
@@ -168,11 +168,15 @@ class Replica:
 
     # ---- quiet stretches -------------------------------------------------------------------------------
 
-    def _skip_quiet_steps(self) -> None:
-        """Takes in at once the quiet steps that end before anything else is due."""
+    def _skip_quiet_steps(self) -> bool:
+        """Takes in at once the quiet steps that end before anything else is due.
+
+        The last may run on while requests arrive, who are told of at its end as ever: then the turn is
+        over, and false is returned.
+        """
         most = self.scheduler.quiet_steps(self._clock.now_ns)
         if not most or self.scheduler.batch.rows() is not self._decodes.states:
-            return
+            return True
         step_id, rows = self._next_step_id, len(self._decodes.states)
         fixed, per_context = self._line(rows)
         first_ps = fixed + per_context * self._decodes.context(step_id)
@@ -184,12 +188,18 @@ class Replica:
 
         most = min(most, self._decodes.steps_to_an_end(step_id))
         steps = bisect_left(range(most), self._clock.next_ns, key=end_ns)
+        if steps < most and end_ns(steps) < self._clock.next_but(Order.ARRIVAL):
+            steps += 1
         if not steps:
-            return
-        steps = self.scheduler.skip(FILLER, [end_ns(i) for i in range(steps)])
+            return True
+        steps = self.scheduler.skip(FILLER, self._clock.now_ns, [end_ns(i) for i in range(steps)])
         self._listener.observe(self.scheduler.take_events())
         took_ps = steps * first_ps + steps * (steps - 1) // 2 * later_ps
         self._free_ps = start_ps + took_ps
         self.meter.steps(steps, steps * rows, took_ps, self._free_ps)
         self._next_step_id += steps
-        self._clock.advance(self._free_ps // PICOSECONDS)
+        free_ns = self._free_ps // PICOSECONDS
+        if self._clock.advance(free_ns):
+            return True
+        self._clock.at(free_ns, Order.STEP, self._turns)
+        return False

@@ -18,7 +18,7 @@ def counts(blocks: BlockPool) -> tuple[int, int, int]:
 def cached(num_blocks: int = 7) -> BlockPool:
     """Every block has content (of block i: the byte i), nobody holds any, block 0 was released first."""
     blocks = pool(num_blocks)
-    for block_id in [blocks.take() for _ in range(num_blocks)]:
+    for block_id in blocks.take(num_blocks):
         blocks.publish(block_id, bytes([block_id]))
         blocks.release([block_id])
     return blocks
@@ -26,21 +26,21 @@ def cached(num_blocks: int = 7) -> BlockPool:
 
 def test_a_fresh_pool_hands_out_its_blocks_from_zero_up():
     blocks = pool()
-    assert [blocks.take() for _ in range(7)] == [0, 1, 2, 3, 4, 5, 6]
+    assert blocks.take(7) == [0, 1, 2, 3, 4, 5, 6]
     assert counts(blocks) == (0, 0, 7)
 
 
 def test_a_released_block_without_content_is_free_and_taken_next():
     blocks = pool()
-    taken = [blocks.take() for _ in range(3)]
+    taken = blocks.take(3)
     blocks.release([taken[1]])
     assert counts(blocks) == (5, 0, 2)
-    assert blocks.take() == 1
+    assert blocks.take() == [1]
 
 
 def test_a_released_block_with_content_is_cached():
     blocks = pool()
-    blocks.publish(blocks.take(), b"a")
+    blocks.publish(*blocks.take(), b"a")
     blocks.release([0])
     assert counts(blocks) == (6, 1, 0)
     assert blocks.num_available == 7
@@ -56,7 +56,7 @@ def test_a_cached_block_can_be_held_again_with_its_content():
 
 def test_a_block_stays_used_until_its_last_holder_lets_go():
     blocks = pool()
-    blocks.publish(blocks.take(), b"a")
+    blocks.publish(*blocks.take(), b"a")
     blocks.hold(0)
     assert blocks.ref_count(0) == 2
     blocks.release([0])
@@ -67,9 +67,9 @@ def test_a_block_stays_used_until_its_last_holder_lets_go():
 
 def test_free_blocks_are_taken_before_cached_ones_are_evicted():
     blocks = pool(2)
-    blocks.publish(blocks.take(), b"a")
+    blocks.publish(*blocks.take(), b"a")
     blocks.release([0])
-    assert blocks.take() == 1
+    assert blocks.take() == [1]
     assert blocks.index.get(b"a") == 0
 
 
@@ -77,7 +77,7 @@ def test_the_block_released_longest_ago_is_evicted_first():
     blocks = cached()
     blocks.hold(0)
     blocks.release([0])
-    assert [blocks.take() for _ in range(7)] == [1, 2, 3, 4, 5, 6, 0]
+    assert blocks.take(7) == [1, 2, 3, 4, 5, 6, 0]
 
 
 def test_an_evicted_block_is_not_found_any_more():
@@ -90,32 +90,32 @@ def test_an_evicted_block_is_not_found_any_more():
 def test_a_held_block_is_never_evicted_though_it_was_released_before():
     blocks = cached(3)
     blocks.hold(0)
-    assert [blocks.take(), blocks.take()] == [1, 2]
+    assert blocks.take(2) == [1, 2]
     with pytest.raises(InvariantViolated, match="none is available"):
         blocks.take()
 
 
 def test_a_release_after_an_eviction_and_new_content_counts_from_then_on():
     blocks = cached(2)  # 0 was released before 1
-    assert blocks.take() == 0
+    assert blocks.take() == [0]
     blocks.publish(0, b"new")
     blocks.release([0])
-    assert [blocks.take(), blocks.take()] == [1, 0]
+    assert blocks.take(2) == [1, 0]
 
 
 def test_the_end_of_a_table_given_end_first_is_evicted_first():
     blocks = pool(3)
-    table = [blocks.take() for _ in range(3)]
+    table = blocks.take(3)
     for block_id in table:
         blocks.publish(block_id, bytes([block_id]))
     blocks.release(reversed(table))
-    assert [blocks.take() for _ in range(3)] == [2, 1, 0]
+    assert blocks.take(3) == [2, 1, 0]
 
 
 def test_the_first_block_of_a_content_stays_the_one_that_is_found():
     blocks = pool()
-    blocks.publish(blocks.take(), b"a")
-    blocks.publish(blocks.take(), b"a")
+    blocks.publish(*blocks.take(), b"a")
+    blocks.publish(*blocks.take(), b"a")
     assert blocks.index.get(b"a") == 0
     blocks.release([1])
     assert counts(blocks) == (6, 0, 1)  # the double has no content that counts
@@ -128,7 +128,7 @@ def test_holding_and_releasing_for_ever_does_not_grow_the_eviction_heap():
         blocks.hold(3)
         blocks.release([3])
     assert len(blocks._evictable) <= 2 * 7 + 65
-    assert [blocks.take() for _ in range(7)] == [0, 1, 2, 4, 5, 6, 3]
+    assert blocks.take(7) == [0, 1, 2, 4, 5, 6, 3]
 
 
 def test_another_eviction_rule_is_another_key():
@@ -137,10 +137,10 @@ def test_another_eviction_rule_is_another_key():
             return (-block.block_id,)
 
     blocks = BlockPool(3, HighestNumberFirst())
-    for block_id in [blocks.take() for _ in range(3)]:
+    for block_id in blocks.take(3):
         blocks.publish(block_id, bytes([block_id]))
         blocks.release([block_id])
-    assert [blocks.take() for _ in range(3)] == [2, 1, 0]
+    assert blocks.take(3) == [2, 1, 0]
 
 
 def test_check_accepts_free_cached_and_shared_blocks():
@@ -165,7 +165,7 @@ def test_check_accepts_free_cached_and_shared_blocks():
 )
 def test_check_finds_every_kind_of_broken_books(break_it, complaint):
     blocks = pool()
-    held, unheld = blocks.take(), blocks.take()
+    held, unheld = blocks.take(2)
     blocks.publish(unheld, b"cached")
     blocks.release([unheld])
     blocks.check([held])

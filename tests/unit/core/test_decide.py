@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from brim.core.decide import Policy, decide
-from brim.core.decision import Decision
+from brim.core.decision import Decision, Grant
 from brim.core.kvcache.timetable import Growth, Timetable
 from brim.core.policies.named import named
 from brim.core.request import RequestState, RequestView
-from tests.helpers import OFFLINE, ONLINE, config, request, state
+from tests.helpers import OFFLINE, ONLINE, Foretold, config, request, state
 
 
 @dataclass
@@ -35,15 +35,17 @@ class FakeBoard:
     need: dict[RequestView, int] = field(default_factory=dict)
     frees: dict[RequestView, int] = field(default_factory=dict)
     hits: dict[RequestView, int] = field(default_factory=dict)
+    guests: list[RequestView] = field(default_factory=list)
+    covered: list[RequestView] = field(default_factory=list)
 
     def held_blocks(self, view: RequestView) -> int:
         return len(view.block_ids)
 
     def is_guest(self, view: RequestView) -> bool:
-        return False
+        return view in self.guests
 
     def covers(self, view: RequestView) -> bool:
-        return False
+        return view in self.covered
 
     def own_blocks(self, view: RequestView) -> int:
         return len(view.block_ids)
@@ -51,11 +53,15 @@ class FakeBoard:
     def timetable(self) -> Timetable:
         return Timetable((), self.block_size, 0)
 
-    def growth(self, view: RequestView, *, guest: bool) -> Growth:
+    def growth(self, view: RequestView, own_blocks: int, *, guest: bool) -> Growth:
         return Growth(1, 0, 0)
 
     @property
     def ordinary_blocks(self) -> int:
+        return self.available_blocks
+
+    @property
+    def forecast_blocks(self) -> int:
         return self.available_blocks
 
     @property
@@ -64,7 +70,7 @@ class FakeBoard:
 
     @property
     def num_decoding(self) -> int:
-        return len(self.running) - len(self.catching_up)
+        return len(self.running) - len(self.catching_up) - len(self.parked)
 
     def hit_tokens(self, view: RequestView) -> int:
         return self.hits.get(view, 0)
@@ -358,3 +364,168 @@ def test_a_decision_reads_the_board_and_changes_nothing():
     before = replace(board, running=[a], starved=[a], waiting=[b])
     assert decided(board, "priority") == decided(board, "priority")
     assert board == before
+
+
+# ---- promises
+
+
+def ready(name: str, outputs: int, seq: int = 0, *, prompt: int = 4, arrival_ns: int = 0) -> RequestState:
+    """Its prompt is computed and in its blocks; it waits to generate, or does so."""
+    one = state(request(name, prompt, outputs, arrival_ns=arrival_ns), seq)
+    one.admit(0)
+    one.schedule(prompt)
+    one.compute(prompt)
+    one.block_ids = list(range(-(-prompt // 4)))
+    return one
+
+
+def promised(board: FakeBoard, name: str = "econoserve-sd", **changes: Any) -> Decision:
+    """With every answer foretold, 100 blocks of 4, none kept."""
+    exact = {"reserve_share": 0.0, "length_padding": 0.0, "prompt_floor_tokens": 1, "num_blocks": 100}
+    names = [*board.running, *board.waiting]
+    lengths = {view.request.request_id: view.request.sampling.max_tokens for view in names}
+    return decide(named(config(policy=name, **(exact | changes)), Foretold(lengths)), board, 0)
+
+
+def test_those_that_end_together_are_granted_one_after_the_other():
+    a, b, c = ready("a", 8, 0), ready("b", 4, 1), ready("c", 8, 2)
+    board = FakeBoard(running=[a, b, c], parked=[a, b, c], available_blocks=9)
+    assert list(promised(board).grants.items()) == [(a, Grant(8, 2)), (c, Grant(8, 2)), (b, Grant(4, 1))]
+    on_demand = promised(board, "econoserve-d").grants
+    assert list(on_demand.items()) == [(a, Grant(8, 1)), (b, Grant(4, 1)), (c, Grant(8, 1))]
+
+
+def test_nobody_passes_a_group_that_does_not_fit():
+    a, b = ready("a", 40, 0), ready("b", 4, 1, arrival_ns=1)
+    (x,) = views("x")
+    board = FakeBoard(running=[x, a, b], parked=[a, b], available_blocks=9)
+    assert promised(board).grants == {}
+    assert promised(replace(board, available_blocks=11)).grants == {a: Grant(40, 10), b: Grant(4, 1)}
+
+
+def test_in_equal_ranges_a_smaller_one_may_pass():
+    a, b = ready("a", 40, 0), ready("b", 4, 1, arrival_ns=1)
+    (x,) = views("x")
+    board = FakeBoard(running=[x, a, b], parked=[a, b], available_blocks=9)
+    assert promised(board, "econoserve-sdo").grants == {b: Grant(4, 1)}
+
+
+def test_reserve_and_floor_are_kept_from_outputs_unless_one_is_alone():
+    (x,), a = views("x"), ready("a", 8)
+    kept = {"reserve_share": 0.03, "prompt_floor_tokens": 16}  # 3 blocks and 4
+    board = FakeBoard(running=[x, a], parked=[a], num_blocks=100, available_blocks=8)
+    assert promised(board, **kept).grants == {}
+    assert promised(replace(board, available_blocks=9), **kept).grants == {a: Grant(8, 2)}
+    alone = FakeBoard(running=[a], parked=[a], num_blocks=100, available_blocks=2)
+    assert promised(alone, **kept).grants == {a: Grant(8, 2)}
+
+
+def test_who_outgrows_its_promise_takes_the_reserve():
+    a, b = ready("a", 8), ready("b", 8, 1)
+    board = FakeBoard(running=[a, b], starved=[a], num_blocks=100, available_blocks=2)
+    made = promised(board, reserve_share=0.03)
+    assert (made.grants, made.park, made.preempt) == ({a: Grant(8, 2)}, [], [])
+
+
+def test_who_outgrows_its_promise_takes_one_block_where_there_is_no_more():
+    a, b = ready("a", 8), ready("b", 8, 1)
+    made = promised(FakeBoard(running=[a, b], starved=[a], available_blocks=1))
+    assert (made.grants, made.park) == ({a: Grant(8, 1)}, [])
+
+
+def test_who_outgrows_its_promise_where_nothing_is_left_parks_and_keeps_its_kv():
+    a, b = ready("a", 8), ready("b", 8, 1)
+    made = promised(FakeBoard(running=[a, b], starved=[a]))
+    assert (made.grants, made.park, made.preempt, made.pause) == ({}, [a], [], [])
+
+
+def test_the_newest_guest_leaves_for_a_host_that_needs_its_blocks():
+    host, old, new = ready("h", 40, 0), ready("o", 4, 1), ready("n", 4, 2)
+    board = FakeBoard(running=[host, old, new], starved=[host], covered=[host], guests=[old, new])
+    made = promised(board, "econoserve")
+    assert (made.preempt, made.park) == ([new], [])
+    made = promised(replace(board, frees={new: 0}), "econoserve")
+    assert (made.preempt, made.park) == ([new, old], [])
+    made = promised(replace(board, releases_delayed=True), "econoserve")
+    assert (made.preempt, made.park) == ([new], [host])  # the blocks come free after this step
+
+
+def test_one_guest_leaves_for_as_many_hosts_as_it_has_blocks():
+    a, b, guest = ready("a", 40, 0), ready("b", 40, 1), ready("g", 4, 2)
+    board = FakeBoard(running=[a, b, guest], starved=[a, b], covered=[a, b], guests=[guest], frees={guest: 2})
+    made = promised(board, "econoserve")
+    assert (made.preempt, made.park) == ([guest], [])
+    made = promised(replace(board, frees={guest: 1}), "econoserve")
+    assert (made.preempt, made.park) == ([guest], [b])
+
+
+def test_a_guest_that_lacks_a_block_makes_nobody_leave():
+    host, old, new = ready("h", 40, 0), ready("o", 4, 1), ready("n", 4, 2)
+    board = FakeBoard(running=[host, old, new], starved=[old], covered=[old], guests=[old, new])
+    made = promised(board, "econoserve")
+    assert (made.preempt, made.park) == ([], [old])
+
+
+def test_where_nothing_runs_and_nothing_can_be_granted_one_of_the_parked_gives_way():
+    first, much, little = ready("a", 40, 0), ready("b", 40, 1, prompt=12), ready("c", 40, 2)
+    board = FakeBoard(running=[first, much, little], parked=[first, much, little])
+    assert promised(board).preempt == [little]  # what loses least, and never the first
+    little.num_preemptions = 1
+    assert promised(board).preempt == [much]  # nor one that has given way more often
+    (x,) = views("x")
+    assert promised(replace(board, running=[x, *board.running])).preempt == []
+    assert promised(replace(board, releases_delayed=True)).preempt == []
+    assert promised(FakeBoard(running=[first], parked=[first])).preempt == []
+
+
+# ---- entering under a promise
+
+
+def test_a_prompt_waits_until_the_one_before_it_is_granted():
+    a, (b,) = ready("a", 40, prompt=8), views("b", prompt=8)
+    board = FakeBoard(running=[a], parked=[a], waiting=[b], num_blocks=100, available_blocks=9)
+    made = promised(board, "econoserve-sd", prompt_floor_tokens=8)
+    assert (made.grants, made.admit) == ({}, [])
+    made = promised(replace(board, available_blocks=20), "econoserve-sd", prompt_floor_tokens=8)
+    assert (made.grants, made.admit) == ({a: Grant(40, 10)}, [b])
+
+
+def test_one_queue_grants_when_it_admits():
+    (a,) = views("a", max_tokens=7)
+    board = FakeBoard(waiting=[a], available_blocks=3)
+    assert promised(board, "s3").grants == {a: Grant(7, 2)}
+    assert promised(board, "orca").grants == {a: Grant(7, 2)}
+    assert promised(board, "vllm").grants == {}
+    assert promised(replace(board, available_blocks=2), "s3").admit == []
+
+
+def test_the_maximum_is_reserved_however_little_is_expected():
+    (a,) = views("a", max_tokens=20)
+    board = FakeBoard(waiting=[a], available_blocks=9)
+    a.expect(1)
+    blocks = {
+        name: promised(board, name).grants[a].blocks for name in ("orca", "fastserve", "s3", "multires")
+    }
+    assert blocks == {"orca": 5, "fastserve": 5, "s3": 1, "multires": 1}
+
+
+def test_a_step_with_whole_prompts_holds_the_outputs():
+    a, b, c = views("abc", prompt=20)
+    board = FakeBoard(running=[a], waiting=[b, c], available_blocks=7)
+    made = decided(board, "vllm-2023", max_num_batched_tokens=30)
+    assert (made.chunk_tokens, made.hold_decodes) == ({b: 20}, True)
+    assert not decided(replace(board, waiting=[]), "vllm-2023").hold_decodes
+    assert not decided(board, "sarathi").hold_decodes
+
+
+def test_srtf_preempts_the_one_with_most_to_come():
+    short, long = ready("s", 3, 1), ready("l", 9, 0)
+    assert promised(FakeBoard(running=[long, short], starved=[short]), "srtf").preempt == [long]
+
+
+def test_fastserve_takes_the_seat_of_one_that_was_served_longer():
+    (served,) = views("a", prompt=600)
+    (fresh,) = views("z")
+    board = FakeBoard(running=[served], waiting=[fresh], available_blocks=9, max_num_seqs=1)
+    assert promised(board, "fastserve", num_blocks=999).preempt == [served]
+    assert promised(board, "srtf", num_blocks=999).preempt == []

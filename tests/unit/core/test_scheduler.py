@@ -514,6 +514,14 @@ def quiet_host(depth: int = 1, **changes) -> Host:
     return host
 
 
+def settled_host(depth: int = 1) -> Host:
+    """The same, and a third that waits for a seat."""
+    host = quiet_host(depth)
+    host.add(request("w", 4, max_tokens=9))
+    host.step()
+    return host
+
+
 @DEPTHS
 def test_a_quiet_step_takes_no_decision_and_makes_no_new_rows(depth, decisions):
     host = quiet_host(depth)
@@ -554,6 +562,16 @@ def test_a_waiting_request_that_can_not_enter_leaves_the_steps_quiet(decisions):
 
 
 @DEPTHS
+def test_where_nobody_is_left_to_decide_on_no_decision_is_taken(depth, decisions):
+    host = quiet_host(depth)
+    decisions.clear()
+    host.scheduler.abort("a", host.now_ns)
+    for _ in range(2):
+        host.step()
+    assert decisions == []
+
+
+@DEPTHS
 def test_an_arrival_ends_the_quiet(depth, decisions):
     host = quiet_host(depth)
     host.add(request("c"))
@@ -562,7 +580,7 @@ def test_an_arrival_ends_the_quiet(depth, decisions):
 
 @DEPTHS
 def test_an_abort_of_the_running_ends_the_quiet(depth, decisions):
-    host = quiet_host(depth)
+    host = settled_host(depth)
     host.scheduler.abort("a", host.now_ns)
     assert wakes(host, decisions)
 
@@ -577,14 +595,14 @@ def test_an_abort_of_the_waiting_ends_the_quiet(decisions):
 
 @DEPTHS
 def test_an_error_ends_the_quiet(depth, decisions):
-    host = quiet_host(depth)
+    host = settled_host(depth)
     host.step(errors={"a": "no luck"})
     assert wakes(host, decisions)
 
 
 @DEPTHS
 def test_a_finished_request_ends_the_quiet(depth, decisions):
-    host = quiet_host(depth)
+    host = settled_host(depth)
     while not host.finish_reasons():
         host.step()
     assert wakes(host, decisions)

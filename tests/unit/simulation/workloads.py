@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import hypothesis.strategies as st
 
+from brim.core.policies.named import NAMED
 from brim.simulation.run import Setup
 from brim.simulation.targets import Targets
 from tests.helpers import MS, OFFLINE, ONLINE
 from tests.unit.simulation.scenarios import asked, machine, setup, step_time, trace
 
-POLICIES = ("vllm", "priority", "vllm-2023", "sarathi", "orca", "fastserve", "srtf", "s3", "multires")
+POLICIES = sorted(NAMED)
 REQUESTS = st.lists(
     st.builds(
         asked,

@@ -51,11 +51,20 @@ class BlockPool:
     def ref_count(self, block_id: int) -> int:
         return self._blocks[block_id].ref_count
 
-    def take(self) -> int:
-        """An empty block, held once. Evicts if no block is free; raises InvariantViolated if none is left."""
-        block = self._blocks[self._free.pop()] if self._free else self._evict()
-        block.ref_count = 1
-        return block.block_id
+    def count_unshared(self, block_ids: Iterable[int]) -> int:
+        """How many of these have one holder."""
+        blocks = self._blocks
+        return sum([blocks[block_id].ref_count == 1 for block_id in block_ids])
+
+    def take(self, count: int = 1) -> list[int]:
+        """Empty blocks, each held once. Evicts where none is free; raises InvariantViolated for want of any."""
+        blocks, free = self._blocks, self._free
+        taken = free[: -count - 1 : -1]
+        del free[len(free) - len(taken) :]
+        taken += [self._evict().block_id for _ in range(count - len(taken))]
+        for block_id in taken:
+            blocks[block_id].ref_count = 1
+        return taken
 
     def hold(self, block_id: int) -> None:
         """One more holder of a block with content."""
@@ -66,11 +75,16 @@ class BlockPool:
 
     def release(self, block_ids: Iterable[int]) -> None:
         """One holder less of each; give a table's end first, so that leaves are evicted before parents."""
+        blocks, freed = self._blocks, self._free.append
         for block_id in block_ids:
-            block = self._blocks[block_id]
+            block = blocks[block_id]
             block.ref_count -= 1
-            if block.ref_count == 0:
-                self._let_go(block)
+            if block.ref_count:
+                continue
+            if block.block_hash is None:
+                freed(block_id)
+            else:
+                self._keep_cached(block)
 
     def publish(self, block_id: int, block_hash: BlockHash) -> None:
         """The block is whole: prefixes may find it. The first block of a content stays the one found."""
@@ -78,10 +92,7 @@ class BlockPool:
             self._blocks[block_id].block_hash = block_hash
             self.index.add(block_hash, block_id)
 
-    def _let_go(self, block: Block) -> None:
-        if block.block_hash is None:
-            self._free.append(block.block_id)
-            return
+    def _keep_cached(self, block: Block) -> None:
         self._num_cached += 1
         self._releases += 1
         block.released_seq = self._releases

@@ -53,13 +53,12 @@ class Ledger:
     Invariant: `unwritten` blocks can be written at any time, since nobody else is given them.
     """
 
-    def __init__(
-        self, block_size: int, clock: StepClock, *, lending: bool = False, buffer_steps: int = 0
-    ) -> None:
-        self.lending = lending
+    def __init__(self, block_size: int, clock: StepClock, *, buffer_steps: int | None = None) -> None:
+        """Guests are expected to stay `buffer_steps` longer than they should; None: there are none."""
+        self.lending = buffer_steps is not None
         self._block_size = block_size
         self._clock = clock
-        self._buffer_steps = buffer_steps
+        self._buffer_steps = buffer_steps or 0
         self._shares: dict[str, Share] = {}
         self._guests: dict[Share, None] = {}  # oldest first
         self._hosts_unwritten = 0
@@ -68,15 +67,24 @@ class Ledger:
         self._held = 0  # by all, as far as it comes free when they leave
         self._timetable: Timetable | None = None  # holds until somebody comes, leaves or sits a step out
 
+    def __len__(self) -> int:
+        return len(self._shares)
+
     def __contains__(self, view: RequestView) -> bool:
         return view.request.request_id in self._shares
 
     @property
     def unwritten(self) -> int:
-        """Blocks that may still be written inside promises, at the worst coming step."""
-        if not self.lending:
-            return self._hosts_unwritten
-        return self.timetable.unwritten
+        """Blocks that may still be written inside promises, at the worst coming step.
+
+        Without guests that is no more than what all hosts have not yet written, and then this is said.
+        """
+        return self.timetable.unwritten if self._guests else self._hosts_unwritten
+
+    @property
+    def promised(self) -> int:
+        """Blocks promised to all and not yet written, lent ones too."""
+        return self._hosts_unwritten + self._guests_unwritten
 
     @property
     def lent(self) -> int:

@@ -53,7 +53,7 @@ class KVCacheManager:
         self._hashing = hashing or TokenHashing()
         self._pool = BlockPool(num_blocks, eviction or LeastRecentlyUsed())
         self._contents: dict[str, _Content] = {}
-        self.ledger = ledger or Ledger(block_size, NoSteps())
+        self.ledger = Ledger(block_size, NoSteps()) if ledger is None else ledger
 
     @property
     def num_blocks(self) -> int:
@@ -73,13 +73,18 @@ class KVCacheManager:
 
     @property
     def promised_blocks(self) -> int:
-        """Used blocks, and those that are promised and not yet written."""
-        return self._pool.num_used + self.ledger.unwritten
+        """Used blocks, and those promised and not yet written: more than there are, where some are lent."""
+        return self._pool.num_used + self.ledger.promised
 
     @property
     def lent_blocks(self) -> int:
         """Used blocks that were promised to somebody else."""
         return self.ledger.lent
+
+    @property
+    def forecast_blocks(self) -> int:
+        """Free and evictable, less what those with a promise will need of it at the worst coming step."""
+        return self._pool.num_available - self.ledger.timetable.unwritten
 
     @property
     def ordinary_blocks(self) -> int:
@@ -123,7 +128,7 @@ class KVCacheManager:
         for block_id in hits:
             self._pool.hold(block_id)
         fresh = self.blocks_for(state.num_tokens) - len(hits)
-        state.block_ids = hits + [self._pool.take() for _ in range(fresh)]
+        state.block_ids = hits + self._pool.take(fresh)
         self._contents.setdefault(state.request.request_id, _Content()).num_published = len(hits)
         return len(hits) * self.block_size
 
@@ -141,8 +146,18 @@ class KVCacheManager:
             self.ledger.write(state, lacking)
         elif self.available_blocks < lacking:
             return False
-        state.block_ids += [self._pool.take() for _ in range(lacking)]
+        state.block_ids += self._pool.take(lacking)
         return True
+
+    def feed(self, states: Iterable[RequestState]) -> list[RequestState]:
+        """Gives each the block that its next token needs; returns those for whom there is none."""
+        size = self.block_size
+        full = [s for s in states if s.num_scheduled_tokens >= len(s.block_ids) * size]
+        if len(self.ledger) or self.available_blocks < len(full):
+            return [state for state in full if not self.grow(state, state.num_scheduled_tokens + 1)]
+        for state, block_id in zip(full, self._pool.take(len(full)), strict=True):
+            state.block_ids.append(block_id)
+        return []
 
     def publish_computed(self, state: RequestState) -> None:
         """Lets prefixes find the blocks that are computed whole.
@@ -166,7 +181,9 @@ class KVCacheManager:
 
     def own_blocks(self, view: RequestView) -> int:
         """Of the blocks it holds, the ones that nobody shares."""
-        return sum(self._pool.ref_count(block_id) == 1 for block_id in view.block_ids)
+        if not self._prefix_caching:
+            return len(view.block_ids)
+        return self._pool.count_unshared(view.block_ids)
 
     def detach(self, state: RequestState) -> list[int]:
         """Takes table and promise away from the request; its blocks stay used until they are given back."""

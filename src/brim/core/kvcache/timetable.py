@@ -13,7 +13,7 @@ just before one of the ends. Only those moments are looked at:
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -38,9 +38,10 @@ class Timetable:
     def __init__(self, growths: Iterable[Growth], block_size: int, held: int) -> None:
         self.held = held
         self._block_size = block_size
+        self._growths = sorted(growths)
         self._ends: list[int] = []
         self._totals: list[int] = []
-        self._sum_up(sorted(growths, reverse=True))
+        self._sum_up()
         self.peak = max(self._totals, default=0)
 
     @property
@@ -50,7 +51,8 @@ class Timetable:
 
     def copy(self) -> Timetable:
         twin = Timetable((), self._block_size, self.held)
-        twin._ends, twin._totals, twin.peak = self._ends.copy(), self._totals.copy(), self.peak
+        twin._growths, twin._ends = self._growths.copy(), self._ends.copy()
+        twin._totals, twin.peak = self._totals.copy(), self.peak
         return twin
 
     def cost(self, growth: Growth, own: int) -> int:
@@ -63,26 +65,32 @@ class Timetable:
         self.held += own
         at = bisect_left(self._ends, growth.until)
         if at == len(self._ends) or self._ends[at] != growth.until:
-            others = self._totals[at] if at < len(self._totals) else 0
+            self._totals.insert(at, self._total_at(growth.until))
             self._ends.insert(at, growth.until)
-            self._totals.insert(at, others)  # a bound: the others are still growing then
+        insort(self._growths, growth)
         for i in range(at + 1):
             self._totals[i] += growth.at(self._ends[i], self._block_size)
 
     def _top_with(self, growth: Growth) -> int:
         size, (until, phase, fixed) = self._block_size, growth
         at = bisect_left(self._ends, until)
-        others = self._totals[at] if at < len(self._totals) else 0
-        top = others + (phase + until) // size
+        top = self._total_at(until) + (phase + until) // size
         for end, total in zip(self._ends[:at], self._totals, strict=False):
             together = total + (phase + end) // size
             if together > top:
                 top = together
         return top + fixed
 
-    def _sum_up(self, growths: list[Growth]) -> None:
+    def _total_at(self, step: int) -> int:
+        at = bisect_left(self._ends, step)
+        if at < len(self._ends) and self._ends[at] == step:
+            return self._totals[at]
+        still_there = self._growths[bisect_left(self._growths, (step,)) :]
+        return sum(fixed + (phase + step) // self._block_size for _, phase, fixed in still_there)
+
+    def _sum_up(self) -> None:
         """From the last end to the first. The rounding of all is found by counting their remainders."""
-        size = self._block_size
+        size, growths = self._block_size, self._growths[::-1]
         remainders = [0] * size
         whole = 0
         for count, (until, phase, fixed) in enumerate(growths, 1):

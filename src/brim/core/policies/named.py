@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from brim.core.config import SchedulerConfig
 from brim.core.decide import Policy
 from brim.core.errors import ConfigError
+from brim.core.estimators.pace import Pace
 from brim.core.estimators.response_length import History, ResponseLength
 from brim.core.policies.admitting import InverseGuard, Watermark
 from brim.core.policies.chunking import FillTheBudget, WholePrompts
@@ -157,12 +158,14 @@ def _econoserve_sd(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
 
 def _econoserve_sdo(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
     """EconoServe-SDO: ordered by deadline, KV held and length."""
-    ordering = ByRanges()
+    pace = Pace()
+    ordering = ByRanges(pace)
     return replace(
         _econoserve_sd(config, lengths),
         name="econoserve-sdo",
         ordering=ordering,
         picking=LongestFit(ordering),
+        pace=pace,
     )
 
 

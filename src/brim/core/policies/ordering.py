@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from brim.core.estimators.pace import Pace
 from brim.core.request import RequestView, TaskClass
 
 _SECOND_NS = 1_000_000_000
@@ -76,41 +77,33 @@ class MultiLevelFeedback:
 class ByRanges:
     """Time to the deadline, KV held, length: each cut into ranges, the next deciding where one is equal.
 
-    Soonest deadline first; then who holds most, so that it comes free sooner; then the longest. The
-    factors and their directions are EconoServe's (arXiv 2411.06364), the ranges our own. A request
-    without any target is due after `patience_seconds`, so that it is not overtaken for ever; the first
-    deadline range holds those overdue for long.
+    Least time left first, beyond what the answer still takes at the present `pace`; then who holds most,
+    so that it comes free sooner; then the longest. The factors and their directions are EconoServe's
+    (arXiv 2411.06364), the ranges our own. Those that can't meet their deadline any more come last: served
+    first, under overload, they would make all others late as well. A request without any target is due
+    after `patience_seconds` and never too late, so that it is not overtaken for ever.
     """
 
-    deadline_ranges_seconds: tuple[float, ...] = (-60.0, 0.5, 2.0)
+    pace: Pace = field(default_factory=Pace)
+    time_left_ranges_seconds: tuple[float, ...] = (0.5, 2.0)
     range_tokens: int = 128
     length_ranges: int = 4
     patience_seconds: float = 30.0
 
     def key(self, view: RequestView, now_ns: int) -> tuple[float, ...]:
         offline = view.request.task_class is TaskClass.OFFLINE
-        deadline = bisect_left(self.deadline_ranges_seconds, (self.due_ns(view) - now_ns) / _SECOND_NS)
-        held = view.num_scheduled_tokens // self.range_tokens
+        time_left = (self._last_start_ns(view) - now_ns) / _SECOND_NS
+        late = time_left < 0 and self._due_ns(view) is not None
         half_done = view.num_scheduled_tokens > 0
+        held = view.num_scheduled_tokens // self.range_tokens
         length = view.expected_tokens - view.num_tokens if half_done else view.num_tokens
-        return (offline, not half_done, deadline, -held, -self._length_range(length))
+        urgency = bisect_left(self.time_left_ranges_seconds, time_left)
+        return (offline, late, not half_done, urgency, -held, -self._length_range(length))
 
     def changes_at_ns(self, view: RequestView, now_ns: int) -> int | None:
-        due_ns = self.due_ns(view)
-        borders = [due_ns - int(border * _SECOND_NS) for border in self.deadline_ranges_seconds]
-        return min((border_ns for border_ns in borders if border_ns > now_ns), default=None)
-
-    def due_ns(self, view: RequestView) -> int:
-        """When the whole answer is due, or its first token where only that has a target."""
-        request, slo = view.request, view.request.slo
-        if slo.e2e_ns is not None:
-            return request.arrival_ns + slo.e2e_ns
-        if request.deadline_ns is not None:
-            return request.deadline_ns
-        if slo.ttft_ns is None:
-            return request.arrival_ns + int(self.patience_seconds * _SECOND_NS)
-        outputs = view.expected_tokens - view.num_prompt_tokens if view.num_scheduled_tokens else 0
-        return request.arrival_ns + slo.ttft_ns + outputs * (slo.tpot_ns or slo.itl_ns or 0)
+        last_ns = self._last_start_ns(view)
+        borders = [last_ns - int(border * _SECOND_NS) for border in self.time_left_ranges_seconds]
+        return min((border_ns for border_ns in (*borders, last_ns + 1) if border_ns > now_ns), default=None)
 
     def key_of_length(self, key: tuple[float, ...], num_tokens: int) -> tuple[float, ...]:
         """The first key of the same ranges whose requests are surely not longer than `num_tokens`."""
@@ -122,8 +115,28 @@ class ByRanges:
         return one[:-1] == other[:-1]
 
     def is_urgent(self, key: tuple[float, ...]) -> bool:
-        """Whether the deadline is in the range before the last but one border, or over."""
-        return key[2] <= len(self.deadline_ranges_seconds) - 2
+        """Whether the time left is in the first range, and the deadline can still be met."""
+        return not key[1] and key[3] == 0
+
+    def _due_ns(self, view: RequestView) -> int | None:
+        """When the whole answer is due, or its first token where only that has a target."""
+        request, slo = view.request, view.request.slo
+        if slo.e2e_ns is not None:
+            return request.arrival_ns + slo.e2e_ns
+        if request.deadline_ns is not None or slo.ttft_ns is None:
+            return request.deadline_ns
+        per_token_ns = slo.tpot_ns or slo.itl_ns
+        outputs = view.expected_tokens - view.num_prompt_tokens
+        return request.arrival_ns + slo.ttft_ns + (outputs * per_token_ns if per_token_ns else 0)
+
+    def _last_start_ns(self, view: RequestView) -> int:
+        """The latest time from which on it can still be over when it is due, at the present pace."""
+        due_ns, slo = self._due_ns(view), view.request.slo
+        if due_ns is None:
+            return view.request.arrival_ns + int(self.patience_seconds * _SECOND_NS)
+        only_first = slo.e2e_ns is None and slo.tpot_ns is None and slo.itl_ns is None
+        tokens = 1 if slo.ttft_ns is not None and only_first else view.expected_tokens - view.num_tokens
+        return due_ns - tokens * self.pace.step_ns
 
     def _length_range(self, num_tokens: int) -> int:
         return min(num_tokens // self.range_tokens, self.length_ranges)

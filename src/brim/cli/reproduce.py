@@ -1,0 +1,75 @@
+"""`brim reproduce`: published experiments, run again in virtual time."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from brim.cli import flags
+from brim.core.errors import ConfigError
+
+reproduce_app = typer.Typer(
+    help="Run published experiments again, in virtual time.", no_args_is_help=True, add_completion=False
+)
+
+
+@reproduce_app.callback()
+def reproduce() -> None:
+    """Run published experiments again, in virtual time."""
+
+
+@reproduce_app.command()
+def econoserve(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One set-up and minutes of virtual time: the directions only.")
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="A folder with the length files of Alpaca and ShareGPT.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The folder for tables, pictures and results.json.")
+    ] = Path("docs/results/econoserve"),
+    setup: Annotated[
+        list[str] | None, typer.Option(help="Only the set-ups with this in their name; several times.")
+    ] = None,
+    hours: Annotated[float, typer.Option(help="Virtual time of arrivals in each point.")] = 1.0,
+    max_requests: Annotated[
+        int, typer.Option(help="End a point sooner after so many requests; 0: never.")
+    ] = 0,
+    jobs: Annotated[int, typer.Option(help="Processes; 0: one for each core.")] = 0,
+    seed: Annotated[int, typer.Option(help="Decides whatever is drawn.")] = 0,
+    json_output: flags.Json = False,
+) -> None:
+    """EconoServe (arXiv 2411.06364): each claim of its abstract beside what is measured here."""
+    from brim.reproduction.econoserve import reproduce
+    from brim.reproduction.plan import full_plan, quick_plan
+    from brim.reproduction.report import text
+    from brim.reproduction.writing import refuse_unwritable, write
+
+    if hours <= 0 or max_requests < 0 or jobs < 0:
+        raise ConfigError("--hours must be above 0, --max-requests and --jobs 0 or more")
+    plan = quick_plan(seed) if quick else full_plan(hours, max_requests, seed, data, setup or [])
+    if not plan.benches:
+        raise ConfigError(f"no set-up has {' or '.join(setup or [])} in its name")
+    refuse_unwritable(output)
+    for results in reproduce(plan, jobs or os.cpu_count() or 1, _Progress):
+        write(results, output)
+    print(json.dumps(results) if json_output else text(results))
+
+
+class _Progress:
+    """A line on standard error for every tenth of the points."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total, self._done = what, total, 0
+        self._console = Console(stderr=True)
+
+    def __call__(self) -> None:
+        self._done += 1
+        if self._done % max(self._total // 10, 1) == 0 or self._done == self._total:
+            self._console.print(f"{self._what}: {self._done} of {self._total}", style="dim", highlight=False)
