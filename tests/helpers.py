@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from brim.core.config import SchedulerConfig
-from brim.core.decide import Policy
 from brim.core.estimators.response_length import bounded
 from brim.core.events import Admitted, Event, Finished, Preempted, Tokens, line
 from brim.core.plan import StepPlan, StepResult
+from brim.core.policy import Policy
 from brim.core.request import SLO, FinishReason, Request, RequestState, SamplingParams, TaskClass
 from brim.core.scheduler import Scheduler
 from brim.engines.base import Engine

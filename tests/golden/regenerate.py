@@ -14,6 +14,7 @@ from brim.core.policies.named import named
 from tests.helpers import OFFLINE, Foretold, Host, config, lines, request
 
 FOLDER = Path(__file__).parent
+EXACT = {"reserve_share": 0.0, "length_padding": 0.0}
 
 
 def chunks_and_prefix() -> Host:
@@ -65,16 +66,16 @@ def pipelining() -> Host:
 
 
 def time_synced_groups() -> Host:
-    """Two pairs of answers of one length, in turns of arrival: each pair starts and ends together."""
-    settings = config(policy="econoserve-sd", num_blocks=24, prompt_floor_tokens=99, **EXACT)
-    lengths = {"long-1": 24, "short-1": 8, "long-2": 24, "short-2": 8}
+    """Two pairs of answers of one length, arriving in turns: each pair starts and ends together."""
+    limits = {"num_blocks": 32, "block_size": 2, "prompt_floor_tokens": 8}
+    settings = config(policy="econoserve-sd", **limits, **EXACT)
+    lengths = {"long-1": 20, "short-1": 12, "long-2": 20, "short-2": 12}
     host = Host(settings, policy=named(settings, Foretold(lengths)))
     for seq, (name, tokens) in enumerate(lengths.items()):
-        host.add(request(name, [seq] * 3, max_tokens=tokens))
+        host.add(request(name, [seq] * 2, max_tokens=tokens))
     return host.run()
 
 
-EXACT = {"reserve_share": 0.0, "length_padding": 0.0}
 RUNS: dict[str, Callable[[], Host]] = {
     run.__name__: run
     for run in (chunks_and_prefix, starvation, online_over_offline, pipelining, time_synced_groups)

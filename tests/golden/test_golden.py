@@ -2,7 +2,7 @@
 
 import pytest
 
-from brim.core.events import Admitted
+from brim.core.events import Admitted, Finished
 from tests.golden.regenerate import FOLDER, RUNS, log
 
 
@@ -39,3 +39,18 @@ def test_the_third_run_preempts_offline_for_online_a_step_ahead():
     preempted = next(e.step_id for e in host.events if getattr(e, "lost_tokens", None))
     (entered,) = [e.step_id for e in host.of(Admitted) if e.request_id == "user"]
     assert entered > preempted
+
+
+def test_the_fourth_run_lends_to_one_after_the_other_and_takes_back_from_one_that_outgrew():
+    host = RUNS["pipelining"]()
+    assert [event.request_id for event in host.of(Finished)] == ["guest", "next", "host", "grows"]
+    assert host.preempted() == ["grows"]
+    generating = [[name for name, start, _ in rows if start >= 4] for rows in host.rows]
+    assert all("host" in names for names in generating[1:44])  # it never waits
+    assert [generating.index(names) for names in (["host", "guest"], ["host", "next", "grows"])] == [3, 19]
+
+
+def test_the_fifth_run_starts_and_ends_the_members_of_a_group_together():
+    rows = [[name for name, start, _ in rows if start >= 2] for rows in RUNS["time_synced_groups"]().rows]
+    changes = [names for at, names in enumerate(rows) if names and names != rows[at - 1]]
+    assert changes == [["long-1", "long-2"], ["short-1", "short-2"]]

@@ -9,9 +9,10 @@ request, and the requests that enter a new block at a step are found by the step
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
-from brim.core.request import RequestState
+from brim.core.errors import InvariantViolated
+from brim.core.request import RequestState, Status
 
 
 class Batch:
@@ -25,7 +26,6 @@ class Batch:
         self._phases: list[dict[RequestState, None]] = [{} for _ in range(block_size)]
         # decoding requests by the first tick for which they have no token left to draw
         self._ending: dict[int, dict[RequestState, None]] = {}
-        self._parked: dict[RequestState, None] = {}
         self._rows: tuple[RequestState, ...] | None = ()
 
     def __len__(self) -> int:
@@ -42,10 +42,6 @@ class Batch:
     def catching_up(self) -> Collection[RequestState]:
         return self._catching_up.keys()
 
-    @property
-    def parked(self) -> Collection[RequestState]:
-        return self._parked.keys()
-
     def rows(self) -> tuple[RequestState, ...]:
         """The decoding requests; the same tuple until the batch is edited."""
         if self._rows is None:
@@ -58,7 +54,6 @@ class Batch:
     def start_decoding(self, state: RequestState) -> None:
         """From this tick on, every step runs one token of the request."""
         self._catching_up.pop(state, None)
-        self._parked.pop(state, None)
         self._decoding[state] = None
         state.start_decoding(self)
         self._phases[self._phase(state)][state] = None
@@ -76,7 +71,6 @@ class Batch:
         if state in self._decoding:
             self._stop_decoding(state)
         self._catching_up.pop(state, None)
-        self._parked[state] = None
         if state in self.starved:
             self.starved.remove(state)
 
@@ -95,7 +89,6 @@ class Batch:
         if state in self._decoding:
             self._stop_decoding(state)
         self._catching_up.pop(state, None)
-        self._parked.pop(state, None)
         del self._running[state]
         if state in self.starved:
             self.starved.remove(state)
@@ -107,6 +100,15 @@ class Batch:
     def steps_to_an_end(self) -> int:
         """Steps for which no decoding request draws the last token that it may."""
         return min(self._ending, default=self.tick + 1) - self.tick - 1
+
+    def check(self, parked: Iterable[RequestState], max_num_seqs: int) -> None:
+        """Verifies who is where. Raises InvariantViolated. Linear: for tests."""
+        if len(self) > max_num_seqs:
+            raise InvariantViolated("more run than there are seats")
+        if any(state.status is not Status.RUNNING for state in self):
+            raise InvariantViolated("a request in the batch is not running")
+        if set(self) - set(self._decoding) - set(self._catching_up) != set(parked):
+            raise InvariantViolated("those that neither decode nor catch up are not the parked")
 
     def _phase(self, state: RequestState) -> int:
         return (self.tick - state.num_scheduled_tokens) % len(self._phases)

@@ -8,51 +8,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 from brim.core.decision import Board, Decision, Grant
-from brim.core.estimators.pace import Pace
-from brim.core.estimators.response_length import AtMost
 from brim.core.kvcache.timetable import Timetable
-from brim.core.policies.admitting import Admitting
-from brim.core.policies.chunking import Chunking
-from brim.core.policies.expecting import Expecting, Predicted
-from brim.core.policies.filling import Filling
-from brim.core.policies.grouping import Alone, Grouping
-from brim.core.policies.lending import Lending
-from brim.core.policies.ordering import Ordering
-from brim.core.policies.picking import InOrder, Picking
-from brim.core.policies.preempting import Preempting
-from brim.core.policies.promising import OnDemand, Promising
+from brim.core.policy import Policy
 from brim.core.request import RequestView
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """A scheduler as a composition of rules, one for each decision.
-
-    Where `decoupled`, a request that has computed its prompt keeps its KV and waits in a second queue
-    until it is granted the blocks of its output; otherwise it is granted them when it is admitted.
-    """
-
-    name: str
-    ordering: Ordering
-    preempting: Preempting
-    admitting: Admitting
-    chunking: Chunking
-    filling: Filling
-    picking: Picking = field(default_factory=InOrder)
-    expecting: Expecting = field(default_factory=lambda: Predicted(AtMost(), 0.0, 1))
-    promising: Promising = field(default_factory=OnDemand)
-    grouping: Grouping = field(default_factory=Alone)
-    lending: Lending | None = None
-    decoupled: bool = False
-    pace: Pace | None = None  # told every step's time, for the rules that hold it
-
-    @property
-    def loan_buffer_steps(self) -> int | None:
-        """None where nothing is lent."""
-        return None if self.lending is None else self.lending.buffer_steps
 
 
 def decide(policy: Policy, board: Board, now_ns: int) -> Decision:
@@ -128,7 +88,7 @@ class Draft:
     def _outgrown(self, view: RequestView) -> None:
         """A request at the end of its promise: a new one from what is left, reserve included, or one block.
 
-        Failing that it waits, its KV kept, to be granted more.
+        Failing that it waits, its KV kept, to be granted more; or another one that does gives way.
         """
         if self.board.covers(view):
             self._displaced(view)
@@ -136,11 +96,24 @@ class Draft:
         outputs = self.policy.expecting.output_tokens(view)
         wanted = self._blocks_for(view.num_prompt_tokens + outputs) - self.board.held_blocks(view)
         blocks = max(wanted, 1) if self._has(wanted) else 1
+        if not self._has(blocks):
+            self._relieve(view)
+        if view in self.preempt:
+            return
         if self._has(blocks):
             self.grants[view] = Grant(outputs, blocks)
             self._take(blocks)
         else:
             self._stop(view)
+
+    def _relieve(self, view: RequestView) -> None:
+        """One that waits with its KV in mid-answer is enough: of it and this one, the newest gives way."""
+        stopped = [v for v in (*self.board.parked, *self.park) if v.num_tokens > v.num_prompt_tokens + 1]
+        stopped = [v for v in stopped if v not in self.preempt]
+        if stopped:
+            victim = max([*stopped, view], key=lambda v: v.arrival_seq)
+            self.park = [v for v in self.park if v is not victim]
+            self._evict([victim])
 
     def _displaced(self, view: RequestView) -> None:
         """Others outgrew what was lent to them: the newest of those without a promise of their own leave."""
@@ -395,4 +368,5 @@ class Draft:
             self.blocks += freed
         self.preempt += victims
         self.seats += len(victims)
-        self.tokens += sum(victim not in self.board.catching_up for victim in victims)
+        idle = (*self.board.catching_up, *self.board.parked, *self.park)
+        self.tokens += sum(victim not in idle for victim in victims)

@@ -16,7 +16,7 @@ from brim.core import events
 from brim.core.batch import Batch
 from brim.core.board import PoolBoard
 from brim.core.config import SchedulerConfig
-from brim.core.decide import Policy, decide
+from brim.core.decide import decide
 from brim.core.decision import Decision, Grant
 from brim.core.errors import InvariantViolated, RequestRefused
 from brim.core.flight import Flight
@@ -26,6 +26,7 @@ from brim.core.kvcache.prefix_index import BlockHashing
 from brim.core.limits import refuse_impossible
 from brim.core.plan import Chunk, StepPlan, StepResult
 from brim.core.policies.named import named
+from brim.core.policy import Policy
 from brim.core.request import FinishReason, Request, RequestState, RequestView, Status
 from brim.core.waiting import WaitingQueue
 
@@ -68,7 +69,6 @@ class Scheduler:
         return len(self._states)
 
     def states(self) -> Collection[RequestState]:
-        """All requests that are not over."""
         return self._states.values()
 
     # ---- what the outside tells ------------------------------------------------------------------------
@@ -112,13 +112,7 @@ class Scheduler:
         self._feed()
         if now_ns >= self.waiting.changes_at_ns or now_ns >= self.parked.changes_at_ns:
             self._reorder(now_ns)
-        admitted: Sequence[RequestState] = ()
-        chunks: Sequence[Chunk] = ()
-        held = False
-        if not self._is_settled():
-            decision = decide(self.policy, self._board, now_ns)
-            admitted, chunks = self._carry_out(decision, now_ns)
-            held = decision.hold_decodes and len(chunks) > 0
+        admitted, chunks, held = self._decide(now_ns)
         rows = () if held else self.batch.rows()
         if not rows and not chunks:
             return StepPlan(self._num_steps, ())
@@ -192,15 +186,10 @@ class Scheduler:
 
     def check(self) -> None:
         """Verifies the books of batch, queue and KV cache. Raises InvariantViolated. Linear: for tests."""
-        running, waiting = list(self.batch), list(self.waiting)
-        if len(running) + len(waiting) != len(self._states) or len(running) > self.config.max_num_seqs:
-            raise InvariantViolated("running + waiting is not all, or more run than there are seats")
-        if any(state.status is not Status.RUNNING for state in running):
-            raise InvariantViolated("a request in the batch is not running")
-        parked = list(self.parked)
-        if set(parked) != set(self.batch.parked) or not set(parked) <= set(running):
-            raise InvariantViolated("the queue of the parked is not what the batch has parked")
-        self.kv.check(running, [table for flight in self._in_flight for table in flight.tables])
+        if len(self.batch) + len(self.waiting) != len(self._states):
+            raise InvariantViolated("running + waiting is not all")
+        self.batch.check(self.parked, self.config.max_num_seqs)
+        self.kv.check(self.batch, [table for flight in self._in_flight for table in flight.tables])
 
     # ---- how ------------------------------------------------------------------------------------------
 
@@ -238,9 +227,21 @@ class Scheduler:
         return min(self.waiting.changes_at_ns, self.parked.changes_at_ns)
 
     def _reorder(self, now_ns: int) -> None:
-        changed = [queue.reorder(now_ns) for queue in (self.waiting, self.parked)]
-        if any(changed):
+        if any([queue.reorder(now_ns) for queue in (self.waiting, self.parked)]):
             self._settled = False
+
+    def _decide(self, now_ns: int) -> tuple[Sequence[RequestState], Sequence[Chunk], bool]:
+        """Who was admitted, what runs besides those that decode, and whether these sit the step out."""
+        admitted: Sequence[RequestState] = ()
+        chunks: Sequence[Chunk] = ()
+        while not self._is_settled():
+            decision = decide(self.policy, self._board, now_ns)
+            admitted, chunks = self._carry_out(decision, now_ns)
+            stopped = decision.preempt or decision.park
+            if chunks or not stopped or self.batch.rows() or self._in_flight:
+                return admitted, chunks, decision.hold_decodes and len(chunks) > 0
+            # all had to stop, and some gave way: now others can go on
+        return admitted, chunks, False
 
     def _carry_out(self, decision: Decision, now_ns: int) -> tuple[list[RequestState], list[Chunk]]:
         self.allocation_failures += len(self.batch.starved)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from brim.core.config import SchedulerConfig
-from brim.core.decide import Policy
 from brim.core.events import Event
+from brim.core.policy import Policy
 from brim.core.request import Request, SamplingParams, TaskClass
 from brim.core.scheduler import Scheduler
 from brim.metrics.recorder import ClassMetrics, Recorder, exact

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from brim.core.decide import Policy, decide
+from brim.core.decide import decide
 from brim.core.decision import Decision, Grant
 from brim.core.kvcache.timetable import Growth, Timetable
 from brim.core.policies.named import named
+from brim.core.policy import Policy
 from brim.core.request import RequestState, RequestView
 from tests.helpers import OFFLINE, ONLINE, Foretold, config, request, state
 
@@ -408,6 +409,15 @@ def test_in_equal_ranges_a_smaller_one_may_pass():
     (x,) = views("x")
     board = FakeBoard(running=[x, a, b], parked=[a, b], available_blocks=9)
     assert promised(board, "econoserve-sdo").grants == {b: Grant(4, 1)}
+
+
+def test_a_guest_is_one_for_whom_no_ordinary_promise_is_left():
+    a, b, c = ready("a", 12, 0), ready("b", 12, 1), ready("c", 12, 2)
+    (x,) = views("x")
+    board = FakeBoard(running=[x, a, b, c], parked=[a, b, c], available_blocks=7)
+    made = promised(board, "econoserve")
+    assert made.grants == {a: Grant(12, 3), b: Grant(12, 3), c: Grant(12, 3, guest=True)}
+    assert promised(board, "econoserve-sdo").grants == {a: Grant(12, 3), b: Grant(12, 3)}
 
 
 def test_reserve_and_floor_are_kept_from_outputs_unless_one_is_alone():

@@ -6,6 +6,7 @@ import pytest
 
 from brim.core.errors import InvariantViolated
 from brim.core.kvcache.ledger import Ledger
+from brim.core.kvcache.manager import KVCacheManager
 from brim.core.request import RequestState
 from tests.helpers import request, state
 
@@ -228,3 +229,49 @@ def own_less_than_nothing(ledger: Ledger, share) -> None:
     share.own -= 2
     ledger._lent -= 2
     ledger._held -= 2
+
+
+# ---- behind the manager
+
+
+def shared_prompt(ledger: Ledger) -> tuple[KVCacheManager, RequestState, RequestState]:
+    """One whose prompt of two whole blocks is computed, and another that begins alike."""
+    kv = KVCacheManager(9, 4, ledger=ledger)
+    first, second = (state(request(name, [*range(8), at]), at) for at, name in enumerate("ab"))
+    first.admit(kv.admit(first))
+    first.schedule(9)
+    first.compute(9)
+    kv.publish_computed(first)
+    return kv, first, second
+
+
+def test_who_shares_blocks_keeps_them_from_coming_free_with_their_first_holder():
+    ledger = a_ledger()
+    kv, first, second = shared_prompt(ledger)
+    kv.promise(first, 2)
+    assert sums(ledger) == (2, 0, 0, 3)
+    kv.admit(second)
+    assert sums(ledger) == (2, 0, 0, 1)
+    kv.promise(second, 1)
+    assert sums(ledger) == (3, 0, 0, 2)
+
+
+def test_where_lending_counts_on_blocks_to_come_free_to_share_them_costs_as_much_as_new_ones():
+    for ledger, blocks in ((a_ledger(), 3), (Ledger(4, Clock()), 1)):
+        kv, _, second = shared_prompt(ledger)
+        assert kv.admission_blocks(second) == blocks
+        third = state(request("c", [*range(8), 2]), 2)
+        kv.admit(second)
+        assert kv.admission_blocks(third) == 1  # the two have other holders anyway
+
+
+def test_blocks_given_back_make_a_guest_a_host():
+    ledger = a_ledger()
+    kv, first, _ = shared_prompt(ledger)
+    other = state(request("x", 16), 3)
+    kv.admit(other)
+    kv.promise(first, 3, guest=True)
+    kv.promise(other, 2)
+    assert ledger.is_guest(first)
+    kv.give_back(kv.detach(other))
+    assert not ledger.is_guest(first)

@@ -8,9 +8,10 @@ from brim.core import scheduler as scheduler_module
 from brim.core.errors import InvariantViolated, RequestRefused
 from brim.core.events import Admitted, Finished, FirstToken, Tokens
 from brim.core.plan import StepResult, TokenLogprobs
+from brim.core.policies.named import named
 from brim.core.request import FinishReason, Status
 from brim.core.scheduler import Scheduler
-from tests.helpers import MS, OFFLINE, Host, config, reference, request, script
+from tests.helpers import MS, OFFLINE, Foretold, Host, config, reference, request, script
 
 DEPTHS = pytest.mark.parametrize("depth", [1, 2])
 
@@ -708,3 +709,186 @@ def test_of_two_offline_requests_the_one_due_later_gives_way():
     host.add(request("soon", 10, 8, task_class=OFFLINE, arrival_ns=MS, deadline_ns=10 * MS))
     host.run()
     assert set(host.preempted()) == {"late"}
+
+
+# ---- what is characteristic of each named policy
+
+
+def foretold(policy: str, *, depth: int = 1, lengths: dict[str, int], **changes) -> Host:
+    """A host whose predictor knows these lengths; nothing is padded, and nothing kept in reserve."""
+    exact = {"reserve_share": 0.0, "length_padding": 0.0, "enable_prefix_caching": False}
+    settings = config(policy=policy, **(exact | changes))
+    return Host(settings, depth=depth, policy=named(settings, Foretold(lengths)))
+
+
+def most_at_once(host: Host) -> int:
+    host.run()
+    return max(len(rows) for rows in host.rows)
+
+
+@DEPTHS
+def test_vllm_2023_runs_prompts_in_steps_of_their_own(depth):
+    host = Host(config(policy="vllm-2023"), depth=depth)
+    a, b = request("a", 4, max_tokens=5), request("b", 6, max_tokens=3)
+    host.add(a)
+    host.step()
+    host.step()
+    held = host.state("a").num_scheduled_tokens, host.scheduler.batch.tick
+    host.add(b)
+    host.step()
+    assert host.rows[-1] == [("b", 0, 6)]
+    assert (host.state("a").num_scheduled_tokens, host.scheduler.batch.tick) == held
+    host.run()
+    assert host.rows[3] == [("a", 5, 1), ("b", 6, 1)]
+    assert host.outputs == {"a": reference(a), "b": reference(b)}
+
+
+def test_orca_reserves_the_maximum_and_s3_what_is_expected():
+    for name, at_once in (("orca", 1), ("fastserve", 1), ("s3", 2), ("econoserve-sd", 2), ("vllm", 2)):
+        host = foretold(name, lengths={"a": 3, "b": 3})
+        for other in "ab":
+            stop = reference(request(other, 4, 12))[2]
+            host.add(request(other, 4, 12, stop_token_ids=frozenset([stop]), min_tokens=2))
+        assert (name, most_at_once(host)) == (name, at_once)
+
+
+def test_s3_keeps_the_whole_promise_from_newcomers():
+    host = foretold("s3", lengths={"a": 16, "b": 4})
+    host.add(request("a", 4, 16), request("b", 8, 4))
+    host.step()
+    assert host.rows[-1] == [("a", 0, 4)]
+    kv = host.scheduler.kv
+    assert (kv.used_blocks, kv.promised_blocks, kv.available_blocks) == (2, 5, 2)
+
+
+@DEPTHS
+@pytest.mark.parametrize("policy", ["s3", "econoserve-sd", "econoserve"])
+def test_who_outgrows_its_promise_waits_with_its_kv_and_goes_on_where_it_was(policy, depth):
+    host = foretold(policy, depth=depth, num_blocks=10, lengths={"a": 16, "b": 2})
+    a, b = request("a", 4, 16), request("b", 11, 20)  # 5 blocks, and 4 of the 8 that it will need
+    host.add(a)
+    for _ in range(2):
+        host.step()
+    host.add(b)
+    host.run()
+    assert host.outputs == {"a": reference(a), "b": reference(b)}
+    assert host.preempted() == []
+    of_b = [(at, start) for at, rows in enumerate(host.rows) for name, start, _ in rows if name == "b"]
+    steps, starts = zip(*of_b, strict=True)
+    assert starts == (0, *range(11, 11 + 19))  # nothing is computed twice
+    assert steps[-1] - steps[1] > len(steps)  # it did wait
+    assert all("a" in [name for name, _, _ in rows] for rows in host.rows[2:16])
+
+
+def test_the_reserve_is_for_those_who_outgrow_their_promise():
+    lengths = {"a": 4, "b": 44, "c": 16}
+    host = foretold("econoserve-sd", num_blocks=20, reserve_share=0.2, lengths=lengths)
+    host.add(request("a", 4, 16), request("b", 4, 44), request("c", 4, 16))
+    for _ in range(4):
+        host.step()
+    kv = host.scheduler.kv
+    assert (kv.promised_blocks, kv.available_blocks) == (2 + 12 + 1, 5)  # four of them are the reserve
+    assert list(host.scheduler.parked) == [host.state("c")]  # it may not have them
+    host.run()
+    assert host.scheduler.allocation_failures > 0
+    ran = {
+        name: [at for at, rows in enumerate(host.rows) if name in [row[0] for row in rows]] for name in "ac"
+    }
+    assert ran["a"] == list(range(ran["a"][0], ran["a"][0] + 16))  # it did not wait
+    assert ran["c"][1] > ran["a"][-1]
+
+
+def test_what_is_not_used_of_a_promise_is_given_back_at_once():
+    stop = reference(request("a", 4, 12))[1]
+    host = foretold("s3", lengths={"a": 12})
+    host.add(request("a", 4, 12, stop_token_ids=frozenset([stop]), min_tokens=1))
+    host.step()
+    assert host.scheduler.kv.available_blocks == 3
+    host.run()
+    assert host.scheduler.kv.available_blocks == 7
+
+
+def test_multires_takes_the_request_that_fits_what_is_left_best():
+    host = foretold("multires", max_num_batched_tokens=20, lengths={"a": 2, "b": 2})
+    host.add(request("a", 4, 2), request("b", 20, 2))
+    host.step()
+    assert host.rows[-1] == [("b", 0, 20)]
+
+
+def test_sarathi_cuts_prompts_to_its_budget():
+    limits = {"num_blocks": 200, "max_num_batched_tokens": 1024}
+    for name, tokens in (("sarathi", 512), ("vllm", 600)):
+        host = Host(config(policy=name, **limits))
+        host.add(request("a", 600))
+        host.step()
+        assert host.rows == [[("a", 0, tokens)]]
+
+
+def test_econoserve_fills_to_the_target_forward_size():
+    host = foretold("econoserve-d", target_forward_tokens=6, num_blocks=20, lengths={"a": 9, "b": 9})
+    host.add(request("a", 4, 9))
+    for _ in range(2):
+        host.step()
+    host.add(request("b", 12, 9))
+    host.step()
+    host.step()
+    assert host.rows[-2:] == [[("a", 5, 1), ("b", 0, 5)], [("a", 6, 1), ("b", 5, 5)]]
+
+
+@DEPTHS
+def test_a_prompt_that_is_computed_waits_in_the_second_queue_for_its_output(depth):
+    host = foretold("econoserve-sd", depth=depth, lengths={"a": 16, "b": 8}, num_blocks=8)
+    a, b = request("a", 4, 16), request("b", 4, 8)  # 5 + 3 blocks, and one is kept for prompts
+    host.add(a, b)
+    while "b" not in {s.request.request_id for s in host.scheduler.parked}:
+        host.step()
+    host.step()
+    assert [s.request.request_id for s in host.scheduler.batch.rows()] == ["a"]
+    assert (list(host.scheduler.parked), len(host.table("b"))) == ([host.state("b")], 1)
+    host.run()
+    assert host.outputs == {"a": reference(a), "b": reference(b)}
+    assert host.preempted() == []
+
+
+@DEPTHS
+def test_a_parked_request_can_be_aborted(depth):
+    host = foretold("econoserve-sd", depth=depth, lengths={"a": 16, "b": 8}, num_blocks=8)
+    host.add(request("a", 4, 16), request("b", 4, 8))
+    while "b" not in {s.request.request_id for s in host.scheduler.parked}:
+        host.step()
+    assert host.scheduler.abort("b", host.now_ns)
+    host.run()
+    assert host.finish_reasons() == {"b": FinishReason.ABORT, "a": FinishReason.LENGTH}
+    assert blocks(host)[2] == 0
+
+
+def test_a_guest_gives_way_to_its_host_and_is_recomputed():
+    host = foretold("econoserve", num_blocks=16, prompt_floor_tokens=8, lengths={"host": 44, "guest": 4})
+    asked, grown = request("host", [1] * 4, 44), request("guest", [2] * 4, 40)
+    host.add(asked)
+    for _ in range(18):
+        host.step()
+    host.add(grown)
+    host.run()
+    assert set(host.preempted()) == {"guest"}
+    assert host.outputs == {"host": reference(asked), "guest": reference(grown)}
+    ends = {event.request_id: event.step_id for event in host.of(Finished)}
+    assert ends["host"] == 43  # the prompt's step and 43 more: it never waited
+    assert host.scheduler.kv.lent_blocks == 0
+
+
+def test_a_host_that_leaves_early_leaves_the_guest_its_loan():
+    room = {"num_blocks": 16, "prompt_floor_tokens": 8, "loan_buffer_tokens": 2}
+    host = foretold("econoserve", lengths={"host": 44, "guest": 8}, **room)
+    host.add(request("host", [1] * 4, 44))
+    for _ in range(18):
+        host.step()
+    host.add(request("guest", [2] * 4, 8))
+    for _ in range(3):
+        host.step()
+    ledger, guest = host.scheduler.kv.ledger, host.state("guest")
+    assert (ledger.is_guest(guest), host.scheduler.kv.lent_blocks) == (True, 2)
+    host.scheduler.abort("host", host.now_ns)
+    assert (ledger.is_guest(guest), host.scheduler.kv.lent_blocks) == (False, 0)
+    host.run()
+    assert (host.preempted(), host.scheduler.allocation_failures) == ([], 0)

@@ -57,7 +57,7 @@ class BlockPool:
         return sum([blocks[block_id].ref_count == 1 for block_id in block_ids])
 
     def take(self, count: int = 1) -> list[int]:
-        """Empty blocks, each held once. Evicts where none is free; raises InvariantViolated for want of any."""
+        """Empty blocks, each held once. Evicts where none is free; raises InvariantViolated for want."""
         blocks, free = self._blocks, self._free
         taken = free[: -count - 1 : -1]
         del free[len(free) - len(taken) :]

@@ -11,7 +11,6 @@ from dataclasses import replace
 from difflib import get_close_matches
 
 from brim.core.config import SchedulerConfig
-from brim.core.decide import Policy
 from brim.core.errors import ConfigError
 from brim.core.estimators.pace import Pace
 from brim.core.estimators.response_length import History, ResponseLength
@@ -36,6 +35,7 @@ from brim.core.policies.preempting import (
     OfflineFirst,
 )
 from brim.core.policies.promising import Exact, Maximum
+from brim.core.policy import Policy
 
 Row = Callable[[SchedulerConfig, ResponseLength], Policy]
 

@@ -79,9 +79,10 @@ class ByRanges:
 
     Least time left first, beyond what the answer still takes at the present `pace`; then who holds most,
     so that it comes free sooner; then the longest. The factors and their directions are EconoServe's
-    (arXiv 2411.06364), the ranges our own. Those that can't meet their deadline any more come last: served
-    first, under overload, they would make all others late as well. A request without any target is due
-    after `patience_seconds` and never too late, so that it is not overtaken for ever.
+    (arXiv 2411.06364), the ranges our own. Those that can't meet their deadline any more come last, the
+    shortest first: served first, under overload, they would make all others late as well. A request
+    without any target is due after `patience_seconds` and never too late, so that it is not overtaken
+    for ever.
     """
 
     pace: Pace = field(default_factory=Pace)
@@ -93,12 +94,13 @@ class ByRanges:
     def key(self, view: RequestView, now_ns: int) -> tuple[float, ...]:
         offline = view.request.task_class is TaskClass.OFFLINE
         time_left = (self._last_start_ns(view) - now_ns) / _SECOND_NS
-        late = time_left < 0 and self._due_ns(view) is not None
         half_done = view.num_scheduled_tokens > 0
+        if time_left < 0 and self._due_ns(view) is not None:
+            return (offline, True, not half_done, 0, 0, view.expected_tokens - view.num_scheduled_tokens)
         held = view.num_scheduled_tokens // self.range_tokens
         length = view.expected_tokens - view.num_tokens if half_done else view.num_tokens
         urgency = bisect_left(self.time_left_ranges_seconds, time_left)
-        return (offline, late, not half_done, urgency, -held, -self._length_range(length))
+        return (offline, False, not half_done, urgency, -held, -self._length_range(length))
 
     def changes_at_ns(self, view: RequestView, now_ns: int) -> int | None:
         last_ns = self._last_start_ns(view)
