@@ -9,7 +9,7 @@ import pytest
 from brim.engines.base import Engine
 from brim.engines.scripted import ScriptedEngine
 from tests.conformance.suite import EngineConformance, Factory
-from tests.helpers import script
+from tests.helpers import Host, config, request, script
 
 CHECKS = pytest.mark.parametrize("check", EngineConformance.CHECKS)
 
@@ -51,3 +51,17 @@ def test_the_local_engine(local: EngineConformance, check: str):
 
 def test_the_local_engine_closes(local_factory: Factory):
     EngineConformance(local_factory, block_size=4).close()
+
+
+@pytest.mark.parametrize("policy", ["vllm", "econoserve-d", "econoserve"])
+def test_the_local_engine_says_the_same_under_every_policy(local_factory: Factory, policy: str):
+    """Where blocks are scarce, requests are recomputed, parked or lent blocks: never with another token."""
+
+    def outputs(num_blocks: int, policy: str) -> dict[str, list[int]]:
+        settings = config(policy=policy, num_blocks=num_blocks, max_num_seqs=6, max_model_len=60)
+        host = Host(settings, engine=local_factory(num_blocks, 4))
+        prompts = [[(50 * i + j) % 200 for j in range(5 + 3 * i)] for i in range(6)]
+        host.add(*(request(f"r{i}", prompt, 30 - 3 * i) for i, prompt in enumerate(prompts)))
+        return host.run().outputs
+
+    assert outputs(16, policy) == outputs(100, "vllm")
