@@ -112,8 +112,8 @@ class Draft:
         stopped = [v for v in stopped if v not in self.preempt]
         if stopped:
             victim = max([*stopped, view], key=lambda v: v.arrival_seq)
-            self.park = [v for v in self.park if v is not victim]
             self._evict([victim])
+            self.park = [v for v in self.park if v is not victim]
 
     def _displaced(self, view: RequestView) -> None:
         """Others outgrew what was lent to them: the newest of those without a promise of their own leave."""

@@ -780,6 +780,15 @@ def test_who_outgrows_its_promise_waits_with_its_kv_and_goes_on_where_it_was(pol
     assert all("a" in [name for name, _, _ in rows] for rows in host.rows[2:16])
 
 
+def test_who_outgrew_its_promise_is_expected_to_need_more():
+    host = foretold("s3", num_blocks=9, lengths={"a": 16, "b": 2})  # with 5 blocks and 4 no more is left
+    host.add(request("a", 4, 16), request("b", 11, 20))
+    for _ in range(9):
+        host.step()
+    b = host.state("b")
+    assert (list(host.scheduler.parked), b.num_tokens, b.expected_tokens) == ([b], 17, 11 + 8)
+
+
 def test_the_reserve_is_for_those_who_outgrow_their_promise():
     lengths = {"a": 4, "b": 44, "c": 16}
     host = foretold("econoserve-sd", num_blocks=20, reserve_share=0.2, lengths=lengths)
