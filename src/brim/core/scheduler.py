@@ -227,7 +227,7 @@ class Scheduler:
         return min(self.waiting.changes_at_ns, self.parked.changes_at_ns)
 
     def _reorder(self, now_ns: int) -> None:
-        if any([queue.reorder(now_ns) for queue in (self.waiting, self.parked)]):
+        if self.waiting.reorder(now_ns) | self.parked.reorder(now_ns):
             self._settled = False
 
     def _decide(self, now_ns: int) -> tuple[Sequence[RequestState], Sequence[Chunk], bool]:

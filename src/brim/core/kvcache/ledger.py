@@ -17,10 +17,13 @@ half of one host's promise; here it may fit into the promises of all hosts toget
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from brim.core.errors import InvariantViolated
 from brim.core.kvcache.timetable import Growth, Timetable
 from brim.core.request import RequestView, StepClock
+
+View = TypeVar("View", bound=RequestView)
 
 # A request that has ended keeps its blocks while up to two steps are in flight.
 STEPS_TO_LEAVE = 2
@@ -150,6 +153,28 @@ class Ledger:
             self._timetable.held = self._held
         if share.unwritten < 0:
             raise InvariantViolated(f"{view} writes beyond its promise")
+
+    def write_next(self, views: Iterable[View]) -> list[View]:
+        """Each is given the next block of its promise; returns those that have none left, or no promise."""
+        shares, hosts, guests = self._shares, 0, 0
+        beyond: list[View] = []
+        for view in views:
+            share = shares.get(view.request.request_id)
+            if share is None or share.written == share.blocks:
+                beyond.append(view)
+                continue
+            share.written += 1
+            if share.guest:
+                guests += 1
+            else:
+                hosts += 1
+        self._hosts_unwritten -= hosts
+        self._guests_unwritten -= guests
+        self._lent += guests
+        self._held += hosts + guests
+        if self._timetable is not None:
+            self._timetable.held = self._held
+        return beyond
 
     def release(self, view: RequestView) -> None:
         """The request stops generating: nothing is promised to it any more."""

@@ -153,11 +153,17 @@ class KVCacheManager:
         """Gives each the block that its next token needs; returns those for whom there is none."""
         size = self.block_size
         full = [s for s in states if s.num_scheduled_tokens >= len(s.block_ids) * size]
-        if len(self.ledger) or self.available_blocks < len(full):
-            return [state for state in full if not self.grow(state, state.num_scheduled_tokens + 1)]
+        if len(full) > self._pool.num_available:
+            return [state for state in full if not self._feed_one(state)]
+        beyond = self.ledger.write_next(full) if len(self.ledger) else []
+        if beyond:
+            full = [state for state in full if state not in beyond]
         for state, block_id in zip(full, self._pool.take(len(full)), strict=True):
             state.block_ids.append(block_id)
-        return []
+        return [state for state in beyond if not self._feed_one(state)]
+
+    def _feed_one(self, state: RequestState) -> bool:
+        return self.grow(state, state.num_scheduled_tokens + 1)
 
     def publish_computed(self, state: RequestState) -> None:
         """Lets prefixes find the blocks that are computed whole.
