@@ -2,7 +2,7 @@
 
     python benchmarks/simulator.py [--trace FILE] [--profile NAME] [--policy NAME] [--json]
 
-The first line is of some 80 requests that decode at any moment, on the profile's machine; the others are of
+The first line is of some 70 requests that decode at any moment, on the profile's machine; the others are of
 the trace, where one is given. Seconds are of this process's CPU time.
 """
 
@@ -22,11 +22,11 @@ from brim.workloads.formats import read
 from brim.workloads.trace import Trace, TraceRequest
 
 PROMPT, OUTPUT, REQUESTS = 64, 1000, 600
-GAP_NS = 180_000_000  # between two arrivals; a request takes about 80 times as long
+GAP_NS = 220_000_000  # between two arrivals; a request takes about 70 times as long
 
 
 def steady() -> Trace:
-    """Some 80 requests decode at any moment, and one ends or arrives every six steps."""
+    """Some 70 requests decode at any moment, and one ends or arrives every six steps."""
     return Trace("steady", [TraceRequest(i * GAP_NS, PROMPT, OUTPUT) for i in range(REQUESTS)])
 
 

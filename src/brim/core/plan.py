@@ -20,6 +20,14 @@ class Chunk(NamedTuple):
     num_tokens: int
     samples: bool
 
+    @classmethod
+    def scheduled(cls, state: RequestState, num_tokens: int) -> Chunk:
+        """The next `num_tokens` known tokens, or as many as are left: the cache may have held more."""
+        start = state.num_scheduled_tokens
+        num_tokens = min(num_tokens, state.num_tokens - start)
+        state.schedule(num_tokens)
+        return cls(state, start, num_tokens, samples=start + num_tokens == state.num_tokens)
+
 
 class StepPlan(NamedTuple):
     """One forward pass.

@@ -251,12 +251,6 @@ class RequestState:
                 over.append(state)
         return over
 
-    @staticmethod
-    def extend_each(states: Sequence[RequestState], token_ids: Sequence[int]) -> None:
-        """Appends the same tokens to each, none of them its last."""
-        for state in states:
-            state.token_ids += token_ids
-
     @property
     def stopped(self) -> bool:
         """Whether the newest token ends the output; before `min_tokens` none does."""

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import takewhile
 
 from brim.core import events
+from brim.core.appending import Appender
 from brim.core.batch import Batch
 from brim.core.board import PoolBoard
 from brim.core.config import SchedulerConfig
@@ -54,6 +55,7 @@ class Scheduler:
         self.parked = WaitingQueue(self.policy.ordering)  # they hold KV, and wait to generate
         self._states: dict[str, RequestState] = {}
         self._in_flight: deque[Flight] = deque()
+        self._appender = Appender()
         self._board = PoolBoard(config, self.batch, self.waiting, self.parked, self.kv, self._in_flight)
         self._released: list[str] = []  # ids the engine has not yet been told to let go
         self._events: list[events.Event] = []
@@ -179,7 +181,7 @@ class Scheduler:
                 break
         self._fed_tick = self.batch.tick
         ends_ns = ends_ns[:steps]
-        RequestState.extend_each(rows, [token_id] * steps)
+        self._appender.extend(rows, [token_id] * steps)
         self._events.append(events.QuietSteps(ends_ns[-1], self._num_steps, rows, token_id, ends_ns))
         self._num_steps += steps
         return steps
@@ -260,7 +262,7 @@ class Scheduler:
             if view not in late:
                 self._grant(self._state(view), grant)
         to_run = [(self._state(view), n) for view, n in decision.chunk_tokens.items()]
-        chunks = [self._chunk(state, n) for state, n in to_run if state not in late]
+        chunks = [Chunk.scheduled(state, n) for state, n in to_run if state not in late]
         changes = any((decision.preempt, decision.pause, decision.park, decision.grants, wanted, chunks))
         restless = self.policy.preempting.by_progress and len(self.waiting)
         self._settled = not (changes or restless or self.batch.catching_up or self.batch.starved)
@@ -326,12 +328,6 @@ class Scheduler:
         self._wait(state, now_ns)
         self._events.append(events.Preempted(now_ns, self._num_steps, state.request.request_id, lost_tokens))
 
-    def _chunk(self, state: RequestState, num_tokens: int) -> Chunk:
-        start = state.num_scheduled_tokens
-        num_tokens = min(num_tokens, state.num_tokens - start)  # a victim's output may be hit as well
-        state.schedule(num_tokens)
-        return Chunk(state, start, num_tokens, samples=start + num_tokens == state.num_tokens)
-
     def _fail(self, flight: Flight, request_id: str, message: str, now_ns: int) -> None:
         state = self._states.get(request_id)
         if state is not None and state not in flight.dropped:
@@ -346,7 +342,7 @@ class Scheduler:
         if flight.dropped:
             kept = [i for i, state in enumerate(states) if state not in flight.dropped]
             states, token_ids = [states[i] for i in kept], [token_ids[i] for i in kept]
-        over = RequestState.append_each(states, token_ids)
+        over = self._appender.append(states, token_ids)
         for chunk in flight.plan.chunks:
             first = chunk.samples and chunk.state.num_output_tokens == 1
             if first and chunk.state not in flight.dropped:

@@ -1,0 +1,45 @@
+"""Drawn tokens become known tokens: cheap while the same requests draw, step after step."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from brim.core.request import NO_TOKENS, RequestState
+
+
+class Appender:
+    """`RequestState.append_each`, which looks at no request while none can end.
+
+    That is when no token drawn stops any of them and none is near its limit: known once for a whole
+    stretch of steps with the same rows.
+    """
+
+    def __init__(self) -> None:
+        self._states: Sequence[RequestState] = ()  # who drew last
+        self._stops: frozenset[int] = NO_TOKENS  # of any of them
+        self._token_ids: list[list[int]] = []
+        self._steps_left = 0  # before one of them may reach its limit; 0: to be looked at again
+
+    def append(self, states: Sequence[RequestState], token_ids: Sequence[int]) -> list[RequestState]:
+        """One more output token for each; returns those whose last token it was."""
+        if states is not self._states or self._steps_left == 0:
+            self._look(states)
+        if self._steps_left <= 1 or not self._stops.isdisjoint(token_ids):
+            self._steps_left = 0
+            return RequestState.append_each(states, token_ids)
+        self._steps_left -= 1
+        deque(map(list.append, self._token_ids, token_ids), maxlen=0)
+        return []
+
+    def extend(self, states: Sequence[RequestState], token_ids: Sequence[int]) -> None:
+        """The same tokens for each, none of them its last."""
+        self._steps_left = 0
+        for state in states:
+            state.token_ids += token_ids
+
+    def _look(self, states: Sequence[RequestState]) -> None:
+        self._states = states
+        self._stops = NO_TOKENS.union(*{state.stop_token_ids for state in states})  # mostly the same set
+        self._token_ids = [state.token_ids for state in states]
+        self._steps_left = min([s.max_num_tokens - len(s.token_ids) for s in states], default=0)
