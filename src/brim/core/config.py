@@ -35,13 +35,16 @@ class SchedulerConfig:
         for name in ("num_blocks", "block_size", "max_model_len", "max_num_seqs", "max_num_batched_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("max_prefill_chunk_tokens", "target_forward_tokens", "prompt_floor_tokens"):
+        for name in (
+            "max_prefill_chunk_tokens",
+            "target_forward_tokens",
+            "prompt_floor_tokens",
+            "loan_buffer_tokens",
+        ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be 0 or more, not {getattr(self, name)}")
-        if not 0 <= self.reserve_share < 0.5 or self.length_padding < 0 or self.loan_buffer_tokens < 0:
-            raise ConfigError(
-                "reserve_share must be from 0 to under 0.5, length_padding and loan_buffer_tokens at least 0"
-            )
+        if not 0 <= self.reserve_share < 0.5 or not 0 <= self.length_padding <= 100:
+            raise ConfigError("reserve_share must be from 0 to under 0.5, length_padding from 0 to 100")
         if self.max_model_len > self.capacity_tokens:
             raise ConfigError(
                 f"max_model_len {self.max_model_len} does not fit in the KV cache of {self.capacity_tokens} "

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from brim.core.decision import Board, Decision, Grant
 from brim.core.kvcache.timetable import Timetable
 from brim.core.policy import Policy
-from brim.core.request import RequestView
+from brim.core.request import RequestView, TaskClass
 
 
 def decide(policy: Policy, board: Board, now_ns: int) -> Decision:
@@ -111,7 +111,7 @@ class Draft:
         stopped = [v for v in (*self.board.parked, *self.park) if v.num_tokens > v.num_prompt_tokens + 1]
         stopped = [v for v in stopped if v not in self.preempt]
         if stopped:
-            victim = max([*stopped, view], key=lambda v: v.arrival_seq)
+            victim = max([*stopped, view], key=_offline_then_newest)
             self._evict([victim])
             self.park = [v for v in self.park if v is not victim]
 
@@ -123,13 +123,14 @@ class Draft:
         borrowers = [v for v in self.board.running if self.board.is_guest(v) or v in self.board.parked]
         left = {v for v in borrowers if v is not view and v not in self.preempt and v not in self.grants}
         while left and self.physical < 1:
-            victim = max(left, key=lambda v: v.arrival_seq)
+            victim = max(left, key=_offline_then_newest)
             left.remove(victim)
             self.physical += self._freed([victim])
             self.preempt.append(victim)
         if self.physical < 1 or self.board.releases_delayed:
             self._stop(view)
-        self.physical -= 1
+        else:
+            self.physical -= 1
 
     def _stop(self, view: RequestView) -> None:
         self.park.append(view)
@@ -253,13 +254,12 @@ class Draft:
     def _order(self, view: RequestView) -> tuple[tuple[float, ...], int]:
         return self.policy.ordering.key(view, self.now_ns), view.arrival_seq
 
-    def _give_chunk(self, view: RequestView, remaining: int) -> bool:
+    def _give_chunk(self, view: RequestView, remaining: int) -> None:
         self._free_tokens(view, min(remaining, self.token_budget // 2))
         num_tokens = self.policy.chunking.tokens(view, remaining, max(self.tokens, 0))
         if num_tokens > 0:
             self.chunk_tokens[view] = num_tokens
             self.tokens -= num_tokens
-        return num_tokens > 0
 
     def _free_tokens(self, view: RequestView, wanted: int) -> None:
         """Pauses those that yield to the request until it can run `wanted` tokens.
@@ -283,10 +283,11 @@ class Draft:
         remaining = view.num_tokens - self.board.hit_tokens(view)
         grant = self._grant_of_newcomer(view)
         need = self.board.admission_blocks(view) + grant.blocks
+        if self.tokens >= 1 and not self.policy.chunking.tokens(view, remaining, self.tokens):
+            return False  # it can't be cut, and is too long for what is left of the step
         if not self._fits(need + (0 if alone else self.spare)) and not self._make_room(view, need):
             return False
-        if not self._give_chunk(view, remaining):
-            return False  # it can't be cut, and is too long for what is left of the step
+        self._give_chunk(view, remaining)
         self._take(need)
         self.ordinary -= need
         self.seats -= 1
@@ -305,9 +306,8 @@ class Draft:
     def _guarded(self, view: RequestView) -> bool:
         if not self.policy.decoupled:
             return True
-        return self.policy.admitting.allows(
-            [*self._ungranted(), view], self.board.num_blocks, self.block_size
-        )
+        together, board = [*self._ungranted(), view], self.board
+        return self.policy.admitting.allows(together, board.num_blocks, board.block_size, self.blocks)
 
     def _is_alone(self, view: RequestView) -> bool:
         others = self.board.num_running - len(self.preempt) + len(self.admit) - (view in self.board.parked)
@@ -370,3 +370,8 @@ class Draft:
         self.seats += len(victims)
         idle = (*self.board.catching_up, *self.board.parked, *self.park)
         self.tokens += sum(victim not in idle for victim in victims)
+
+
+def _offline_then_newest(view: RequestView) -> tuple[bool, int]:
+    """Who gives way first has the largest key."""
+    return view.request.task_class is TaskClass.OFFLINE, view.arrival_seq

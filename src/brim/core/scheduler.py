@@ -295,6 +295,7 @@ class Scheduler:
         if state.ending:
             self.batch.pause(state)
         elif not self.kv.grow(state, state.num_scheduled_tokens + 1):
+            self.batch.pause(state)
             self.batch.starved.append(state)
 
     def _grant(self, state: RequestState, grant: Grant) -> None:

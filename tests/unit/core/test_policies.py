@@ -380,13 +380,13 @@ def ungranted(*sizes: tuple[int, int]) -> list[RequestState]:
     ],
 )
 def test_every_prompt_inside_must_find_its_output_beside_all_prompts(sizes, allowed):
-    assert InverseGuard(0.0, floor_tokens=50).allows(ungranted(*sizes), 100, 1) is allowed
+    assert InverseGuard(0.0, floor_tokens=50).allows(ungranted(*sizes), 100, 1, 0) is allowed
 
 
 def test_the_reserve_is_not_for_those_who_enter():
     assert InverseGuard(0.03, 50).spare_blocks(100) == 3
-    assert InverseGuard(0.03, 50).allows(ungranted((40, 45)), 100, 1)
-    assert not InverseGuard(0.03, 50).allows(ungranted((40, 46)), 100, 1)
+    assert InverseGuard(0.03, 50).allows(ungranted((40, 45)), 100, 1, 0)
+    assert not InverseGuard(0.03, 50).allows(ungranted((40, 46)), 100, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -397,16 +397,24 @@ def test_the_floor_is_at_least_a_block_and_at_most_an_eighth(floor_tokens, num_b
     assert InverseGuard(0.0, floor_tokens).prompt_blocks(num_blocks, block_size) == blocks
 
 
+def test_where_all_could_be_granted_at_once_the_floor_does_not_bound_the_prompts():
+    rule = InverseGuard(0.1, floor_tokens=10)  # 10 blocks of reserve, and a floor of 10
+    crowd = ungranted((30, 40), (30, 40))
+    to_come = sum(view.expected_tokens - len(view.block_ids) for view in crowd)  # blocks of one token
+    assert rule.allows(crowd, 100, 1, to_come + 20)
+    assert not rule.allows(crowd, 100, 1, to_come + 19)
+
+
 def test_a_watermark_lets_all_enter_and_keeps_nothing_for_prompts():
     rule = Watermark(0.01)
-    assert (rule.allows(ungranted((99, 99), (99, 99)), 100, 1), rule.prompt_blocks(100, 1)) == (True, 0)
+    assert (rule.allows(ungranted((99, 99), (99, 99)), 100, 1, 0), rule.prompt_blocks(100, 1)) == (True, 0)
 
 
 @pytest.mark.parametrize(
     ("remaining", "budget", "tokens"),
-    [(10, 64, 10), (10, 10, 10), (10, 9, 0), (99, 63, 0), (99, 64, 64), (1, 0, 0)],
+    [(10, 64, 10), (10, 10, 10), (10, 9, 0), (40, 31, 0), (40, 32, 32), (99, 64, 64), (1, 0, 0)],
 )
-def test_a_prompt_runs_whole_or_waits_and_is_cut_only_if_no_step_holds_it(remaining, budget, tokens):
+def test_a_prompt_runs_whole_or_waits_and_is_cut_only_where_half_a_step_is_left(remaining, budget, tokens):
     assert WholePrompts(64).tokens(A, remaining, budget) == tokens
 
 

@@ -102,7 +102,7 @@ class Ledger:
     @property
     def timetable(self) -> Timetable:
         """What all will hold together; changes with every promise."""
-        if self._timetable is None:
+        if self._timetable is None or self._timetable.first_end < self._clock.tick:
             growths = [self.growth(s.view, s.own, s.base, guest=s.guest) for s in self._shares.values()]
             self._timetable = Timetable(growths, self._block_size, self._held)
         return self._timetable

@@ -13,6 +13,7 @@ just before one of the ends. Only those moments are looked at:
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -43,6 +44,11 @@ class Timetable:
         self._totals: list[int] = []
         self._sum_up()
         self.peak = max(self._totals, default=0)
+
+    @property
+    def first_end(self) -> float:
+        """The step until which it holds; from then on, who should have left may still be there."""
+        return self._ends[0] if self._ends else math.inf
 
     @property
     def unwritten(self) -> int:

@@ -25,11 +25,14 @@ class FillTheBudget:
 
 @dataclass(frozen=True, slots=True)
 class WholePrompts:
-    """A prompt runs in one step or waits; one that no step can hold is cut into whole steps."""
+    """A prompt runs in one step or waits; where it does not fit in half a step and more, it is cut.
+
+    Else a long prompt would wait until nothing runs, and everybody behind it.
+    """
 
     max_num_batched_tokens: int
 
     def tokens(self, view: RequestView, remaining: int, budget: int) -> int:
-        if remaining <= budget or budget >= self.max_num_batched_tokens:
+        if remaining <= budget or 2 * budget >= self.max_num_batched_tokens:
             return min(remaining, budget)
         return 0

@@ -80,9 +80,9 @@ class ByRanges:
     Least time left first, beyond what the answer still takes at the present `pace`; then who holds most,
     so that it comes free sooner; then the longest. The factors and their directions are EconoServe's
     (arXiv 2411.06364), the ranges our own. Those that can't meet their deadline any more come last, the
-    shortest first: served first, under overload, they would make all others late as well. A request
-    without any target is due after `patience_seconds` and never too late, so that it is not overtaken
-    for ever.
+    shortest first: served first, under overload, they would make all others late as well. Of these, who
+    is overdue by four times `patience_seconds` comes first, in order of arrival. A request without any
+    target is due after `patience_seconds` and never too late, so that it is not overtaken for ever.
     """
 
     pace: Pace = field(default_factory=Pace)
@@ -95,17 +95,22 @@ class ByRanges:
         offline = view.request.task_class is TaskClass.OFFLINE
         time_left = (self._last_start_ns(view) - now_ns) / _SECOND_NS
         half_done = view.num_scheduled_tokens > 0
-        if time_left < 0 and self._due_ns(view) is not None:
-            return (offline, True, not half_done, 0, 0, view.expected_tokens - view.num_scheduled_tokens)
+        due_ns = self._due_ns(view)
+        if due_ns is not None and now_ns > due_ns + self._forgiveness_ns:
+            return (offline, 1, 0, view.request.arrival_ns, 0, 0)
+        if due_ns is not None and time_left < 0:
+            return (offline, 2, not half_done, 0, 0, view.expected_tokens - view.num_scheduled_tokens)
         held = view.num_scheduled_tokens // self.range_tokens
         length = view.expected_tokens - view.num_tokens if half_done else view.num_tokens
         urgency = bisect_left(self.time_left_ranges_seconds, time_left)
-        return (offline, False, not half_done, urgency, -held, -self._length_range(length))
+        return (offline, 0, not half_done, urgency, -held, -self._length_range(length))
 
     def changes_at_ns(self, view: RequestView, now_ns: int) -> int | None:
-        last_ns = self._last_start_ns(view)
+        last_ns, due_ns = self._last_start_ns(view), self._due_ns(view)
         borders = [last_ns - int(border * _SECOND_NS) for border in self.time_left_ranges_seconds]
-        return min((border_ns for border_ns in (*borders, last_ns + 1) if border_ns > now_ns), default=None)
+        if due_ns is not None:
+            borders += [last_ns + 1, due_ns + self._forgiveness_ns + 1]
+        return min((border_ns for border_ns in borders if border_ns > now_ns), default=None)
 
     def key_of_length(self, key: tuple[float, ...], num_tokens: int) -> tuple[float, ...]:
         """The first key of the same ranges whose requests are surely not longer than `num_tokens`."""
@@ -118,27 +123,37 @@ class ByRanges:
 
     def is_urgent(self, key: tuple[float, ...]) -> bool:
         """Whether the time left is in the first range, and the deadline can still be met."""
-        return not key[1] and key[3] == 0
+        return key[1] == 0 and key[3] == 0
+
+    @property
+    def _forgiveness_ns(self) -> int:
+        return 4 * int(self.patience_seconds * _SECOND_NS)
 
     def _due_ns(self, view: RequestView) -> int | None:
-        """When the whole answer is due, or its first token where only that has a target."""
+        """When the answer is due, or its first token where only that has a target and is still to come."""
         request, slo = view.request, view.request.slo
+        per_token_ns = slo.tpot_ns or slo.itl_ns
         if slo.e2e_ns is not None:
             return request.arrival_ns + slo.e2e_ns
-        if request.deadline_ns is not None or slo.ttft_ns is None:
-            return request.deadline_ns
-        per_token_ns = slo.tpot_ns or slo.itl_ns
-        outputs = view.expected_tokens - view.num_prompt_tokens
-        return request.arrival_ns + slo.ttft_ns + (outputs * per_token_ns if per_token_ns else 0)
+        if slo.ttft_ns is not None and per_token_ns is not None:
+            outputs = view.expected_tokens - view.num_prompt_tokens
+            return request.arrival_ns + slo.ttft_ns + outputs * per_token_ns
+        if request.deadline_ns is None and slo.ttft_ns is not None and not _has_output(view):
+            return request.arrival_ns + slo.ttft_ns
+        return request.deadline_ns
 
     def _last_start_ns(self, view: RequestView) -> int:
         """The latest time from which on it can still be over when it is due, at the present pace."""
-        due_ns, slo = self._due_ns(view), view.request.slo
+        due_ns, request = self._due_ns(view), view.request
         if due_ns is None:
-            return view.request.arrival_ns + int(self.patience_seconds * _SECOND_NS)
-        only_first = slo.e2e_ns is None and slo.tpot_ns is None and slo.itl_ns is None
-        tokens = 1 if slo.ttft_ns is not None and only_first else view.expected_tokens - view.num_tokens
-        return due_ns - tokens * self.pace.step_ns
+            return request.arrival_ns + int(self.patience_seconds * _SECOND_NS)
+        per_token = request.slo.tpot_ns or request.slo.itl_ns
+        whole = request.slo.e2e_ns or request.deadline_ns or per_token
+        return due_ns - (view.expected_tokens - view.num_tokens if whole else 1) * self.pace.step_ns
 
     def _length_range(self, num_tokens: int) -> int:
         return min(num_tokens // self.range_tokens, self.length_ranges)
+
+
+def _has_output(view: RequestView) -> bool:
+    return view.num_tokens > view.num_prompt_tokens
