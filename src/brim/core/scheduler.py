@@ -365,8 +365,6 @@ class Scheduler:
         reason: FinishReason,
         message: str | None = None,
     ) -> None:
-        if reason in (FinishReason.STOP, FinishReason.LENGTH):
-            self.policy.expecting.observe(state.request, state.num_output_tokens)
         if state in self.waiting:
             self.waiting.remove(state)
         else:
@@ -381,6 +379,8 @@ class Scheduler:
         self._events.append(
             events.Finished(now_ns, step_id, request_id, reason, state.num_output_tokens, message)
         )
+        if reason in (FinishReason.STOP, FinishReason.LENGTH):
+            self.policy.expecting.observe(state.request, state.num_output_tokens)
 
     def _leave_batch(self, state: RequestState) -> None:
         """Out of the batch, its blocks given up: at once, or when the newest step in flight is over."""

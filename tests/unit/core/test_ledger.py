@@ -48,7 +48,7 @@ def test_an_empty_ledger_knows_nobody():
 
 def test_a_promise_is_written_block_by_block():
     ledger, a = a_ledger(), holding("a", 0)
-    ledger.promise(a, 2, own=1)
+    ledger.promise(a, 2, a.block_ids[:1])
     assert (sums(ledger), ledger.held_blocks(a)) == ((2, 0, 0, 1), 3)
     assert [ledger.covers(a, blocks) for blocks in (1, 2, 3)] == [True, True, False]
     write(ledger, a, 1)
@@ -60,24 +60,24 @@ def test_a_promise_is_written_block_by_block():
 
 def test_a_second_promise_comes_to_the_first():
     ledger, a = a_ledger(), holding("a", 0)
-    ledger.promise(a, 1, own=1)
+    ledger.promise(a, 1, a.block_ids[:1])
     write(ledger, a, 1)
-    ledger.promise(a, 2, own=2)
+    ledger.promise(a, 2, a.block_ids[:2])
     assert (sums(ledger), ledger.held_blocks(a)) == ((2, 0, 0, 2), 4)
     ledger.check([a])
 
 
 def test_nobody_writes_beyond_a_promise():
     ledger, a = a_ledger(), holding("a", 0)
-    ledger.promise(a, 1, own=1)
+    ledger.promise(a, 1, a.block_ids[:1])
     with pytest.raises(InvariantViolated, match="beyond its promise"):
         ledger.write(a, 2)
 
 
 def test_what_a_guest_holds_is_lent():
     ledger, host, guest = a_ledger(), holding("h", 0), holding("g", 1)
-    ledger.promise(host, 3, own=1)
-    ledger.promise(guest, 1, own=1, guest=True)
+    ledger.promise(host, 3, host.block_ids[:1])
+    ledger.promise(guest, 1, guest.block_ids[:1], guest=True)
     assert (sums(ledger), ledger.promised, ledger.kept_for_hosts) == ((3, 1, 1, 2), 4, 2)
     write(ledger, guest, 2)
     assert (sums(ledger), ledger.lent, ledger.kept_for_hosts) == ((3, 0, 2, 3), 2, 1)
@@ -87,8 +87,8 @@ def test_what_a_guest_holds_is_lent():
 
 def test_who_leaves_is_forgotten_with_all_that_was_promised():
     ledger, host, guest = a_ledger(), holding("h", 0), holding("g", 1)
-    ledger.promise(host, 3, own=1)
-    ledger.promise(guest, 2, own=1, guest=True)
+    ledger.promise(host, 3, host.block_ids[:1])
+    ledger.promise(guest, 2, guest.block_ids[:1], guest=True)
     write(ledger, guest, 2)
     ledger.release(guest)
     assert (sums(ledger), guest in ledger) == ((3, 0, 0, 1), False)
@@ -98,7 +98,7 @@ def test_who_leaves_is_forgotten_with_all_that_was_promised():
 
 def test_blocks_of_others_do_not_come_free_with_a_request():
     ledger, a = a_ledger(), holding("a", 0, 1)
-    ledger.promise(a, 2, own=1)
+    ledger.promise(a, 2, a.block_ids[:1])
     assert sums(ledger) == (2, 0, 0, 1)
     ledger.release(a)
     assert sums(ledger) == (0, 0, 0, 0)
@@ -106,15 +106,15 @@ def test_blocks_of_others_do_not_come_free_with_a_request():
 
 def test_without_guests_all_promises_are_kept_whole():
     ledger, a, b = a_ledger(), holding("a", 0), holding("b", 1)
-    ledger.promise(a, 2, own=1)
-    ledger.promise(b, 2, own=1)
+    ledger.promise(a, 2, a.block_ids[:1])
+    ledger.promise(b, 2, b.block_ids[:1])
     assert ledger.unwritten == ledger.promised == 4
 
 
 def test_with_a_guest_the_most_that_is_held_at_once_is_kept():
     ledger, host, guest = a_ledger(), holding("h", 0, outputs=20), holding("g", 1, outputs=4)
-    ledger.promise(host, 5, own=1)
-    ledger.promise(guest, 1, own=1, guest=True)
+    ledger.promise(host, 5, host.block_ids[:1])
+    ledger.promise(guest, 1, guest.block_ids[:1], guest=True)
     assert (ledger.promised, ledger.unwritten) == (6, ledger.timetable.unwritten) == (6, 5)
 
 
@@ -136,13 +136,13 @@ def test_who_is_longer_than_expected_may_end_at_every_step():
 
 def test_the_forecast_is_made_anew_when_somebody_comes_leaves_or_sits_out():
     ledger, host, guest = a_ledger(), holding("h", 0, outputs=20), holding("g", 1, outputs=4)
-    ledger.promise(host, 5, own=1)
+    ledger.promise(host, 5, host.block_ids[:1])
     first = ledger.timetable
     assert ledger.timetable is first
     write(ledger, host, 9)
     assert (ledger.timetable, first.held) == (first, 2)
     for disturb in (
-        lambda: ledger.promise(guest, 1, own=1, guest=True),
+        lambda: ledger.promise(guest, 1, guest.block_ids[:1], guest=True),
         lambda: ledger.disturb(),
         lambda: ledger.release(guest),
     ):
@@ -154,9 +154,9 @@ def test_the_forecast_is_made_anew_when_somebody_comes_leaves_or_sits_out():
 def test_the_oldest_guests_become_hosts_when_enough_comes_free():
     ledger, host = a_ledger(), holding("h", 0)
     old, new = holding("o", 1), holding("n", 2)
-    ledger.promise(host, 4, own=1)
+    ledger.promise(host, 4, host.block_ids[:1])
     for guest in (old, new):
-        ledger.promise(guest, 2, own=1, guest=True)
+        ledger.promise(guest, 2, guest.block_ids[:1], guest=True)
     assert sums(ledger) == (4, 4, 2, 3)
     ledger.promote(4)  # 4 free, of which hosts need 4 - 2
     assert sums(ledger) == (4, 4, 2, 3)
@@ -169,30 +169,31 @@ def test_the_oldest_guests_become_hosts_when_enough_comes_free():
 
 def test_a_younger_guest_does_not_pass_an_older_one_that_stays():
     ledger, old, new = a_ledger(), holding("o", 1), holding("n", 2)
-    ledger.promise(old, 5, own=1, guest=True)
-    ledger.promise(new, 1, own=1, guest=True)
+    ledger.promise(old, 5, old.block_ids[:1], guest=True)
+    ledger.promise(new, 1, new.block_ids[:1], guest=True)
     ledger.promote(3)
     assert (ledger.is_guest(old), ledger.is_guest(new)) == (True, True)
 
 
 def test_a_block_that_somebody_shares_stays_when_its_first_holder_leaves():
     ledger, a, b = a_ledger(), holding("a", 7, 8), holding("b", 9)
-    ledger.promise(a, 1, own=2, guest=True)
-    ledger.promise(b, 1, own=1)
-    ledger.disown([(0, 7), (1, 8)])
+    ledger.promise(a, 1, a.block_ids[:2], guest=True)
+    ledger.promise(b, 1, b.block_ids[:1])
+    ledger.disown([7, 8])
     assert sums(ledger) == (1, 1, 0, 1)
     ledger.check([a, b])
     ledger.release(a)
     assert sums(ledger) == (1, 0, 0, 1)
 
 
-def test_only_what_is_found_in_its_place_is_disowned():
+def test_a_block_is_disowned_once_and_only_by_its_owner():
     ledger, a = a_ledger(), holding("a", 7, 8)
-    ledger.promise(a, 1, own=2)
-    ledger.disown([(0, 5)])
+    ledger.promise(a, 1, a.block_ids[:2])
+    ledger.disown([5])
     assert sums(ledger) == (1, 0, 0, 2)
-    ledger.disown([(1, 8), (2, 9)])
-    assert sums(ledger) == (1, 0, 0, 1)
+    for _ in range(2):
+        ledger.disown([8, 9])
+        assert sums(ledger) == (1, 0, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -205,15 +206,14 @@ def test_only_what_is_found_in_its_place_is_disowned():
         (lambda ledger, share: ledger._guests.clear(), "sums are not"),
         (lambda ledger, share: share.view.block_ids.append(99), "blocks that the ledger does not know"),
         (lambda ledger, share: setattr(share, "base", 0), "blocks that the ledger does not know"),
-        (lambda ledger, share: ledger.promise(holding("x", 5), 0, own=0), "does not run"),
+        (lambda ledger, share: ledger.promise(holding("x", 5), 0, []), "does not run"),
         (lambda ledger, share: give_back_more_than_promised(ledger, share), "wrote 0 of -1 blocks"),
-        (lambda ledger, share: own_less_than_nothing(ledger, share), "wrote"),
     ],
 )
 def test_check_finds_broken_sums(break_it, complaint):
     ledger, host, guest = a_ledger(), holding("h", 0), holding("g", 1)
-    ledger.promise(host, 3, own=1)
-    ledger.promise(guest, 2, own=1, guest=True)
+    ledger.promise(host, 3, host.block_ids[:1])
+    ledger.promise(guest, 2, guest.block_ids[:1], guest=True)
     ledger.check([host, guest])
     break_it(ledger, ledger._shares["g"])
     with pytest.raises(InvariantViolated, match=complaint):
@@ -223,12 +223,6 @@ def test_check_finds_broken_sums(break_it, complaint):
 def give_back_more_than_promised(ledger: Ledger, share) -> None:
     share.blocks -= 3
     ledger._guests_unwritten -= 3
-
-
-def own_less_than_nothing(ledger: Ledger, share) -> None:
-    share.own -= 2
-    ledger._lent -= 2
-    ledger._held -= 2
 
 
 # ---- behind the manager

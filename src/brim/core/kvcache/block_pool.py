@@ -51,10 +51,10 @@ class BlockPool:
     def ref_count(self, block_id: int) -> int:
         return self._blocks[block_id].ref_count
 
-    def count_unshared(self, block_ids: Iterable[int]) -> int:
-        """How many of these have one holder."""
+    def unshared(self, block_ids: Iterable[int]) -> list[int]:
+        """Those of them with one holder."""
         blocks = self._blocks
-        return sum([blocks[block_id].ref_count == 1 for block_id in block_ids])
+        return [block_id for block_id in block_ids if blocks[block_id].ref_count == 1]
 
     def take(self, count: int = 1) -> list[int]:
         """Empty blocks, each held once. Evicts where none is free; raises InvariantViolated for want."""

@@ -16,7 +16,7 @@ half of one host's promise; here it may fit into the promises of all hosts toget
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TypeVar
 
 from brim.core.errors import InvariantViolated
@@ -32,18 +32,22 @@ STEPS_TO_LEAVE = 2
 class Share:
     """What one request was promised: `blocks` to write after the `base` it held.
 
-    `own` of the base come free when it leaves; nobody shares them.
+    The `owned` of the base come free when it leaves; nobody shares them.
     """
 
-    __slots__ = ("base", "blocks", "guest", "own", "view", "written")
+    __slots__ = ("base", "blocks", "guest", "owned", "view", "written")
 
-    def __init__(self, view: RequestView, own: int, *, guest: bool) -> None:
+    def __init__(self, view: RequestView, owned: Iterable[int], *, guest: bool) -> None:
         self.view = view
         self.base = len(view.block_ids)
-        self.own = own
+        self.owned = set(owned)
         self.guest = guest
         self.blocks = 0
         self.written = 0
+
+    @property
+    def own(self) -> int:
+        return len(self.owned)
 
     @property
     def unwritten(self) -> int:
@@ -64,6 +68,7 @@ class Ledger:
         self._buffer_steps = buffer_steps or 0
         self._shares: dict[str, Share] = {}
         self._guests: dict[Share, None] = {}  # oldest first
+        self._owners: dict[int, Share] = {}  # by block, of those owned
         self._hosts_unwritten = 0
         self._guests_unwritten = 0
         self._lent = 0  # held by guests
@@ -128,15 +133,16 @@ class Ledger:
         share = self._shares.get(view.request.request_id)
         return share is not None and share.guest
 
-    def promise(self, view: RequestView, blocks: int, own: int, *, guest: bool = False) -> None:
-        """`blocks` more for the request; `own` of those it holds now come free when it leaves."""
+    def promise(self, view: RequestView, blocks: int, owned: Iterable[int], *, guest: bool = False) -> None:
+        """`blocks` more for the request; the `owned` of those it holds now come free when it leaves."""
         share = self._shares.get(view.request.request_id)
         if share is None:
-            share = self._shares[view.request.request_id] = Share(view, own, guest=guest)
-            self._held += own
+            share = self._shares[view.request.request_id] = Share(view, owned, guest=guest)
+            self._owners.update(dict.fromkeys(share.owned, share))
+            self._held += share.own
             if guest:
                 self._guests[share] = None
-                self._lent += own
+                self._lent += share.own
         share.blocks += blocks
         self._promised(share, blocks)
         self.disturb()
@@ -186,18 +192,18 @@ class Ledger:
             self._lent -= share.own + share.written
         self._promised(share, -share.unwritten)
         self._held -= share.own + share.written
+        for block_id in share.owned:
+            del self._owners[block_id]
         self.disturb()
 
-    def disown(self, blocks: Sequence[tuple[int, int]]) -> None:
-        """Blocks (position in the table, id) get a second holder: they stay when the first one leaves."""
-        at, block_id = blocks[0]
-        for share in self._shares.values():
-            table = share.view.block_ids
-            if at < len(table) and table[at] == block_id:
-                lost = min(sum(table[i] == b for i, b in blocks if i < len(table)), share.own)
-                share.own -= lost
-                self._held -= lost
-                self._lent -= lost if share.guest else 0
+    def disown(self, block_ids: Iterable[int]) -> None:
+        """These blocks get another holder: they stay when the one leaves whose they were alone."""
+        for block_id in block_ids:
+            share = self._owners.pop(block_id, None)
+            if share is not None:
+                share.owned.remove(block_id)
+                self._held -= 1
+                self._lent -= share.guest
                 self.disturb()
 
     def promote(self, num_available: int) -> None:
@@ -239,7 +245,7 @@ class Ledger:
         if not set(self._shares) <= there:
             raise InvariantViolated("the ledger knows a request that does not run")
         for share in shares:
-            if not 0 <= share.written <= share.blocks or share.own < 0:
+            if not 0 <= share.written <= share.blocks:
                 raise InvariantViolated(f"{share.view} wrote {share.written} of {share.blocks} blocks")
             if share.base + share.written != len(share.view.block_ids):
                 raise InvariantViolated(f"{share.view} holds blocks that the ledger does not know")

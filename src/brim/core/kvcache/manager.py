@@ -123,8 +123,7 @@ class KVCacheManager:
         hits = self.hit_blocks(state)
         if self._cost(state, hits) > self.available_blocks:
             return None
-        if self.ledger.lending:
-            self._disown(hits)
+        self.ledger.disown(hits)
         for block_id in hits:
             self._pool.hold(block_id)
         fresh = self.blocks_for(state.num_tokens) - len(hits)
@@ -183,13 +182,16 @@ class KVCacheManager:
 
     def promise(self, state: RequestState, blocks: int, *, guest: bool = False) -> None:
         """The request may write `blocks` more than it holds, or than it was promised before."""
-        self.ledger.promise(state, blocks, self.own_blocks(state), guest=guest)
+        self.ledger.promise(state, blocks, self._owned(state), guest=guest)
 
     def own_blocks(self, view: RequestView) -> int:
         """Of the blocks it holds, the ones that nobody shares."""
+        return len(view.block_ids) if not self._prefix_caching else len(self._owned(view))
+
+    def _owned(self, view: RequestView) -> Sequence[int]:
         if not self._prefix_caching:
-            return len(view.block_ids)
-        return self._pool.count_unshared(view.block_ids)
+            return view.block_ids
+        return self._pool.unshared(view.block_ids)
 
     def detach(self, state: RequestState) -> list[int]:
         """Takes table and promise away from the request; its blocks stay used until they are given back."""
@@ -229,11 +231,6 @@ class KVCacheManager:
         free_to_share = 1 if self.ledger.lending else 0
         shared = sum(self._pool.ref_count(block_id) > free_to_share for block_id in hits)
         return self.blocks_for(view.num_tokens) - shared
-
-    def _disown(self, hits: Sequence[int]) -> None:
-        owned = [(i, block_id) for i, block_id in enumerate(hits) if self._pool.ref_count(block_id) == 1]
-        if owned:
-            self.ledger.disown(owned)
 
     def _hashes(self, view: RequestView) -> list[BlockHash]:
         content = self._contents.setdefault(view.request.request_id, _Content())
