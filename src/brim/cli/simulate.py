@@ -54,6 +54,8 @@ def compare_command(
 ) -> None:
     """Run a trace through several schedulers on the same modelled machine."""
     policies = [name.strip() for part in policy for name in part.split(",") if name.strip()]
+    if not policies:
+        raise ConfigError("--policy names no scheduler: give one or more, as vllm,econoserve")
     for name in policies:
         refuse_unknown(name)
     if plot is not None:

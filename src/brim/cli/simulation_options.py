@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
@@ -25,6 +26,11 @@ from brim.workloads.formats import FORMATS, read
 from brim.workloads.trace import NANOSECONDS, Trace, merged, rescaled, with_arrivals
 
 LENGTHS = "history, oracle, noisy or limit"
+MAY_BE_ZERO = {
+    *("max_output_tokens", "seed", "measure_from", "step_overhead_us", "step_overhead_per_sequence_us"),
+    *("max_prefill_chunk_tokens", "prompt_floor_tokens", "reserve_share", "length_padding"),
+    "loan_buffer_tokens",
+}
 _MS, _US_PS = 1_000_000, 1_000_000  # nanoseconds in a millisecond; picoseconds in a microsecond
 
 
@@ -65,6 +71,27 @@ class Options:
     )
     max_output_tokens: int = field(
         default=0, metadata=_help("What every user asks for at most; 0: all that fits.")
+    )
+    max_prefill_chunk_tokens: int = field(
+        default=_core("max_prefill_chunk_tokens"),
+        metadata=_help("Most prompt tokens of one request in a step; 0: no limit."),
+    )
+    target_forward_tokens: int | None = field(
+        default=None, metadata=_help("Tokens a step to fill with prompts; else the profile's.")
+    )
+    prompt_floor_tokens: int = field(
+        default=_core("prompt_floor_tokens"),
+        metadata=_help("KV that outputs leave to prompts; 0: a quarter of the target."),
+    )
+    reserve_share: float = field(
+        default=_core("reserve_share"),
+        metadata=_help("Of the KV, for answers that outgrow their prediction."),
+    )
+    length_padding: float = field(
+        default=_core("length_padding"), metadata=_help("Share added to every predicted length.")
+    )
+    loan_buffer_tokens: int = field(
+        default=_core("loan_buffer_tokens"), metadata=_help("Steps that a guest must leave before its host.")
     )
     enable_prefix_caching: bool | None = field(
         default=None,
@@ -113,14 +140,17 @@ class Options:
             raise ConfigError(f"--depth {self.depth}: give 1, or 2 to schedule a step while another runs")
         if self.measure_until is not None and self.measure_until <= self.measure_from:
             raise ConfigError("--measure-until must be later than --measure-from")
-        for name in (
-            "max_output_tokens",
-            "step_overhead_us",
-            "step_overhead_per_sequence_us",
-            "measure_from",
-        ):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"--{name.replace('_', '-')} must be 0 or more")
+        for each in fields(self):
+            self._refuse_senseless(each.name)
+
+    def _refuse_senseless(self, name: str) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return
+        least = 0 if name in MAY_BE_ZERO else None
+        if not math.isfinite(value) or value < 0 or (least is None and value == 0):
+            wanted = "0 or more" if least == 0 else "more than 0"
+            raise ConfigError(f"--{name.replace('_', '-')} must be {wanted}, not {value}")
 
     # ---- the trace -------------------------------------------------------------------------------------
 
@@ -167,10 +197,11 @@ class Options:
     def setup(self, trace: Trace, profile: Profile, policy: str) -> Setup:
         """Raises ConfigError where the policy is unknown or nothing of the trace fits."""
         config = self._config(trace, profile, policy)
-        if all(r.input_tokens >= config.max_model_len for r in trace.requests):
+        asked = max(self.max_output_tokens, 1)
+        if all(r.input_tokens + asked > config.max_model_len for r in trace.requests):
             raise ConfigError(
                 f"no request of {trace.name} fits in {config.max_model_len} tokens: "
-                "raise --max-model-len or --kv-tokens"
+                "raise --max-model-len or --kv-tokens, or lower --max-output-tokens"
             )
         return Setup(
             config,
@@ -208,7 +239,12 @@ class Options:
             max_num_batched_tokens=self.max_num_batched_tokens,
             enable_prefix_caching=caching,
             policy=policy,
-            target_forward_tokens=profile.target_forward_tokens,
+            max_prefill_chunk_tokens=self.max_prefill_chunk_tokens,
+            target_forward_tokens=self.target_forward_tokens or profile.target_forward_tokens,
+            prompt_floor_tokens=self.prompt_floor_tokens,
+            reserve_share=self.reserve_share,
+            length_padding=self.length_padding,
+            loan_buffer_tokens=self.loan_buffer_tokens,
         )
 
     def _predictor(self, trace: Trace) -> ResponseLength:

@@ -100,7 +100,7 @@ class Costs:
         return Need(
             request.task_class,
             request.arrival_ns * 1000,
-            self._setup.targets.of(request, self._machine),
+            self._setup.targets.of(self._setup.cut(request), self._machine),
             tokens=tokens + draws - 1,
             draws=draws,
             block_steps=held - draws * (cached // self._size),

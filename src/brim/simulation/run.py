@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from brim.core.config import SchedulerConfig
+from brim.core.errors import ConfigError
 from brim.core.events import Event
 from brim.core.policy import Policy
 from brim.core.request import Request, SamplingParams, TaskClass
@@ -19,7 +20,7 @@ from brim.simulation.meter import Totals
 from brim.simulation.replica import Listener, Replica
 from brim.simulation.targets import Targets
 from brim.simulation.truth import STOPS, TraceHashing, Truth
-from brim.workloads.trace import NANOSECONDS, Trace
+from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,11 @@ class Setup:
     def max_tokens(self, prompt_tokens: int) -> int:
         """What a user with such a prompt asks for; 1 where there is no room, and the request is refused."""
         return self.max_output_tokens or max(self.config.max_model_len - prompt_tokens, 1)
+
+    def cut(self, request: TraceRequest) -> TraceRequest:
+        """The same, its answer no longer than what is asked for."""
+        most = self.max_tokens(request.input_tokens)
+        return request if request.output_tokens <= most else request._replace(output_tokens=most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +128,11 @@ class _World:
         self._await_arrival(0)
 
     def run(self, wall_seconds: float) -> Run:
+        if self._end_ns <= self._setup.measure_from_ns > 0:
+            raise ConfigError(
+                f"all was over after {self._end_ns / NANOSECONDS:.3g} s: nothing is left to measure from "
+                f"{self._setup.measure_from_ns / NANOSECONDS:.3g} s on"
+            )
         self.clock.now_ns = self._end_ns
         if len(self._marks) < 2:
             self._marks.append(self._snapshot())
@@ -160,7 +171,7 @@ class _World:
             asked.task_class,
             asked.arrival_ns,
             deadline_ns=due_ns,
-            slo=self._setup.targets.of(asked, self._setup.machine),
+            slo=self._setup.targets.of(self._setup.cut(asked), self._setup.machine),
             length_keys=(asked.length_key,) if asked.length_key else (),
         )
 
