@@ -127,6 +127,7 @@ class Draft:
             left.remove(victim)
             self.physical += self._freed([victim])
             self.preempt.append(victim)
+        self.park = [v for v in self.park if v not in self.preempt]
         if self.physical < 1 or self.board.releases_delayed:
             self._stop(view)
         else:
