@@ -90,6 +90,8 @@ def test_a_full_plan_has_every_row_at_every_load_and_the_most_requests() -> None
     assert len(rates) == len({(p.row, p.load) for p in rates}) == 16 * len(plan.loads)
     assert all(p.rate * p.seconds <= 1000 + 1e-6 for p in made if p.rate)
     assert {p.value for p in made if p.group == "length_padding"} >= {0.0, 0.5}
+    for point in made:
+        point.bench.config("vllm", **dict(point.row.settings))
     assert not [p for p in full_plan(1.0, 0, 0, None, []).benches if p.file]
     assert len(quick_plan(0).benches) == 1
     assert bench.config("vllm").max_num_seqs == MAX_NUM_SEQS

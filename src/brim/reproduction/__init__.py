@@ -1,0 +1,1 @@
+"""Published experiments, run again in virtual time: each claim beside what was measured."""

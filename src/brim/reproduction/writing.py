@@ -1,0 +1,31 @@
+"""Results into a folder: results.json, tables.md and a picture for each set-up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from brim.core.errors import ConfigError
+from brim.reproduction.report import picture, text
+from brim.simulation.results import Figures
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raises ConfigError for what can be seen to be wrong before a long run."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(f"can't write into {folder}: {exc.strerror}") from exc
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as exc:
+        raise ConfigError('the pictures need matplotlib: pip install "brim[plot]"') from exc
+
+
+def write(results: Figures, folder: Path) -> None:
+    from brim.reproduction.plots import draw
+
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (folder / "tables.md").write_text(text(results), encoding="utf-8")
+    for bench in results["benches"]:
+        draw(bench, folder / picture(bench["name"]))
