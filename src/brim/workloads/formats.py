@@ -90,9 +90,9 @@ def _layout(table: Table, format: str) -> Layout:
 
 def _trace(path: Path, reading: Reading) -> Trace:
     if not reading.requests:
-        why = "; ".join(reading.remarks)
+        why = "".join(f" ({remark})" for remark in reading.remarks)
         raise TraceError(
-            f"{path}: no request in it{f' ({why})' if why else ''}: give a trace with requests that have output tokens"
+            f"{path}: no request in it{why}: give a trace with requests that have output tokens"
         )
     arrivals = [r.arrival_ns for r in reading.requests]
     if arrivals != sorted(arrivals):
