@@ -91,9 +91,7 @@ def _layout(table: Table, format: str) -> Layout:
 def _trace(path: Path, reading: Reading) -> Trace:
     if not reading.requests:
         why = "".join(f" ({remark})" for remark in reading.remarks)
-        raise TraceError(
-            f"{path}: no request in it{why}: give a trace with requests that have output tokens"
-        )
+        raise TraceError(f"{path}: no request in it{why}: give a trace with requests that have output tokens")
     arrivals = [r.arrival_ns for r in reading.requests]
     if arrivals != sorted(arrivals):
         reading.remarks.append("rows were not in order of arrival: sorted")
