@@ -81,8 +81,9 @@ class ByRanges:
     so that it comes free sooner; then the longest. The factors and their directions are EconoServe's
     (arXiv 2411.06364), the ranges our own. Those that can't meet their deadline any more come last, the
     shortest first: served first, under overload, they would make all others late as well. Of these, who
-    is overdue by four times `patience_seconds` comes first, in order of arrival. A request without any
-    target is due after `patience_seconds` and never too late, so that it is not overtaken for ever.
+    is overdue by twenty times `patience_seconds` comes first, in order of arrival; sooner would cost the
+    others much. A request without any target is due after `patience_seconds` and never too late, so that
+    it is not overtaken for ever.
     """
 
     pace: Pace = field(default_factory=Pace)
@@ -127,7 +128,7 @@ class ByRanges:
 
     @property
     def _forgiveness_ns(self) -> int:
-        return 4 * int(self.patience_seconds * _SECOND_NS)
+        return 20 * int(self.patience_seconds * _SECOND_NS)
 
     def _due_ns(self, view: RequestView) -> int | None:
         """When the answer is due, or its first token where only that has a target and is still to come."""
