@@ -20,7 +20,7 @@ from brim.core.policies.named import refuse_unknown
 from brim.profiles.loader import Profile
 from brim.simulation.bound import bound
 from brim.simulation.results import Figures, figures
-from brim.simulation.run import Setup, simulate
+from brim.simulation.run import Run, Setup, simulate
 from brim.workloads.trace import Trace
 
 Observe = Callable[[list[Event]], None]
@@ -91,9 +91,9 @@ def _rates(text: str | None) -> list[float | None]:
 
 
 def _run(trace: Trace, setup: Setup, policy: str, observe: Observe | None = None) -> Figures:
-    """Shows how far the run is where somebody is watching."""
+    """Shows how far the run is where somebody watches. Raises ConfigError for a window without anything."""
     if not sys.stderr.isatty():
-        return figures(simulate(trace, setup, observe=observe))
+        return _measured(simulate(trace, setup, observe=observe))
     with bar(len(trace), policy) as advance:
 
         def watch(events: list[Event]) -> None:
@@ -103,7 +103,13 @@ def _run(trace: Trace, setup: Setup, policy: str, observe: Observe | None = None
             if observe is not None:
                 observe(events)
 
-        return figures(simulate(trace, setup, observe=watch))
+        return _measured(simulate(trace, setup, observe=watch))
+
+
+def _measured(run: Run) -> Figures:
+    if run.end.now_ns < run.start.now_ns:
+        raise ConfigError(f"--measure-from is after the end: all was over at {run.end.now_ns / 1e9:.4g} s")
+    return figures(run)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from brim.core.config import SchedulerConfig
-from brim.core.errors import ConfigError
 from brim.core.events import Event
 from brim.core.policy import Policy
 from brim.core.request import Request, SamplingParams, TaskClass
@@ -128,11 +127,6 @@ class _World:
         self._await_arrival(0)
 
     def run(self, wall_seconds: float) -> Run:
-        if self._end_ns <= self._setup.measure_from_ns > 0:
-            raise ConfigError(
-                f"all was over after {self._end_ns / NANOSECONDS:.3g} s: nothing is left to measure from "
-                f"{self._setup.measure_from_ns / NANOSECONDS:.3g} s on"
-            )
         self.clock.now_ns = self._end_ns
         if len(self._marks) < 2:
             self._marks.append(self._snapshot())
