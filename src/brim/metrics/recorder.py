@@ -274,8 +274,8 @@ class Recorder(Generic[D]):
             self._states = ()
         metrics = track.metrics
         metrics.finished[event.reason] += 1
-        if event.reason not in ENDED_WELL:
-            return
+        if event.reason not in ENDED_WELL or not event.num_output_tokens:
+            return  # a host may end a request well before its first token
         arrival_ns, tokens = track.request.arrival_ns, event.num_output_tokens
         e2e_ns = track.last_ns - arrival_ns
         metrics.e2e_seconds.observe(e2e_ns / _SECOND)

@@ -142,6 +142,14 @@ def test_who_did_not_end_well_counts_for_no_latency_and_no_target(reason):
     assert metrics.output_tokens == 4
 
 
+def test_who_is_ended_before_its_first_token_has_no_latency():
+    metrics = recorded(
+        [Arrived(0, 0, request("a", slo=ALL_TARGETS)), Finished(MS, 0, "a", FinishReason.STOP, 0)]
+    )
+    assert metrics.finished == {FinishReason.STOP: 1}
+    assert (metrics.e2e_seconds.count, metrics.slo) == (0, {})
+
+
 def test_classes_are_counted_apart_in_a_quiet_stretch():
     asked = [request("a", arrival_ns=0), request("b", task_class=OFFLINE), request("c", task_class=OFFLINE)]
     rows = tuple(state(one) for one in asked)
