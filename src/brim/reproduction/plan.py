@@ -16,7 +16,6 @@ FULL, BASELINE = "econoserve", "vllm-2023"
 ABLATION = ("econoserve-d", "econoserve-sd", "econoserve-sdo", FULL)
 OTHERS = (BASELINE, "vllm", "sarathi", "orca", "fastserve")
 PREDICTING = ("srtf", "s3", "multires")
-SIMPLE = ("vllm", "sarathi", "srtf", "econoserve-d")  # those that hold KV on demand
 AT = (1.0, 1.25)  # loads at which the ablation and the decomposition are told
 SCALES = (0.5, 1.0, 1.5, 2.0, 2.5)
 SWEEPS: dict[str, tuple[float, ...]] = {
