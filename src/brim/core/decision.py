@@ -58,7 +58,7 @@ class Board(Protocol):
         """The running requests that have more than one token to run, or sat a step out."""
 
     @property
-    def parked(self) -> Collection[RequestView]:
+    def parked(self) -> Queue:
         """Those that wait to generate, in order of the policy's `ordering`."""
 
     @property
@@ -85,7 +85,7 @@ class Board(Protocol):
 
     @property
     def forecast_blocks(self) -> int:
-        """The same, counting on those with a promise to leave when they are expected to; never fewer."""
+        """The same, counting on those with a promise to leave when they are expected to."""
 
     @property
     def ordinary_blocks(self) -> int:
@@ -121,7 +121,7 @@ class Board(Protocol):
         """Whether its next block is inside its promise."""
 
     def timetable(self) -> Timetable:
-        """What those with a promise will hold; the caller's own."""
+        """What those with a promise will hold, where there is lending; the caller's own."""
 
     def growth(self, view: RequestView, own_blocks: int, *, guest: bool) -> Growth:
         """What it will hold if it generates from now on."""

@@ -252,7 +252,6 @@ class Scheduler:
         self._feed()
         for view in decision.pause:
             self.batch.pause(self._state(view))
-            self.kv.ledger.disturb()
         for view in decision.park:
             self._park(self._state(view), now_ns)
         wanted = [self._state(view) for view in decision.admit]
@@ -276,10 +275,11 @@ class Scheduler:
         self._settled = False
 
     def _prompt_done(self, state: RequestState, now_ns: int) -> None:
-        if self.policy.decoupled:
+        if self.policy.decoupled and state not in self.kv.ledger:
             self._park(state, now_ns)
         else:
             self._start_decoding(state)
+            self.kv.ledger.disturb(state)
 
     def _park(self, state: RequestState, now_ns: int) -> None:
         self.batch.park(state)

@@ -12,6 +12,7 @@ from brim.core.decide import decide
 from brim.core.decision import Decision, Grant
 from brim.core.kvcache.timetable import Growth, Timetable
 from brim.core.policies.named import named
+from brim.core.policies.ordering import Ordering
 from brim.core.policy import Policy
 from brim.core.request import RequestState, RequestView
 from tests.helpers import OFFLINE, ONLINE, Foretold, config, request, state
@@ -28,7 +29,7 @@ class FakeBoard:
     max_num_seqs: int = 8
     num_blocks: int = 7
     block_size: int = 4
-    parked: list[RequestView] = field(default_factory=list)
+    parked: Any = field(default_factory=list)
     available_blocks: int = 0
     releases_delayed: bool = False
     blocks_under_way: int = 0
@@ -52,7 +53,7 @@ class FakeBoard:
         return len(view.block_ids)
 
     def timetable(self) -> Timetable:
-        return Timetable((), self.block_size, 0)
+        return Timetable(self.block_size)
 
     def growth(self, view: RequestView, own_blocks: int, *, guest: bool) -> Growth:
         return Growth(1, 0, 0)
@@ -380,12 +381,24 @@ def ready(name: str, outputs: int, seq: int = 0, *, prompt: int = 4, arrival_ns:
     return one
 
 
+class Parked(list[RequestView]):
+    """They are given in order."""
+
+    def __init__(self, ordering: Ordering, views: list[RequestView]) -> None:
+        super().__init__(views)
+        self._ordering = ordering
+
+    def key(self, view: RequestView) -> tuple[float, ...]:
+        return self._ordering.key(view, 0)
+
+
 def promised(board: FakeBoard, name: str = "econoserve-sd", **changes: Any) -> Decision:
     """With every answer foretold, 100 blocks of 4, none kept."""
     exact = {"reserve_share": 0.0, "length_padding": 0.0, "prompt_floor_tokens": 1, "num_blocks": 100}
     names = [*board.running, *board.waiting]
     lengths = {view.request.request_id: view.request.sampling.max_tokens for view in names}
-    return decide(named(config(policy=name, **(exact | changes)), Foretold(lengths)), board, 0)
+    policy = named(config(policy=name, **(exact | changes)), Foretold(lengths))
+    return decide(policy, replace(board, parked=Parked(policy.ordering, board.parked)), 0)
 
 
 def test_those_that_end_together_are_granted_one_after_the_other():
@@ -480,8 +493,8 @@ def test_where_nothing_runs_and_nothing_can_be_granted_one_of_the_parked_gives_w
     first, much, little = ready("a", 40, 0), ready("b", 40, 1, prompt=12), ready("c", 40, 2)
     board = FakeBoard(running=[first, much, little], parked=[first, much, little])
     assert promised(board).preempt == [little]  # what loses least, and never the first
-    little.num_preemptions = 1
-    assert promised(board).preempt == [much]  # nor one that has given way more often
+    little.num_preemptions = 3
+    assert promised(board).preempt == [much]  # nor one that has given way again and again
     (x,) = views("x")
     assert promised(replace(board, running=[x, *board.running])).preempt == []
     assert promised(replace(board, releases_delayed=True)).preempt == []

@@ -35,7 +35,7 @@ def write(ledger: Ledger, view: RequestState, *block_ids: int) -> None:
 
 def sums(ledger: Ledger) -> tuple[int, int, int, int]:
     """Unwritten of hosts, unwritten of guests, held by guests, held by all."""
-    return ledger._hosts_unwritten, ledger._guests_unwritten, ledger._lent, ledger._held
+    return ledger._hosts_unwritten, ledger._guests_unwritten, ledger._lent, ledger._timetable.held
 
 
 def test_an_empty_ledger_knows_nobody():
@@ -134,21 +134,27 @@ def test_who_is_longer_than_expected_may_end_at_every_step():
     assert ledger.growth(a, 3, 3, guest=False) == (1 + 2, 15 + 4, 0)
 
 
-def test_the_forecast_is_made_anew_when_somebody_comes_leaves_or_sits_out():
+def test_the_forecast_follows_who_comes_leaves_or_sits_out():
     ledger, host, guest = a_ledger(), holding("h", 0, outputs=20), holding("g", 1, outputs=4)
     ledger.promise(host, 5, host.block_ids[:1])
-    first = ledger.timetable
-    assert ledger.timetable is first
     write(ledger, host, 9)
-    assert (ledger.timetable, first.held) == (first, 2)
-    for disturb in (
-        lambda: ledger.promise(guest, 1, guest.block_ids[:1], guest=True),
-        lambda: ledger.disturb(),
-        lambda: ledger.release(guest),
-    ):
-        before = ledger.timetable
-        disturb()
-        assert ledger.timetable is not before
+    assert (ledger.timetable.peak, ledger.timetable.held) == (7, 2)
+    ledger.promise(guest, 1, guest.block_ids[:1], guest=True)
+    assert (ledger.timetable.first_end, ledger.timetable.held) == (4 + 2, 3)
+    ledger._clock.tick = 3  # type: ignore[misc]
+    ledger.disturb(guest)  # it has not run meanwhile
+    assert ledger.timetable.first_end == 3 + 4 + 2
+    ledger.release(guest)
+    assert (ledger.timetable.first_end, ledger.timetable.held) == (20 + 2, 2)
+
+
+def test_who_should_have_left_may_end_at_every_step_from_now_on():
+    ledger, host = a_ledger(), holding("h", 0, outputs=4)
+    ledger.promise(host, 1, host.block_ids[:1])
+    ledger._clock.tick = 7  # type: ignore[misc]
+    host.schedule(7)
+    assert ledger.timetable.first_end == 7 + 1 + 2
+    ledger.check([host])
 
 
 def test_the_oldest_guests_become_hosts_when_enough_comes_free():
@@ -202,7 +208,7 @@ def test_a_block_is_disowned_once_and_only_by_its_owner():
         (lambda ledger, share: setattr(ledger, "_hosts_unwritten", 9), "sums are not"),
         (lambda ledger, share: setattr(ledger, "_guests_unwritten", 9), "sums are not"),
         (lambda ledger, share: setattr(ledger, "_lent", 9), "sums are not"),
-        (lambda ledger, share: setattr(ledger, "_held", 9), "sums are not"),
+        (lambda ledger, share: setattr(ledger._timetable, "held", 9), "sums are not"),
         (lambda ledger, share: ledger._guests.clear(), "sums are not"),
         (lambda ledger, share: share.view.block_ids.append(99), "blocks that the ledger does not know"),
         (lambda ledger, share: setattr(share, "base", 0), "blocks that the ledger does not know"),

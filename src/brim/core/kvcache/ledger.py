@@ -35,7 +35,7 @@ class Share:
     The `owned` of the base come free when it leaves; nobody shares them.
     """
 
-    __slots__ = ("base", "blocks", "guest", "owned", "view", "written")
+    __slots__ = ("base", "blocks", "growth", "guest", "owned", "view", "written")
 
     def __init__(self, view: RequestView, owned: Iterable[int], *, guest: bool) -> None:
         self.view = view
@@ -44,6 +44,7 @@ class Share:
         self.guest = guest
         self.blocks = 0
         self.written = 0
+        self.growth: Growth | None = None  # as it is in the timetable
 
     @property
     def own(self) -> int:
@@ -72,8 +73,7 @@ class Ledger:
         self._hosts_unwritten = 0
         self._guests_unwritten = 0
         self._lent = 0  # held by guests
-        self._held = 0  # by all, as far as it comes free when they leave
-        self._timetable: Timetable | None = None  # holds until somebody comes, leaves or sits a step out
+        self._timetable = Timetable(block_size)  # of all, as far as it comes free when they leave
 
     def __len__(self) -> int:
         return len(self._shares)
@@ -106,10 +106,12 @@ class Ledger:
 
     @property
     def timetable(self) -> Timetable:
-        """What all will hold together; changes with every promise."""
-        if self._timetable is None or self._timetable.first_end < self._clock.tick:
-            growths = [self.growth(s.view, s.own, s.base, guest=s.guest) for s in self._shares.values()]
-            self._timetable = Timetable(growths, self._block_size, self._held)
+        """What all will hold together, where there is lending; read it, it is not the caller's."""
+        tick = self._clock.tick
+        if self._timetable.first_end < tick:
+            for share in self._shares.values():
+                if share.growth is not None and share.growth.until < tick:
+                    self._forecast(share)
         return self._timetable
 
     def growth(self, view: RequestView, own: int, base: int, *, guest: bool) -> Growth:
@@ -139,24 +141,22 @@ class Ledger:
         if share is None:
             share = self._shares[view.request.request_id] = Share(view, owned, guest=guest)
             self._owners.update(dict.fromkeys(share.owned, share))
-            self._held += share.own
+            self._timetable.held += share.own
             if guest:
                 self._guests[share] = None
                 self._lent += share.own
         share.blocks += blocks
         self._promised(share, blocks)
-        self.disturb()
+        self._forecast(share)
 
     def write(self, view: RequestView, blocks: int = 1) -> None:
         """The request was given blocks inside its promise. Raises InvariantViolated beyond it."""
         share = self._shares[view.request.request_id]
         share.written += blocks
-        self._held += blocks
+        self._timetable.held += blocks
         self._promised(share, -blocks)
         if share.guest:
             self._lent += blocks
-        if self._timetable is not None:
-            self._timetable.held = self._held
         if share.unwritten < 0:
             raise InvariantViolated(f"{view} writes beyond its promise")
 
@@ -177,9 +177,7 @@ class Ledger:
         self._hosts_unwritten -= hosts
         self._guests_unwritten -= guests
         self._lent += guests
-        self._held += hosts + guests
-        if self._timetable is not None:
-            self._timetable.held = self._held
+        self._timetable.held += hosts + guests
         return beyond
 
     def release(self, view: RequestView) -> None:
@@ -191,10 +189,11 @@ class Ledger:
             del self._guests[share]
             self._lent -= share.own + share.written
         self._promised(share, -share.unwritten)
-        self._held -= share.own + share.written
+        self._timetable.held -= share.own + share.written
         for block_id in share.owned:
             del self._owners[block_id]
-        self.disturb()
+        if share.growth is not None:
+            self._timetable.remove(share.growth)
 
     def disown(self, block_ids: Iterable[int]) -> None:
         """These blocks get another holder: they stay when the one leaves whose they were alone."""
@@ -202,9 +201,9 @@ class Ledger:
             share = self._owners.pop(block_id, None)
             if share is not None:
                 share.owned.remove(block_id)
-                self._held -= 1
+                self._timetable.held -= 1
                 self._lent -= share.guest
-                self.disturb()
+                self._forecast(share)
 
     def promote(self, num_available: int) -> None:
         """Guests become hosts, oldest first, as far as their whole promises fit in what has come free."""
@@ -217,11 +216,22 @@ class Ledger:
             self._promised(share, share.unwritten)
             del self._guests[share]
             self._lent -= held
-            self.disturb()
+            self._forecast(share)
 
-    def disturb(self) -> None:
-        """Something does not go on as the timetable has it."""
-        self._timetable = None
+    def disturb(self, view: RequestView) -> None:
+        """The request sat steps out: it runs from now on, as far as the timetable knows."""
+        share = self._shares.get(view.request.request_id)
+        if share is not None:
+            self._forecast(share)
+
+    def _forecast(self, share: Share) -> None:
+        """Enters into the timetable what the share will hold from now on."""
+        if not self.lending:
+            return
+        if share.growth is not None:
+            self._timetable.remove(share.growth)
+        share.growth = self.growth(share.view, share.own, share.base, guest=share.guest)
+        self._timetable.add(share.growth)
 
     def _promised(self, share: Share, blocks: int) -> None:
         if share.guest:
@@ -238,7 +248,7 @@ class Ledger:
             (self._hosts_unwritten, sum(share.unwritten for share in hosts)),
             (self._guests_unwritten, sum(share.unwritten for share in guests)),
             (self._lent, sum(share.own + share.written for share in guests)),
-            (self._held, sum(share.own + share.written for share in shares)),
+            (self._timetable.held, sum(share.own + share.written for share in shares)),
         )
         if any(kept != counted for kept, counted in sums) or set(guests) != set(self._guests):
             raise InvariantViolated(f"the ledger's sums are not those of its shares: {sums}")
@@ -249,3 +259,12 @@ class Ledger:
                 raise InvariantViolated(f"{share.view} wrote {share.written} of {share.blocks} blocks")
             if share.base + share.written != len(share.view.block_ids):
                 raise InvariantViolated(f"{share.view} holds blocks that the ledger does not know")
+        if self._timetable != self._made_anew():
+            raise InvariantViolated("the timetable is not that of the shares")
+
+    def _made_anew(self) -> Timetable:
+        made = Timetable(self._block_size, self._timetable.held)
+        for share in self._shares.values():
+            if share.growth is not None:
+                made.add(share.growth)
+        return made

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -29,21 +28,16 @@ class Growth(NamedTuple):
     phase: int
     fixed: int
 
-    def at(self, step: int, block_size: int) -> int:
-        return self.fixed + (self.phase + step) // block_size
-
 
 class Timetable:
     """The ends, soonest first, and what is held just before each. `held` is what is held now."""
 
-    def __init__(self, growths: Iterable[Growth], block_size: int, held: int) -> None:
+    def __init__(self, block_size: int, held: int = 0) -> None:
         self.held = held
         self._block_size = block_size
-        self._growths = sorted(growths)
+        self._growths: list[Growth] = []  # in order of their ends
         self._ends: list[int] = []
         self._totals: list[int] = []
-        self._sum_up()
-        self.peak = max(self._totals, default=0)
 
     @property
     def first_end(self) -> float:
@@ -51,14 +45,21 @@ class Timetable:
         return self._ends[0] if self._ends else math.inf
 
     @property
+    def peak(self) -> int:
+        """The most that is held just before an end; 0 where there is none."""
+        return max(self._totals, default=0)
+
+    @property
     def unwritten(self) -> int:
         """Blocks that come to what is held until the peak."""
         return max(self.peak - self.held, 0)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Timetable) and vars(self) == vars(other)
+
     def copy(self) -> Timetable:
-        twin = Timetable((), self._block_size, self.held)
-        twin._growths, twin._ends = self._growths.copy(), self._ends.copy()
-        twin._totals, twin.peak = self._totals.copy(), self.peak
+        twin = Timetable(self._block_size, self.held)
+        twin._growths, twin._ends, twin._totals = self._growths.copy(), self._ends.copy(), self._totals.copy()
         return twin
 
     def cost(self, growth: Growth, own: int) -> int:
@@ -66,18 +67,29 @@ class Timetable:
         peak = max(self.peak, self._top_with(growth))
         return max(peak - self.held - own, 0) - self.unwritten
 
-    def add(self, growth: Growth, own: int) -> None:
-        self.peak = max(self.peak, self._top_with(growth))
-        self.held += own
-        at = bisect_left(self._ends, growth.until)
-        if at == len(self._ends) or self._ends[at] != growth.until:
-            self._totals.insert(at, self._total_at(growth.until))
-            self._ends.insert(at, growth.until)
+    def add(self, growth: Growth) -> None:
+        ends, totals, size, (until, phase, fixed) = self._ends, self._totals, self._block_size, growth
+        at = bisect_left(ends, until)
+        if at == len(ends) or ends[at] != until:
+            totals.insert(at, self._total_at(until))
+            ends.insert(at, until)
         insort(self._growths, growth)
         for i in range(at + 1):
-            self._totals[i] += growth.at(self._ends[i], self._block_size)
+            totals[i] += fixed + (phase + ends[i]) // size
+
+    def remove(self, growth: Growth) -> None:
+        """Takes out what was added as `growth`."""
+        ends, totals, size, (until, phase, fixed) = self._ends, self._totals, self._block_size, growth
+        del self._growths[bisect_left(self._growths, growth)]
+        at = bisect_left(ends, until)
+        for i in range(at + 1):
+            totals[i] -= fixed + (phase + ends[i]) // size
+        first = bisect_left(self._growths, (until,))
+        if first == len(self._growths) or self._growths[first].until != until:
+            del ends[at], totals[at]
 
     def _top_with(self, growth: Growth) -> int:
+        """The most that is held until the request ends, if it is added."""
         size, (until, phase, fixed) = self._block_size, growth
         at = bisect_left(self._ends, until)
         top = self._total_at(until) + (phase + until) // size
@@ -91,21 +103,5 @@ class Timetable:
         at = bisect_left(self._ends, step)
         if at < len(self._ends) and self._ends[at] == step:
             return self._totals[at]
-        still_there = self._growths[bisect_left(self._growths, (step,)) :]
-        return sum(fixed + (phase + step) // self._block_size for _, phase, fixed in still_there)
-
-    def _sum_up(self) -> None:
-        """From the last end to the first. The rounding of all is found by counting their remainders."""
-        size, growths = self._block_size, self._growths[::-1]
-        remainders = [0] * size
-        whole = 0
-        for count, (until, phase, fixed) in enumerate(growths, 1):
-            quotient, remainder = divmod(phase, size)
-            whole += fixed + quotient
-            remainders[remainder] += 1
-            if count == len(growths) or growths[count].until != until:
-                blocks, rest = divmod(until, size)
-                self._ends.append(until)
-                self._totals.append(whole + count * blocks + sum(remainders[size - rest :]))
-        self._ends.reverse()
-        self._totals.reverse()
+        size, still_there = self._block_size, self._growths[bisect_left(self._growths, (step,)) :]
+        return sum([fixed + (phase + step) // size for _, phase, fixed in still_there])

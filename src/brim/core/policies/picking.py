@@ -15,6 +15,7 @@ class Queue(Protocol):
     """The waiting requests in order of the policy's `ordering`."""
 
     def __iter__(self) -> Iterator[RequestView]: ...
+    def __contains__(self, view: object) -> bool: ...
 
     def starting_at(self, key: tuple[float, ...]) -> Iterator[RequestView]:
         """Those with this key or a larger one."""
