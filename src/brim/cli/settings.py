@@ -79,7 +79,8 @@ class EngineSettings(BaseModel):
     prompt_floor_tokens: int = Field(
         _core_default("prompt_floor_tokens"),
         ge=0,
-        description="KV cache that outputs leave to prompts; 0: a quarter of target_forward_tokens.",
+        description="KV cache that outputs leave to prompts; 0: a quarter of target_forward_tokens, "
+        "at most 1 % of the cache.",
     )
     reserve_share: float = Field(
         _core_default("reserve_share"),

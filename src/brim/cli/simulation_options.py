@@ -81,7 +81,9 @@ class Options:
     )
     prompt_floor_tokens: int = field(
         default=_core("prompt_floor_tokens"),
-        metadata=_help("KV that outputs leave to prompts; 0: a quarter of the target."),
+        metadata=_help(
+            "KV that outputs leave to prompts; 0: a quarter of the target, at most 1 % of the cache."
+        ),
     )
     reserve_share: float = field(
         default=_core("reserve_share"),

@@ -26,7 +26,7 @@ class SchedulerConfig:
     enable_prefix_caching: bool = True
     policy: str = "priority"
     target_forward_tokens: int = 0  # tokens a step at which the device is busy; 0: max_num_batched_tokens
-    prompt_floor_tokens: int = 0  # KV that outputs may not take from prompts; 0: a quarter of the target
+    prompt_floor_tokens: int = 0  # KV that outputs may not take from prompts; 0: see floor_tokens
     reserve_share: float = 0.03  # of the KV cache, for answers that grow longer than expected
     length_padding: float = 0.15  # added to every predicted length
     loan_buffer_tokens: int = 8  # steps that a guest must be done before its host needs the blocks
@@ -60,6 +60,11 @@ class SchedulerConfig:
     def forward_tokens(self) -> int:
         """The target forward size, never over the most that a step may run."""
         return min(self.target_forward_tokens or self.max_num_batched_tokens, self.max_num_batched_tokens)
+
+    @property
+    def floor_tokens(self) -> int:
+        """As given, else a quarter of the target and at most 1 % of the cache: prompts that wait fill KV."""
+        return self.prompt_floor_tokens or min(self.forward_tokens // 4, self.capacity_tokens // 100)
 
     @property
     def capacity_tokens(self) -> int:

@@ -141,20 +141,29 @@ def _everyone(request: Request) -> bool:
     return True
 
 
+def _own_slo(request: Request) -> SLO:
+    return request.slo
+
+
 class Recorder(Generic[D]):
     """Fed by one thread; may be read by another at any time.
 
-    A request counts in `by_class` where `counted` says so, else in `others`. Who draws a token in every
+    A request counts in `by_class` where `counted` says so, else in `others`; `slo` says by which targets
+    it is judged. Who draws a token in every
     step is counted by class: a step costs what changed, a quiet stretch no look at any request.
     """
 
     def __init__(
-        self, new: Callable[[], ClassMetrics[D]], counted: Callable[[Request], bool] = _everyone
+        self,
+        new: Callable[[], ClassMetrics[D]],
+        counted: Callable[[Request], bool] = _everyone,
+        slo: Callable[[Request], SLO] = _own_slo,
     ) -> None:
         self.by_class = {task_class: new() for task_class in TaskClass}
         self.others = {task_class: new() for task_class in TaskClass}
         self.steps = 0
         self._counted = counted
+        self._slo = slo
         self._tracks: dict[str, _Track[D]] = {}
         self._states: Sequence[RequestState] = ()  # who drew the newest tokens
         self._now_ns = 0  # and when
@@ -185,7 +194,7 @@ class Recorder(Generic[D]):
     def _arrived(self, request: Request) -> _Track[D]:
         metrics = (self.by_class if self._counted(request) else self.others)[request.task_class]
         metrics.arrived += 1
-        metrics.judged += bool(_targets(request.slo))
+        metrics.judged += bool(_targets(self._slo(request)))
         track = self._tracks[request.request_id] = _Track(request, metrics)
         return track
 
@@ -284,7 +293,7 @@ class Recorder(Generic[D]):
         if tokens > 1:
             tpot_ns = (track.last_ns - track.first_ns) / (tokens - 1)
             metrics.tpot_seconds.observe(tpot_ns / _SECOND)
-        if targets := _targets(track.request.slo):
+        if targets := _targets(self._slo(track.request)):
             ttft_ns = track.first_ns - arrival_ns
             reached = {"ttft": ttft_ns, "tpot": tpot_ns, "itl": track.longest_gap_ns, "e2e": e2e_ns}
             metrics.slo.update(_judged(targets, reached))

@@ -9,7 +9,7 @@ from time import perf_counter
 from brim.core.config import SchedulerConfig
 from brim.core.events import Event
 from brim.core.policy import Policy
-from brim.core.request import Request, SamplingParams, TaskClass
+from brim.core.request import SLO, Request, SamplingParams, TaskClass
 from brim.core.scheduler import Scheduler
 from brim.metrics.recorder import ClassMetrics, Recorder, exact
 from brim.metrics.samples import Samples
@@ -103,7 +103,7 @@ class _World:
         self._trace = trace
         self._setup = setup
         self._observe = observe
-        self._recorder = Recorder(exact, self._counts)
+        self._recorder = Recorder(exact, self._counts, self._judged)
         self._sampling: dict[int, SamplingParams] = {}
         config = setup.config
         hashing = None
@@ -165,7 +165,7 @@ class _World:
             asked.task_class,
             asked.arrival_ns,
             deadline_ns=due_ns,
-            slo=self._setup.targets.of(self._setup.cut(asked), self._setup.machine),
+            slo=self._setup.targets.told(self._setup.cut(asked), self._setup.machine),
             length_keys=(asked.length_key,) if asked.length_key else (),
         )
 
@@ -173,6 +173,10 @@ class _World:
         if max_tokens not in self._sampling:
             self._sampling[max_tokens] = SamplingParams(max_tokens=max_tokens, stop_token_ids=STOPS)
         return self._sampling[max_tokens]
+
+    def _judged(self, request: Request) -> SLO:
+        asked = self._setup.cut(self._trace.requests[int(request.request_id)])
+        return self._setup.targets.of(asked, self._setup.machine)
 
     def _counts(self, request: Request) -> bool:
         setup = self._setup

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from brim.core.request import SLO, TaskClass
 from brim.simulation.machine import Machine
@@ -15,7 +15,8 @@ class Targets:
 
     `scale` sets an end-to-end target for each online request: scale x (t_prompt + t_token x output tokens),
     both times those of the request alone on the machine, t_token at the mean context of its answer. That
-    is the SLO of EconoServe's experiments as it is remembered, not quoted.
+    is the SLO of EconoServe's experiments as it is remembered, not quoted. The scheduler is told its two
+    parts, as a TTFT and a TPOT target: the sum would tell it the length of the answer.
     """
 
     ttft_ns: int | None = None
@@ -25,10 +26,24 @@ class Targets:
     scale: float | None = None
 
     def of(self, request: TraceRequest, machine: Machine) -> SLO:
+        """What the request is judged by."""
         if request.task_class is TaskClass.OFFLINE:
             seconds = request.deadline_s
             return SLO() if seconds is None else SLO(e2e_ns=round(seconds * NANOSECONDS))
         return SLO(self.ttft_ns, self.tpot_ns, self.itl_ns, self._e2e_ns(request, machine))
+
+    def told(self, request: TraceRequest, machine: Machine) -> SLO:
+        """What the scheduler knows of that."""
+        judged = self.of(request, machine)
+        if self.scale is None or request.task_class is TaskClass.OFFLINE:
+            return judged
+        parts_ps = machine.alone_ps(request.input_tokens, 1)
+        ttft_ns, tpot_ns = (round(self.scale * part_ps / 1000) for part_ps in parts_ps)
+        if self.ttft_ns is not None:
+            ttft_ns = min(ttft_ns, self.ttft_ns)
+        if self.tpot_ns is not None:
+            tpot_ns = min(tpot_ns, self.tpot_ns)
+        return replace(judged, ttft_ns=ttft_ns, tpot_ns=tpot_ns, e2e_ns=None)
 
     def _e2e_ns(self, request: TraceRequest, machine: Machine) -> int | None:
         if self.scale is None:

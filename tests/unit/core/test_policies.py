@@ -227,6 +227,13 @@ def test_the_longest_goes_first_the_prompt_for_one_that_waits_and_the_answer_for
     assert ordered(ByRanges(), answers) == ["b", "a"]
 
 
+def test_of_the_late_the_shortest_goes_first_and_each_second_counts_as_a_token():
+    long, short = due("l", 1, expects=60, max_tokens=99), due("s", 30, 1, expects=40, max_tokens=99)
+    now_ns = 90 * SECOND
+    keys = [ByRanges(tokens_per_second=rate).key(one, now_ns) for rate in (0.5, 1.0) for one in (long, short)]
+    assert [keys[1] < keys[0], keys[3] < keys[2]] == [True, False]
+
+
 def test_without_a_target_a_request_is_due_after_the_patience_and_never_too_late():
     rule, patient, target = ByRanges(patience_seconds=30), waiting("p"), due("t", 29, 1)
     keys = [(rule.key(target, t * MS), rule.key(patient, t * MS)) for t in (28_600, 29_001)]

@@ -121,6 +121,21 @@ def test_the_target_of_a_scale_is_a_multiple_of_the_time_alone() -> None:
     assert targets.of(asked(0, 5, 4), with_context) == SLO(e2e_ns=2 * (15 + 4 * (11 + 7)) * MS)
 
 
+def test_of_the_target_of_a_scale_the_scheduler_is_told_what_does_not_tell_the_length() -> None:
+    told = [Targets(scale=2).told(asked(0, 5, output), machine()) for output in (4, 400)]
+    assert told == [SLO(ttft_ns=30 * MS, tpot_ns=22 * MS)] * 2
+    tighter = Targets(scale=2, ttft_ns=7 * MS, tpot_ns=9 * MS)
+    assert tighter.told(asked(0, 5, 4), machine()) == SLO(ttft_ns=7 * MS, tpot_ns=9 * MS)
+    assert Targets(e2e_ns=9).told(asked(0, 5, 4), machine()) == SLO(e2e_ns=9)
+    assert Targets(scale=2).told(asked(0, 5, 4, OFFLINE), machine()) == SLO()
+
+
+def test_the_target_of_a_scale_is_judged_though_its_parts_are_told() -> None:
+    """Alone it takes 48 of 59 ms: its TTFT is over 0.82 of the prompt's time, the whole is not."""
+    met = [online(ALONE, setup(targets=Targets(scale=scale)))["slo_attainment"] for scale in (0.8, 0.82)]
+    assert met == [0, 1]
+
+
 def test_the_host_takes_its_time_in_every_step() -> None:
     on = setup(machine(overhead_ps=2 * PS, per_sequence_ps=1 * PS))
     assert online(ALONE, on)["ttft_seconds"]["mean"] == 0.018

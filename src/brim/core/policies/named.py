@@ -180,8 +180,7 @@ def _predicted(config: SchedulerConfig, lengths: ResponseLength) -> Predicted:
 
 
 def _guard(config: SchedulerConfig) -> InverseGuard:
-    floor = config.prompt_floor_tokens or config.forward_tokens // 4
-    return InverseGuard(config.reserve_share, floor)
+    return InverseGuard(config.reserve_share, config.floor_tokens)
 
 
 def _target(config: SchedulerConfig) -> FixedBudget:

@@ -79,10 +79,10 @@ class ByRanges:
 
     Least time left first, beyond what the answer still takes at the present `pace`; then who holds most,
     so that it comes free sooner; then the longest. The factors and their directions are EconoServe's
-    (arXiv 2411.06364), the ranges our own. Those that can't meet their deadline any more come last, the
-    shortest first: served first, under overload, they would make all others late as well. Of these, who
-    is overdue by twenty times `patience_seconds` comes first, in order of arrival; sooner would cost the
-    others much. A request without any target is due after `patience_seconds` and never too late, so that
+    (arXiv 2411.06364), the ranges our own. Those that can't meet their deadline any more come last: served
+    first, under overload, they would make all others late as well. Of these the shortest goes first, where
+    being due a second sooner counts as `tokens_per_second` fewer, so that none of them is overtaken by ever
+    newer ones. A request without any target is due after `patience_seconds` and never too late, so that
     it is not overtaken for ever.
     """
 
@@ -91,16 +91,16 @@ class ByRanges:
     range_tokens: int = 128
     length_ranges: int = 4
     patience_seconds: float = 30.0
+    tokens_per_second: float = 1.0
 
     def key(self, view: RequestView, now_ns: int) -> tuple[float, ...]:
         offline = view.request.task_class is TaskClass.OFFLINE
         time_left = (self._last_start_ns(view) - now_ns) / _SECOND_NS
         half_done = view.num_scheduled_tokens > 0
         due_ns = self._due_ns(view)
-        if due_ns is not None and now_ns > due_ns + self._forgiveness_ns:
-            return (offline, 1, 0, view.request.arrival_ns, 0, 0)
         if due_ns is not None and time_left < 0:
-            return (offline, 2, not half_done, 0, 0, view.expected_tokens - view.num_scheduled_tokens)
+            remaining = view.expected_tokens - view.num_scheduled_tokens
+            return (offline, 1, not half_done, 0, 0, remaining + due_ns / _SECOND_NS * self.tokens_per_second)
         held = view.num_scheduled_tokens // self.range_tokens
         length = view.expected_tokens - view.num_tokens if half_done else view.num_tokens
         urgency = bisect_left(self.time_left_ranges_seconds, time_left)
@@ -110,7 +110,7 @@ class ByRanges:
         last_ns, due_ns = self._last_start_ns(view), self._due_ns(view)
         borders = [last_ns - int(border * _SECOND_NS) for border in self.time_left_ranges_seconds]
         if due_ns is not None:
-            borders += [last_ns + 1, due_ns + self._forgiveness_ns + 1]
+            borders.append(last_ns + 1)
         return min((border_ns for border_ns in borders if border_ns > now_ns), default=None)
 
     def key_of_length(self, key: tuple[float, ...], num_tokens: int) -> tuple[float, ...]:
@@ -125,10 +125,6 @@ class ByRanges:
     def is_urgent(self, key: tuple[float, ...]) -> bool:
         """Whether the time left is in the first range, and the deadline can still be met."""
         return key[1] == 0 and key[3] == 0
-
-    @property
-    def _forgiveness_ns(self) -> int:
-        return 20 * int(self.patience_seconds * _SECOND_NS)
 
     def _due_ns(self, view: RequestView) -> int | None:
         """When the answer is due, or its first token where only that has a target and is still to come."""
