@@ -1,60 +1,63 @@
-"""Flags made from settings, so that a flag's help and default are the setting's."""
+"""Flags made from settings, so that a flag's name, type, help and default are the setting's."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
+from pydantic.fields import FieldInfo
 
-from brim.cli.settings import RunBatchSettings, ServeSettings
+from brim.cli.settings import EngineSettings, read
 
-
-def _flag(name: str, *declarations: str) -> Any:
-    field = ServeSettings.model_fields.get(name) or RunBatchSettings.model_fields[name]
-    default = "" if field.default in (None, []) else f" [{field.default}]"
-    return typer.Option(*declarations, help=f"{field.description}{default}", show_default=False)
-
-
-Model = Annotated[str | None, typer.Argument(help=ServeSettings.model_fields["model"].description)]
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings by name.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, for programs.")]
 
-ServedModelName = Annotated[str | None, _flag("served_model_name")]
-Dtype = Annotated[str | None, _flag("dtype")]
-Device = Annotated[str | None, _flag("device")]
-KvTokens = Annotated[int | None, _flag("kv_tokens")]
-BlockSize = Annotated[int | None, _flag("block_size")]
-MaxModelLen = Annotated[int | None, _flag("max_model_len")]
-Seed = Annotated[int | None, _flag("seed")]
-Threads = Annotated[int | None, _flag("threads")]
-PolicyName = Annotated[str | None, _flag("policy")]
-MaxNumSeqs = Annotated[int | None, _flag("max_num_seqs")]
-MaxNumBatchedTokens = Annotated[int | None, _flag("max_num_batched_tokens")]
-MaxPrefillChunkTokens = Annotated[int | None, _flag("max_prefill_chunk_tokens")]
-EnablePrefixCaching = Annotated[
-    bool | None, _flag("enable_prefix_caching", "--enable-prefix-caching/--no-enable-prefix-caching")
-]
-TargetForwardTokens = Annotated[int | None, _flag("target_forward_tokens")]
-PromptFloorTokens = Annotated[int | None, _flag("prompt_floor_tokens")]
-ReserveShare = Annotated[float | None, _flag("reserve_share")]
-LengthPadding = Annotated[float | None, _flag("length_padding")]
-LoanBufferTokens = Annotated[int | None, _flag("loan_buffer_tokens")]
-LengthPredictor = Annotated[str | None, _flag("length_predictor")]
-RecordLengths = Annotated[Path | None, _flag("record_lengths")]
-BatchWindow = Annotated[int | None, _flag("batch_window")]
+Command = Callable[..., None]
+ARGUMENT = "model"  # the one setting that is given without its name
 
-Host = Annotated[str | None, _flag("host")]
-Port = Annotated[int | None, _flag("port")]
-ApiKey = Annotated[list[str] | None, _flag("api_key")]
-GuardMetrics = Annotated[bool | None, _flag("guard_metrics", "--guard-metrics/--no-guard-metrics")]
-DataFolder = Annotated[Path | None, _flag("data_folder")]
-MaxQueuedOnline = Annotated[int | None, _flag("max_queued_online")]
-TtftMs = Annotated[float | None, _flag("ttft_ms")]
-TpotMs = Annotated[float | None, _flag("tpot_ms")]
-PriorityTtftMs = Annotated[float | None, _flag("priority_ttft_ms")]
-PriorityTpotMs = Annotated[float | None, _flag("priority_tpot_ms")]
-FlexWaitSeconds = Annotated[float | None, _flag("flex_wait_seconds")]
-MaxBodyMib = Annotated[int | None, _flag("max_body_mib")]
-ShutdownTimeoutSeconds = Annotated[float | None, _flag("shutdown_timeout_seconds")]
-LogLevel = Annotated[str | None, _flag("log_level")]
+
+def takes_settings(kind: type[EngineSettings]) -> Callable[[Command], Command]:
+    """Makes a command for typer of one whose first parameter is `kind`: its own flags, then all settings.
+
+    A setting that is not given as a flag comes from the environment, the file of --config, or is the default.
+    """
+
+    def decorate(command: Command) -> Command:
+        own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+        settings = [_parameter(name, field) for name, field in kind.model_fields.items()]
+        config = inspect.Parameter("config", _KEYWORD, default=None, annotation=Config)
+
+        def run(**values: Any) -> None:
+            flags = {each.name: values.pop(each.name) for each in settings}
+            command(read(kind, flags, values.pop("config")), **values)
+
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        parameters = [*(each.replace(kind=_KEYWORD) for each in own), *settings, config]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        return run
+
+    return decorate
+
+
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+
+def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    """None stands for a flag that was not given."""
+    default = "" if field.default in (None, []) else f" [{field.default}]"
+    help = f"{field.description}{default}"
+    given: Any = typer.Option(help=help, show_default=False)
+    if name == ARGUMENT:
+        given = typer.Argument(help=help)
+    return inspect.Parameter(name, _KEYWORD, default=None, annotation=Annotated[_type(field) | None, given])
+
+
+def _type(field: FieldInfo) -> Any:
+    annotation: Any = field.annotation
+    if type(None) in get_args(annotation):
+        annotation = next(part for part in get_args(annotation) if part is not type(None))
+    return str if get_origin(annotation) is Literal else annotation
