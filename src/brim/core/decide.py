@@ -88,15 +88,19 @@ class Draft:
         A host goes on with a victim's block; where it is not free in time, and a guest always, it waits.
         """
         hosts = [view for view in displaced if not self.board.is_guest(view)]
-        borrowers = [v for v in self.board.running if self.board.is_guest(v) or v in self.board.parked]
-        borrowers.sort(key=_offline_then_newest, reverse=True)
-        enough = bisect_left(range(len(borrowers)), len(hosts), key=lambda n: self._freed(borrowers[:n]))
-        victims = borrowers[:enough] if hosts else []
+        victims = self._borrowers_of(len(hosts)) if hosts else []
         freed = 0 if self.board.releases_delayed else self._freed(victims)
         self._drop(victims)
         for view in [*hosts[freed:], *(view for view in displaced if view not in hosts)]:
             if view not in victims:
                 self._stop(view)
+
+    def _borrowers_of(self, blocks: int) -> list[RequestView]:
+        """The fewest whose blocks are enough, or all."""
+        borrowers = [v for v in self.board.running if self.board.is_guest(v) or v in self.board.parked]
+        borrowers.sort(key=_offline_then_newest, reverse=True)
+        enough = bisect_left(range(len(borrowers)), blocks, key=lambda n: self._freed(borrowers[:n]))
+        return borrowers[:enough]
 
     def _outgrown(self, view: RequestView) -> None:
         """A request at the end of its promise: a new one from what is left, reserve included, or one block.
