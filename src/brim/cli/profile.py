@@ -14,9 +14,11 @@ from brim.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from brim.profiles.loader import Profile
+    from brim.profiling.replay import Replay
 
-profile_app = typer.Typer(help="How long steps take: list, show, fit.", no_args_is_help=True)
+profile_app = typer.Typer(help="How long steps take: list, show, fit, replay.", no_args_is_help=True)
 DIFFERENT = 1
+REPLAYED = "rtxpro6000-llama-3.1-8b"
 
 Name = Annotated[str, typer.Argument(help="A shipped profile, or the path of a .json file.")]
 Data = Annotated[Path, typer.Option("--data", help="Folder with the published tables; see docs/profiles.md.")]
@@ -70,7 +72,7 @@ def fit(
     try:
         from brim.profiling.catalogue import RECIPES, recipe
     except ImportError as exc:
-        raise ConfigError(f"fitting needs numpy and scipy ({exc}); pip install 'brim[profiling]'") from exc
+        raise _without_numpy(exc) from exc
     recipes = {name: recipe(name) for name in names or RECIPES}
     same = True
     for name, one in recipes.items():
@@ -78,6 +80,25 @@ def fit(
         same &= _compared(profile) if check else _written(profile, output / f"{name}.json")
     if not same:
         raise typer.Exit(DIFFERENT)
+
+
+@profile_app.command()
+def replay(
+    data: Data,
+    trace: Annotated[Path, typer.Option(help="The trace that the run served.")],
+    name: Annotated[str, typer.Option("--profile", help="Step times to predict with.")] = REPLAYED,
+    json_output: Json = False,
+) -> None:
+    """Simulate the published vLLM run on an RTX PRO 6000, and print predicted beside measured."""
+    try:
+        from brim.profiling.replay import replay as run
+    except ImportError as exc:
+        raise _without_numpy(exc) from exc
+    from brim.profiles.loader import load
+    from brim.workloads.formats import read
+
+    found = run(data, read(trace), load(name))
+    print(json.dumps(asdict(found)) if json_output else "\n".join(_beside(found)))
 
 
 @profile_app.command()
@@ -97,6 +118,24 @@ def roofline(
         raise ConfigError(f"--output {output} must end in .json, so that it can be told from a name")
     profile = make(output.stem, models.model_sizes(model_config), gpus.gpu(gpu), tensor_parallel)
     _written(profile, output)
+
+
+def _without_numpy(exc: ImportError) -> ConfigError:
+    return ConfigError(f"the published tables need numpy and scipy ({exc}); pip install 'brim[profiling]'")
+
+
+def _beside(found: Replay) -> list[str]:
+    """Means in seconds; the second prediction has the host's time, measured in the same run."""
+    line = "{:<10}{:>12}{:>12}{:>9}{:>16}{:>9}"
+    lines = [line.format("mean s", "measured", "predicted", "error", "with host time", "error")]
+    bare, hosted = found.bare.errors(found.measured), found.hosted.errors(found.measured)
+    for figure in bare:
+        values = (getattr(outcome, figure) for outcome in (found.measured, found.bare, found.hosted))
+        measured, predicted, with_host = (f"{value:.4f}" for value in values)
+        errors = f"{bare[figure]:+.1%}", f"{hosted[figure]:+.1%}"
+        lines.append(line.format(figure, measured, predicted, errors[0], with_host, errors[1]))
+    told = f"{1e3 * found.host_seconds:.2f} ms a step"
+    return [*lines, f"host time: {told}, the median over the run's seconds that computed no prompt"]
 
 
 def _written(profile: Profile, path: Path) -> bool:

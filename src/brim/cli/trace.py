@@ -13,10 +13,20 @@ from brim.cli import flags
 from brim.core.errors import ConfigError
 from brim.core.request import TaskClass
 from brim.workloads.arrivals import SPELLINGS, parse_arrivals
+from brim.workloads.documents import LOOGLE_DOCUMENTS, documents_of, loogle_shaped
 from brim.workloads.formats import AUTO, FORMATS, read, write
-from brim.workloads.lengths import LOOGLE_DOCUMENTS, PRESETS, loogle_shaped, synthetic
+from brim.workloads.lengths import PRESETS, sampled, synthetic
+from brim.workloads.mixing import mixed
 from brim.workloads.statistics import LengthStatistics, TraceStatistics, statistics
-from brim.workloads.trace import Trace, rescaled, shuffled, spread_quantised, with_arrivals
+from brim.workloads.trace import (
+    Trace,
+    reblocked,
+    rescaled,
+    shuffled,
+    spread_quantised,
+    unshared,
+    with_arrivals,
+)
 
 trace_app = typer.Typer(help="Request traces: look at them, convert them, make synthetic ones.")
 
@@ -28,6 +38,10 @@ ArrivalsFlag = Annotated[str | None, typer.Option("--arrivals", help=f"Generate 
 SeedFlag = Annotated[int, typer.Option("--seed", help="Decides whatever is drawn.")]
 ClassFlag = Annotated[TaskClass | None, typer.Option("--class", help="Make every request of this class.")]
 Shuffle = Annotated[bool, typer.Option("--shuffle", help="Mix the order; arrivals stay.")]
+WorkingSet = Annotated[
+    int | None, typer.Option(help="Mix the order so that prefixes in use hold so many tokens at most.")
+]
+Unshared = Annotated[bool, typer.Option("--unshared", help="A control: the same lengths, no prefix shared.")]
 
 
 @trace_app.command()
@@ -47,10 +61,14 @@ def convert(
     output: Output,
     format: Format = AUTO,
     first: Annotated[int | None, typer.Option(help="Keep the first N requests.")] = None,
+    sample: Annotated[int | None, typer.Option(help="Draw N of the requests, lengths only.")] = None,
+    block_tokens: Annotated[int | None, typer.Option(help="Join prefix blocks to larger ones.")] = None,
+    unshare: Unshared = False,
     spread: Annotated[
         bool, typer.Option("--spread-quantised", help="Spread requests of one time stamp over the tick.")
     ] = False,
     shuffle: Shuffle = False,
+    working_set: WorkingSet = None,
     arrivals: ArrivalsFlag = None,
     window: Annotated[float | None, typer.Option(help="Keep the first so many seconds.")] = None,
     rate: Annotated[float | None, typer.Option(help="Scale the gaps to so many requests/s.")] = None,
@@ -62,9 +80,13 @@ def convert(
     trace = read(file, format)
     if first is not None:
         trace = trace.first(first)
+    if sample is not None:
+        trace = sampled(trace, sample, seed)
+    if block_tokens is not None:
+        trace = reblocked(trace, block_tokens)
     if spread:
         trace = spread_quantised(trace, seed)
-    trace = _dealt(trace, shuffle, arrivals, seed)
+    trace = _dealt(trace, shuffle, working_set, unshare, arrivals, seed)
     if window is not None:
         trace = trace.window(window)
     if rate is not None or scale is not None:
@@ -77,29 +99,54 @@ def synthesize(
     preset: Annotated[str, typer.Argument(help=f"{', '.join(PRESETS)}, {LOOGLE}, or MEAN_IN/MEAN_OUT.")],
     output: Output,
     count: Annotated[int | None, typer.Option(help=f"Requests; not for {LOOGLE}.")] = None,
-    documents: Annotated[int, typer.Option(help=f"Documents; for {LOOGLE} only.")] = LOOGLE_DOCUMENTS,
+    documents: Annotated[
+        int | None,
+        typer.Option(help=f"Documents; for {LOOGLE} only. [{LOOGLE_DOCUMENTS}]"),
+    ] = None,
+    document_tokens: Annotated[
+        int | None, typer.Option(help=f"As many documents as have about so many tokens; for {LOOGLE} only.")
+    ] = None,
     shuffle: Shuffle = False,
+    working_set: WorkingSet = None,
+    unshare: Unshared = False,
     arrivals: ArrivalsFlag = None,
     task_class: ClassFlag = None,
     seed: SeedFlag = 0,
 ) -> None:
     """Make a trace from stated averages; without --arrivals it has lengths only."""
     if preset == LOOGLE:
-        if count is not None:
-            raise ConfigError(
-                f"{LOOGLE} has as many requests as its documents have questions: give --documents"
-            )
-        trace = loogle_shaped(documents, seed)
+        trace = _loogle(count, documents, document_tokens, seed)
+    elif documents is not None or document_tokens is not None:
+        raise ConfigError(f"only {LOOGLE} has documents: give {preset} a --count")
     elif count is None:
         raise ConfigError(f"how many requests? Give --count, such as --count 1000, beside {preset}")
     else:
         trace = synthetic(_lengths(preset), count, seed)
-    _written(_dealt(trace, shuffle, arrivals, seed), task_class, output)
+    _written(_dealt(trace, shuffle, working_set, unshare, arrivals, seed), task_class, output)
 
 
-def _dealt(trace: Trace, shuffle: bool, arrivals: str | None, seed: int) -> Trace:
+def _loogle(count: int | None, documents: int | None, document_tokens: int | None, seed: int) -> Trace:
+    if count is not None:
+        raise ConfigError(f"{LOOGLE} has as many requests as its documents have questions: give --documents")
+    if documents is not None and document_tokens is not None:
+        raise ConfigError("--documents and --document-tokens say the same: give one of them")
+    if document_tokens is not None:
+        documents = documents_of(document_tokens)
+    return loogle_shaped(LOOGLE_DOCUMENTS if documents is None else documents, seed)
+
+
+def _dealt(
+    trace: Trace, shuffle: bool, working_set: int | None, unshare: bool, arrivals: str | None, seed: int
+) -> Trace:
+    """Another order, then without sharing, then new arrivals: so a control has the order of its model."""
+    if shuffle and working_set is not None:
+        raise ConfigError("both --shuffle and --working-set set the order: give one of them")
     if shuffle:
         trace = shuffled(trace, seed)
+    if working_set is not None:
+        trace = mixed(trace, working_set, seed)
+    if unshare:
+        trace = unshared(trace)
     return trace if arrivals is None else with_arrivals(trace, parse_arrivals(arrivals, seed))
 
 
@@ -133,6 +180,7 @@ def _lines(trace: Trace, figures: TraceStatistics) -> list[str]:
     if figures.seen_block_share is not None:
         share = f"{100 * figures.seen_block_share:.1f} %"
         sharing = f"{share} of the blocks of {figures.block_tokens} tokens seen before"
+        sharing += f", {figures.prefix_tokens} tokens of different blocks"
     return [
         f"{'trace':<10}{trace.name}",
         f"{'requests':<10}{figures.requests}, of them {figures.offline_requests} offline",

@@ -1,15 +1,17 @@
 """Step-time coefficients from measured steps, by non-negative least squares on relative errors.
 
 Relative, so that a decode step of 8 ms counts as much as a prompt step of 200 ms; each kind of step (decode,
-prefill, mixed) weighs the same, however many rows it has. Some sizes take no part in the fit: the errors on
-their rows tell how well it meets sizes it has not seen.
+prefill, mixed) weighs the same, however many rows it has, and inside a kind all rows do or, where a table
+reaches far beyond what is served every day, as `everyday_first` says. Some sizes take no part in the fit: the
+errors on their rows tell how well it meets sizes it has not seen.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
+from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +24,8 @@ KNEES = (32, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)  # tokens at which the
 MOST_KNEES = 3
 HELD_BACK_DECODES = {8, 64}
 HELD_BACK_CHUNKS = {24, 128, 182, 512, 1384, 4096}  # prompt tokens of a step
+EVERYDAY_CONTEXT = 4096  # tokens behind a chunk, or attended to by each decode
+BEYOND_EVERYDAY = 0.3
 
 
 class Row(NamedTuple):
@@ -44,12 +48,31 @@ class Row(NamedTuple):
     def held_back(self) -> bool:
         return self.shape.num_decodes in HELD_BACK_DECODES or self.chunk_tokens in HELD_BACK_CHUNKS
 
+    @property
+    def longest_context(self) -> float:
+        """Tokens behind the chunk, or those that a decode attends to in the mean."""
+        behind = self.shape.attention_pairs / max(self.chunk_tokens, 1) - (self.chunk_tokens + 1) / 2
+        return max(behind, self.shape.decode_context / max(self.shape.num_decodes, 1))
 
-def fit(rows: Sequence[Row]) -> tuple[StepTime, Fit]:
+
+Weight = Callable[[Row], float]
+
+
+def alike(row: Row) -> float:
+    return 1.0
+
+
+def everyday_first(row: Row) -> float:
+    """Rows with long contexts weigh less, long steps more: a simulation adds up seconds."""
+    share = 1.0 if row.longest_context <= EVERYDAY_CONTEXT else BEYOND_EVERYDAY
+    return share * sqrt(row.seconds)
+
+
+def fit(rows: Sequence[Row], weight: Weight = alike) -> tuple[StepTime, Fit]:
     """The step time of the rows that are not held back, and its errors on both parts."""
     seen = [row for row in rows if not row.held_back]
     unseen = [row for row in rows if row.held_back]
-    step_time = fit_step_time(seen)
+    step_time = fit_step_time(seen, weight)
     kinds = sorted({row.kind for row in unseen})
     by_kind = {kind: errors(step_time, [row for row in unseen if row.kind == kind]) for kind in kinds}
     worst = max(rows, key=lambda row: abs(_relative_error(step_time, row)))
@@ -58,11 +81,13 @@ def fit(rows: Sequence[Row]) -> tuple[StepTime, Fit]:
     )
 
 
-def fit_step_time(rows: Sequence[Row]) -> StepTime:
+def fit_step_time(rows: Sequence[Row], weight: Weight = alike) -> StepTime:
     """The best non-negative fit with at most `MOST_KNEES` knees."""
-    kinds = Counter(row.kind for row in rows)
+    kinds: defaultdict[str, float] = defaultdict(float)
+    for row in rows:
+        kinds[row.kind] += weight(row)
     seconds = np.array([row.seconds for row in rows])
-    target = np.array([kinds[row.kind] ** -0.5 for row in rows])
+    target = np.array([weight(row) ** 0.5 * kinds[row.kind] ** -0.5 for row in rows])
     shapes = np.array([row.shape for row in rows], dtype=float)
     inside = [knee for knee in KNEES if 2 * knee <= shapes[:, 0].max()]  # at the edge one would bend the rest
     fits = (

@@ -52,6 +52,22 @@ def rtx_step_seconds(folder: Path, step_time: StepTime) -> list[tuple[float, flo
     return found
 
 
+def rtx_host_seconds(folder: Path, step_time: StepTime) -> float:
+    """What a step of that run took beyond `step_time`: the median over the seconds that computed no prompt.
+
+    It is the work of the engine's host between two steps, and whatever else no kernel's time tells.
+    """
+    requests, beyond = list(_requests(folder)), []
+    for time, row in enumerate(records(folder / f"{RTX_RUN}_timeseries.csv"), start=1):
+        running = sum(_overlap(request, time - 1, time) for request in requests)
+        if running < FEWEST_RUNNING or any(time - 1 < first <= time for first, *_ in requests):
+            continue
+        context = sum(_context(request, time - 0.5) for request in requests)
+        step = StepShape(round(running), 0, round(running), round(context))
+        beyond.append(running / float(row["gen_throughput"]) - step_time.seconds(step))
+    return median(beyond)
+
+
 def _mean_step(step_time: StepTime, running: int, context: int, prompts: list[int], steps: float) -> float:
     decode = StepShape(running, 0, running, context)
     alone = step_time.seconds(decode)
@@ -83,3 +99,9 @@ def _context(request: tuple[float, float, int, int], time: float) -> float:
     """Tokens a running request attends to at `time`; 0 while it doesn't run."""
     first, last, prompt, output = request
     return prompt + output * (time - first) / (last - first) if first <= time <= last else 0.0
+
+
+def _overlap(request: tuple[float, float, int, int], start: float, end: float) -> float:
+    """The seconds from `start` to `end` in which a request draws tokens."""
+    first, last, *_ = request
+    return max(min(last, end) - max(first, start), 0.0)

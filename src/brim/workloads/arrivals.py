@@ -6,18 +6,16 @@ Each generator may be iterated again and starts anew; its `str` says what it is,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from itertools import accumulate, chain, count, pairwise, repeat
-from pathlib import Path
+from dataclasses import dataclass
+from itertools import accumulate, count, repeat
 from random import Random
-from statistics import median
 from typing import Protocol
 
-from brim.core.errors import ConfigError, TraceError
-from brim.workloads.source import Table, exact, opened
+from brim.core.errors import ConfigError
+from brim.workloads.envelope import Envelope, read_envelope
 from brim.workloads.trace import NANOSECONDS
 
-SPELLINGS = "poisson:RATE, gamma:RATE:CV, uniform:RATE, diurnal:FILE[:RATE[:MODEL]] or all-at-once"
+SPELLINGS = "poisson:RATE, gamma:RATE:CV, uniform:RATE, diurnal:FILE[:RATE[:MODEL[:DAY]]] or all-at-once"
 
 
 class Arrivals(Protocol):
@@ -89,40 +87,6 @@ class AllAtOnce:
 
 
 @dataclass(frozen=True)
-class Envelope:
-    """A rate that changes in steps: each (start in seconds, requests/s) holds until the next, or `end_s`."""
-
-    steps: tuple[tuple[float, float], ...]
-    end_s: float
-    name: str = "envelope"
-
-    def __post_init__(self) -> None:
-        edges = [start for start, _ in self.steps] + [self.end_s]
-        if not self.steps or edges[0] != 0 or any(a >= b for a, b in pairwise(edges)):
-            raise ConfigError(f"{self.name}: steps start at 0 s and each later than the one before")
-        if any(not 0 <= rate < float("inf") for _, rate in self.steps) or not self.mean_rate:
-            raise ConfigError(f"{self.name}: rates are 0 or more requests/s, one of them more than 0")
-
-    @property
-    def mean_rate(self) -> float:
-        return sum(width * rate for width, rate in self._pieces()) / self.end_s
-
-    def scaled_to(self, mean_rate: float) -> Envelope:
-        """The same shape with another mean over its whole length."""
-        _check(rate=mean_rate)
-        scale = mean_rate / self.mean_rate
-        return replace(self, steps=tuple((start, rate * scale) for start, rate in self.steps))
-
-    def pieces_forever(self) -> Iterator[tuple[float, float]]:
-        """(seconds, requests/s), over and over."""
-        return chain.from_iterable(repeat(tuple(self._pieces())))
-
-    def _pieces(self) -> Iterator[tuple[float, float]]:
-        ends = [*(start for start, _ in self.steps[1:]), self.end_s]
-        return ((end - start, rate) for (start, rate), end in zip(self.steps, ends, strict=True))
-
-
-@dataclass(frozen=True)
 class Diurnal:
     """Arrivals whose rate follows an envelope, which starts over at its end.
 
@@ -151,44 +115,6 @@ class Diurnal:
         return f"diurnal ({self.envelope.name}), mean {self.envelope.mean_rate:g}/s, {kind}, seed {self.seed}"
 
 
-def read_envelope(path: str | Path, model: str = "") -> Envelope:
-    """An envelope from a CSV file with the columns window_start_s, total_rate_rps and perhaps model.
-
-    `model` names the one to take where the file has several. The first window starts the clock; the last
-    one is as long as the usual one. Raises TraceError with file and line.
-    """
-    path = Path(path)
-    with opened(path) as table:
-        by_model = _rates_by_model(table)
-    known = ", ".join(filter(None, by_model))
-    if model not in by_model and (model or len(by_model) != 1):
-        raise TraceError(f"{path}: holds the rates of {known or 'no named model'}: name one of them")
-    windows = by_model[model] if model in by_model else next(iter(by_model.values()))
-    starts = [start for start, _ in windows]
-    if len(windows) < 2:
-        raise TraceError(f"{path}: an envelope has two windows or more")
-    end_s = starts[-1] + median(b - a for a, b in pairwise(starts)) - starts[0]
-    steps = tuple((start - starts[0], rate) for start, rate in windows)
-    return Envelope(steps, end_s, f"{path.name} {model}".strip())
-
-
-def _rates_by_model(table: Table) -> dict[str, list[tuple[float, float]]]:
-    start, rate = "window_start_s", "total_rate_rps"
-    if missing := {start, rate} - set(table.columns):
-        raise TraceError(f"{table.path}: an envelope needs the columns {', '.join(sorted(missing))}")
-    models: dict[str, list[tuple[float, float]]] = {}
-    for number, row in table.rows:
-        name = str(row[table.columns["model"]]) if "model" in table.columns else ""
-        try:
-            window = tuple(float(exact(row[table.columns[column]], column)) for column in (start, rate))
-        except ValueError as exc:
-            raise table.error(number, exc) from None
-        models.setdefault(name, []).append((window[0], window[1]))
-    if not models:
-        raise TraceError(f"{table.path}: an envelope has two windows or more")
-    return {name: sorted(windows) for name, windows in models.items()}
-
-
 def parse_arrivals(spelling: str, seed: int = 0) -> Arrivals:
     """`poisson:5` and the like, rates in requests a second. Raises ConfigError, TraceError for a file."""
     kind, *values = spelling.split(":")
@@ -196,7 +122,7 @@ def parse_arrivals(spelling: str, seed: int = 0) -> Arrivals:
         "poisson": (range(1, 2), lambda rate: Poisson(_number(spelling, rate), seed)),
         "gamma": (range(2, 3), lambda rate, cv: Gamma(_number(spelling, rate), _number(spelling, cv), seed)),
         "uniform": (range(1, 2), lambda rate: Deterministic(_number(spelling, rate))),
-        "diurnal": (range(1, 4), lambda *parts: _diurnal(spelling, seed, *parts)),
+        "diurnal": (range(1, 5), lambda *parts: _diurnal(spelling, seed, *parts)),
         "all-at-once": (range(1), AllAtOnce),
     }
     if kind not in kinds or len(values) not in kinds[kind][0]:
@@ -204,8 +130,12 @@ def parse_arrivals(spelling: str, seed: int = 0) -> Arrivals:
     return kinds[kind][1](*values)
 
 
-def _diurnal(spelling: str, seed: int, file: str, rate: str = "", model: str = "") -> Diurnal:
+def _diurnal(spelling: str, seed: int, file: str, rate: str = "", model: str = "", day: str = "") -> Diurnal:
     envelope = read_envelope(file, model)
+    if day:
+        if not day.isdecimal():
+            raise ConfigError(f"{spelling!r} has {day!r} for a day: give its number, 1 for the first")
+        envelope = envelope.day(int(day))
     return Diurnal(envelope.scaled_to(_number(spelling, rate)) if rate else envelope, seed=seed)
 
 

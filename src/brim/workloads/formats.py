@@ -13,7 +13,7 @@ from brim.core.request import TaskClass
 from brim.workloads.layouts import LAYOUTS, Layout
 from brim.workloads.rows import Reading, read_rows
 from brim.workloads.sharegpt import CountTokens, read_conversations
-from brim.workloads.source import Table, opened
+from brim.workloads.source import NOTE, Table, opened
 from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest
 
 AUTO, SHAREGPT = "auto", "sharegpt"
@@ -44,20 +44,23 @@ def read(
             reading = read_conversations(table, count_tokens, block_tokens)
         else:
             reading = read_rows(table, _layout(table, format), block_tokens)
-    return _trace(path, reading)
+        return _trace(path, reading, table.note)
 
 
 def write(trace: Trace, path: str | Path) -> None:
     """Brim's own CSV, gzip if the name ends in .gz; the same trace gives the same bytes.
 
-    Columns that say nothing are left out. The name and the note are not kept, and a carriage return in a
-    key becomes a space. Raises ConfigError for a name that is not CSV's, OSError where it can't be written.
+    Columns that say nothing are left out. The note is the first line; the name is not kept, and a carriage
+    return in a key becomes a space. Raises ConfigError for a name that is not CSV's, OSError where it can't
+    be written.
     """
     path = Path(path)
     if not path.name.removesuffix(".gz").endswith(".csv"):
         raise ConfigError(f"{path}: traces are written as CSV: give a name that ends in .csv or .csv.gz")
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
+    if trace.note:
+        text.write(f"{NOTE}{' '.join(trace.note.split())}\n")
     columns = _own_columns(trace)
     writer.writerow(columns)
     writer.writerows([cell(r) for cell in columns.values()] for r in trace.requests)
@@ -88,7 +91,7 @@ def _layout(table: Table, format: str) -> Layout:
     raise TraceError(f"{table.path}: format {format} needs the columns {missing}; the file has {found[:200]}")
 
 
-def _trace(path: Path, reading: Reading) -> Trace:
+def _trace(path: Path, reading: Reading, note: str) -> Trace:
     if not reading.requests:
         why = "".join(f" ({remark})" for remark in reading.remarks)
         raise TraceError(f"{path}: no request in it{why}: give a trace with requests that have output tokens")
@@ -101,7 +104,7 @@ def _trace(path: Path, reading: Reading) -> Trace:
         requests=reading.requests,
         block_tokens=reading.block_tokens,
         has_arrivals=reading.has_arrivals,
-        note="; ".join(reading.remarks),
+        note="; ".join(filter(None, (note, *(remark for remark in reading.remarks if remark not in note)))),
     )
 
 

@@ -1,15 +1,13 @@
-"""Lengths without a file: synthetic ones from stated averages, draws from a trace, LooGLE's shape."""
+"""Lengths without a file: synthetic ones from stated averages, and draws from a trace."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from math import exp, log
 from random import Random
 from statistics import NormalDist
 
 from brim.core.errors import ConfigError, TraceError
-from brim.workloads.sharing import DocumentBlocks
 from brim.workloads.trace import Trace, TraceRequest
 
 NORMAL = NormalDist()
@@ -75,14 +73,6 @@ PRESETS = {
     "bookcorpus": (LengthLaw(1952, 0.7, 8192), LengthLaw(681, 0.8, 4096)),
 }
 
-# LooGLE's published totals, and the lengths of the 222 requests of its test data in Llama-2 tokens.
-LOOGLE_DOCUMENTS, LOOGLE_QUESTIONS = 776, 6448
-DOCUMENT, QUESTION, ANSWER = (
-    LengthLaw(24_000, 0.35, 100_000),
-    LengthLaw(92, 0.9, 1024),
-    LengthLaw(27.5, 0.9, 512),
-)
-
 
 def synthetic(lengths: str | tuple[float, float], count: int, seed: int = 0) -> Trace:
     """`count` requests without arrivals, input and output drawn independently of each other.
@@ -91,7 +81,7 @@ def synthetic(lengths: str | tuple[float, float], count: int, seed: int = 0) -> 
     """
     if isinstance(lengths, str) and lengths not in PRESETS:
         raise ConfigError(f"{lengths!r} is no preset: give {', '.join(PRESETS)}, or two means in tokens")
-    _check_count(count, "requests")
+    refuse_none(count, "requests")
     name = lengths if isinstance(lengths, str) else f"{lengths[0]:g}/{lengths[1]:g}"
     laws = PRESETS[lengths] if isinstance(lengths, str) else tuple(LengthLaw(mean) for mean in lengths)
     inputs, outputs = (law.draw(count, Random(f"{seed} {side}")) for side, law in enumerate(laws))
@@ -114,7 +104,7 @@ def sampled(trace: Trace, count: int, seed: int = 0) -> Trace:
     """
     if not trace.requests:
         raise TraceError(f"{trace.name}: has no requests to draw from")
-    _check_count(count, "requests")
+    refuse_none(count, "requests")
     drawn = Random(seed).choices(trace.requests, k=count)
     bare = replace(
         trace,
@@ -126,36 +116,7 @@ def sampled(trace: Trace, count: int, seed: int = 0) -> Trace:
     return bare.noted(f"{count} requests drawn with replacement from {len(trace)}, seed {seed}")
 
 
-def loogle_shaped(documents: int = LOOGLE_DOCUMENTS, seed: int = 0, block_tokens: int = 16) -> Trace:
-    """Long documents with several questions each and short answers, grouped by document, as LooGLE's file is.
-
-    Each document has one question, and the others fall on documents of random popularity, so that a few
-    have dozens. All blocks that a document fills are shared by its questions. `shuffled` mixes the order.
-    """
-    _check_count(documents, "documents")
-    _check_count(block_tokens, "tokens of a block")
-    rng, sharing = Random(seed), DocumentBlocks(block_tokens)
-    popularity = [rng.expovariate(1.0) for _ in range(documents)]
-    total = round(documents * LOOGLE_QUESTIONS / LOOGLE_DOCUMENTS)
-    asked = Counter(rng.choices(range(documents), popularity, k=total - documents))
-    document_tokens = DOCUMENT.draw(documents, rng)
-    pairs = zip(QUESTION.draw(total, rng), ANSWER.draw(total, rng), strict=True)
-    requests = []
-    for document, tokens in enumerate(document_tokens):
-        blocks = sharing.blocks(document, tokens, tokens)
-        for _ in range(1 + asked[document]):
-            question, answer = next(pairs)
-            requests.append(TraceRequest(0, tokens + question, answer, block_ids=blocks))
-    return Trace(
-        name="synthetic LooGLE-shaped",
-        requests=requests,
-        block_tokens=block_tokens,
-        has_arrivals=False,
-        note=f"SYNTHETIC, by LooGLE's published totals: {documents} documents, {DOCUMENT.mean:g} tokens each "
-        f"on average, {total} questions grouped by document; seed {seed}",
-    )
-
-
-def _check_count(count: int, what: str) -> None:
+def refuse_none(count: int, what: str) -> None:
+    """Raises ConfigError for less than one."""
     if count < 1:
         raise ConfigError(f"{count} {what}: give 1 or more")

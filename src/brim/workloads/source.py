@@ -8,7 +8,7 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from io import TextIOWrapper
 from itertools import chain
@@ -18,17 +18,22 @@ from typing import Any, TextIO
 from brim.core.errors import TraceError
 
 GZIP_MAGIC = b"\x1f\x8b"
+NOTE = "# "
 LARGEST = 10**12  # of any number in a trace; a larger one is a slip, and would cost minutes as an integer
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows with named columns. Names are in lower case; `unit` says what a row's number counts."""
+    """Rows with named columns. Names are in lower case; `unit` says what a row's number counts.
+
+    `note` is what stands in lines before them that begin with `NOTE`.
+    """
 
     path: Path
     columns: Mapping[str, int]
     rows: Iterator[tuple[int, Sequence[Any]]]
     unit: str = "line"
+    note: str = ""
 
     def error(self, number: int, message: object) -> TraceError:
         return TraceError(f"{self.path}, {self.unit} {number}: {message}")
@@ -53,9 +58,15 @@ def opened(path: Path) -> Iterator[Table]:
 
 
 def _table(path: Path, text: TextIO) -> Table:
-    skipped, first = 0, text.readline()
-    while first and not first.strip():
+    notes, skipped, first = [], 0, text.readline()
+    while first.startswith(NOTE) or (first and not first.strip()):
+        notes.append(first.removeprefix(NOTE).strip())
         skipped, first = skipped + 1, text.readline()
+    table = _records(path, text, first, skipped)
+    return replace(table, note=" ".join(filter(None, notes)))
+
+
+def _records(path: Path, text: TextIO, first: str, skipped: int) -> Table:
     if not first:
         raise TraceError(f"{path}: the file is empty: give a trace")
     if first.startswith("version https://git-lfs"):

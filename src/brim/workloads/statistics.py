@@ -29,7 +29,8 @@ class TraceStatistics:
 
     The three figures of time are None for a trace without arrivals, or with fewer than two moments.
     `seen_block_share` is the share of prefix blocks that an earlier request had: what a cache without
-    limit would hit; None without block ids.
+    limit would hit; and `prefix_tokens` the tokens of all different blocks, which such a cache would hold:
+    None without block ids.
     """
 
     requests: int
@@ -41,6 +42,7 @@ class TraceStatistics:
     output_tokens: LengthStatistics
     block_tokens: int
     seen_block_share: float | None
+    prefix_tokens: int | None
 
 
 def statistics(trace: Trace) -> TraceStatistics:
@@ -49,6 +51,8 @@ def statistics(trace: Trace) -> TraceStatistics:
     if not requests:
         raise TraceError(f"{trace.name}: has no requests, so no figures")
     span_s, rate, gap_cv = _pace(requests) if trace.has_arrivals else (None, None, None)
+    blocks = sum(len(r.block_ids) for r in requests)
+    different = {block_id for r in requests for block_id in r.block_ids}
     return TraceStatistics(
         requests=len(requests),
         offline_requests=sum(r.task_class is TaskClass.OFFLINE for r in requests),
@@ -58,7 +62,8 @@ def statistics(trace: Trace) -> TraceStatistics:
         input_tokens=_lengths(r.input_tokens for r in requests),
         output_tokens=_lengths(r.output_tokens for r in requests),
         block_tokens=trace.block_tokens,
-        seen_block_share=_seen_block_share(requests),
+        seen_block_share=1 - len(different) / blocks if blocks else None,
+        prefix_tokens=len(different) * trace.block_tokens if blocks else None,
     )
 
 
@@ -82,12 +87,3 @@ def _percentile(ranked: Sequence[int], share: float) -> float:
     below = int(place)
     above = min(below + 1, len(ranked) - 1)
     return ranked[below] + (ranked[above] - ranked[below]) * (place - below)
-
-
-def _seen_block_share(requests: Sequence[TraceRequest]) -> float | None:
-    seen: set[int] = set()
-    blocks = 0
-    for request in requests:
-        blocks += len(request.block_ids)
-        seen.update(request.block_ids)
-    return 1 - len(seen) / blocks if blocks else None

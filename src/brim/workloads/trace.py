@@ -143,10 +143,23 @@ def shuffled(trace: Trace, seed: int = 0) -> Trace:
     """The same arrivals, the requests dealt to them in another order."""
     dealt = list(trace.requests)
     Random(seed).shuffle(dealt)
-    requests = tuple(
-        new._replace(arrival_ns=old.arrival_ns) for old, new in zip(trace.requests, dealt, strict=True)
+    return redealt(trace, dealt).noted(f"order shuffled, seed {seed}")
+
+
+def redealt(trace: Trace, order: Iterable[TraceRequest]) -> Trace:
+    """The same arrivals; the first goes to the first request of `order`, and so on."""
+    return replace(
+        trace,
+        requests=tuple(
+            new._replace(arrival_ns=old.arrival_ns) for old, new in zip(trace.requests, order, strict=True)
+        ),
     )
-    return replace(trace, requests=requests).noted(f"order shuffled, seed {seed}")
+
+
+def unshared(trace: Trace) -> Trace:
+    """The same lengths without shared prefixes: a control. A prefix cache stays on, and hits nothing."""
+    bare = _each(trace, lambda r: r._replace(block_ids=()))
+    return replace(bare, name=f"{trace.name} unshared").noted("CONTROL: no prefix is shared")
 
 
 def reblocked(trace: Trace, block_tokens: int) -> Trace:
@@ -177,7 +190,7 @@ def merged(*traces: Trace) -> Trace:
     if len(sizes) > 1:
         raise TraceError(
             f"prefix blocks of {' and '.join(map(str, sizes))} tokens don't compare: "
-            f"join the small ones first, reblocked(trace, {sizes[-1]})"
+            f"join the small ones first, as with `brim trace convert --block-tokens {sizes[-1]}`"
         )
     requests = [
         r._replace(block_ids=tuple(block_id * len(traces) + lane for block_id in r.block_ids))

@@ -80,6 +80,28 @@ def test_convert_changes_what_it_is_told_to() -> None:
     )
 
 
+def test_documents_in_a_working_set_and_their_control() -> None:
+    command = "trace synthesize loogle --document-tokens 480000 --working-set 100000 --class offline"
+    assert "working set of 100000" in done(f"{command} -o shared.csv")
+    assert "CONTROL" in done(f"{command} --unshared -o control.csv")
+    shared, control = read("shared.csv"), read("control.csv")
+    assert [r[:4] for r in shared.requests] == [r[:4] for r in control.requests]
+    assert len({r.block_ids for r in shared.requests}) == 20
+    assert not any(r.block_ids for r in control.requests)
+    assert "tokens of different blocks" in done("trace stats shared.csv")
+    done("trace convert shared.csv --block-tokens 512 -o coarse.csv")
+    assert read("coarse.csv").block_tokens == 512
+
+
+def test_a_day_of_load_with_the_lengths_of_a_file() -> None:
+    Path("t.csv").write_text("input_tokens,output_tokens\n30,1\n10,5\n")
+    Path("rates.csv").write_text("window_start_s,total_rate_rps\n0,9\n86400,1\n129600,3\n")
+    done("trace convert t.csv --sample 9000 --arrivals diurnal:rates.csv:0.1::2 --window 86400 -o day.csv")
+    moments = [r.arrival_ns / 1e9 for r in read("day.csv").requests]
+    assert len(moments) == pytest.approx(8640, rel=0.05)
+    assert sum(moment < 43_200 for moment in moments) == pytest.approx(2160, rel=0.1)
+
+
 def test_the_same_seed_gives_the_same_bytes() -> None:
     for name in ("a.csv.gz", "b.csv.gz"):
         done(f"trace synthesize alpaca --count 50 --arrivals gamma:5:2 --seed 7 -o {name}")
@@ -105,6 +127,11 @@ def test_synthesized_means_are_those_asked_for() -> None:
         ("convert t.csv -o out.csv --arrivals poisson", "give poisson:RATE"),
         ("synthesize alpaca -o out.csv", "Give --count"),
         ("synthesize loogle --count 3 -o out.csv", "give --documents"),
+        ("synthesize loogle --documents 3 --document-tokens 3 -o out.csv", "say the same: give one"),
+        ("synthesize loogle --shuffle --working-set 3 -o out.csv", "both --shuffle and --working-set"),
+        ("synthesize alpaca --documents 3 -o out.csv", "only loogle has documents: give alpaca a --count"),
+        ("convert t.csv -o out.csv --working-set 9", "no block ids"),
+        ("convert t.csv -o out.csv --sample 0", "0 requests: give 1 or more"),
         ("synthesize 3/x --count 3 -o out.csv", "write them like 161/338"),
         ("synthesize alpacca --count 3 -o out.csv", "give alpaca, sharegpt, bookcorpus"),
     ],

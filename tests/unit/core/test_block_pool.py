@@ -1,10 +1,13 @@
 """Pools of 7 blocks: who holds them, what they contain, which one is evicted."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from brim.core.errors import InvariantViolated
 from brim.core.kvcache.block_pool import BlockPool
 from brim.core.kvcache.eviction import Block, LeastRecentlyUsed
+from brim.core.kvcache.prefix_index import BlockHash
 
 
 def pool(num_blocks: int = 7) -> BlockPool:
@@ -122,25 +125,57 @@ def test_the_first_block_of_a_content_stays_the_one_that_is_found():
     blocks.check([0])
 
 
-def test_holding_and_releasing_for_ever_does_not_grow_the_eviction_heap():
+def test_a_block_held_and_released_again_is_evicted_last():
     blocks = cached()
     for _ in range(1000):
         blocks.hold(3)
         blocks.release([3])
-    assert len(blocks._evictable) <= 2 * 7 + 65
     assert blocks.take(7) == [0, 1, 2, 4, 5, 6, 3]
 
 
-def test_another_eviction_rule_is_another_key():
-    class HighestNumberFirst:
-        def key(self, block: Block) -> tuple[int, ...]:
-            return (-block.block_id,)
+def test_another_eviction_rule_is_another_collection():
+    class NewestFirst(list[Block]):
+        by_class = False
+        add, discard = list.append, list.remove
 
-    blocks = BlockPool(3, HighestNumberFirst())
+    blocks = BlockPool(3, NewestFirst())
     for block_id in blocks.take(3):
         blocks.publish(block_id, bytes([block_id]))
         blocks.release([block_id])
-    assert blocks.take(3) == [2, 1, 0]
+    blocks.hold(1)
+    assert blocks.take(2) == [2, 0]
+
+
+def test_an_observer_is_told_of_evictions():
+    class Observer:
+        def __init__(self) -> None:
+            self.evictions: list[BlockHash] = []
+
+        def published(self, hashes: Sequence[BlockHash], start: int, stop: int) -> None:
+            """Told by the manager."""
+
+        def evicted(self, block_hash: BlockHash) -> None:
+            self.evictions.append(block_hash)
+
+    observer = Observer()
+    blocks = BlockPool(2, LeastRecentlyUsed(), observer)
+    for block_id in blocks.take(2):
+        blocks.publish(block_id, bytes([block_id]))
+    blocks.release([1, 0])
+    assert observer.evictions == []
+    blocks.take(2)
+    assert observer.evictions == [b"\1", b"\0"]
+
+
+def test_a_block_is_online_until_its_content_is_evicted():
+    blocks = pool(2)
+    whole, part = blocks.take(2)
+    blocks.publish(whole, b"a")
+    blocks.mark_online([whole, part])
+    assert [blocks._blocks[block_id].online for block_id in (whole, part)] == [True, False]
+    blocks.release([part, whole])
+    blocks.take(2)
+    assert not blocks._blocks[whole].online
 
 
 def test_check_accepts_free_cached_and_shared_blocks():
@@ -158,7 +193,7 @@ def test_check_accepts_free_cached_and_shared_blocks():
         (lambda blocks: blocks._free.append(6), "free twice"),
         (lambda blocks: blocks._free.append(0), "held or has content"),
         (lambda blocks: blocks._free.pop(), "not the whole pool"),
-        (lambda blocks: blocks._evictable.clear(), "can't be evicted"),
+        (lambda blocks: blocks._eviction.pop(), "that can be evicted"),
         (lambda blocks: blocks.index.add(b"lost", 5), "without that content"),
         (lambda blocks: blocks.index.add(b"cached", 5), "not the one that the index finds"),
     ],

@@ -159,6 +159,37 @@ def test_leaves_are_evicted_before_their_parents():
     assert kv.hit_blocks(state(request("c", range(12)))) == [0, 1]
 
 
+def test_an_observer_is_told_what_can_be_found_and_what_no_more():
+    told: list[tuple] = []
+
+    class Observer:
+        def published(self, hashes, start, stop):
+            told.append((start, stop, list(hashes[:stop])))
+
+        def evicted(self, block_hash):
+            told.append((block_hash,))
+
+    kv = manager(observer=Observer())
+    first, second = kv.usable_hashes(state(request("z", range(9))))
+    a = state(request("a", range(9)))
+    a.admit(kv.admit(a) or 0)
+    for tokens, times in ((5, 1), (2, 1), (2, 2)):
+        a.schedule(tokens)
+        a.compute(tokens)
+        for _ in range(times):
+            kv.publish_computed(a)
+    assert told == [(0, 1, [first]), (1, 2, [first, second])]
+    leave(kv, a)
+    leave(kv, enter(kv, "b", 28))
+    assert told[2:4] == [(second,), (first,)]
+
+
+@pytest.mark.parametrize(("tokens", "usable"), [(4, 0), (5, 1), (8, 1), (9, 2)])
+def test_the_hashes_that_a_hit_may_use_leave_the_last_token_out(tokens, usable):
+    assert len(manager().usable_hashes(state(request("a", tokens)))) == usable
+    assert len(manager(prefix_caching=False).usable_hashes(state(request("a", tokens)))) == 0
+
+
 def test_growing_hands_out_a_block_when_the_table_ends():
     kv = manager()
     a = enter(kv, "a", 4)

@@ -15,12 +15,11 @@ from brim.workloads.arrivals import (
     AllAtOnce,
     Deterministic,
     Diurnal,
-    Envelope,
     Gamma,
     Poisson,
     parse_arrivals,
-    read_envelope,
 )
+from brim.workloads.envelope import Envelope, read_envelope
 from brim.workloads.trace import NANOSECONDS
 
 RATES = """model,window_start_s,total_rate_rps,active_clients
@@ -98,6 +97,26 @@ def test_a_wrong_envelope(wrong: tuple[tuple[tuple[float, float], ...], float]) 
         Envelope(*wrong)
 
 
+def test_a_day_of_an_envelope() -> None:
+    whole = Envelope(((0, 1.0), (80_000, 2.0), (90_000, 3.0), (172_800, 4.0)), 200_000, "rates")
+    assert whole.day(1) == Envelope(((0, 1.0), (80_000, 2.0)), 86_400, "rates day 1")
+    assert whole.day(2) == Envelope(((0, 2.0), (3_600, 3.0)), 86_400, "rates day 2")
+    for wrong in (0, 3):
+        with pytest.raises(ConfigError, match=rf"rates has 2.31 days, and no day {wrong}"):
+            whole.day(wrong)
+
+
+def test_models_are_summed_where_both_have_a_window(tmp_path: Path) -> None:
+    path = tmp_path / "rates.csv"
+    path.write_text("model,window_start_s,total_rate_rps\na,0,1\na,60,2\na,120,4\nb,60,10\nb,120,20\n")
+    assert read_envelope(path, "a+b") == Envelope(((0, 12.0), (60, 24.0)), 120, "rates.csv a+b")
+    with pytest.raises(TraceError, match="holds the rates of a, b"):
+        read_envelope(path, "a+c")
+    path.write_text("window_start_s,total_rate_rps\n0,1\n0,2\n")
+    with pytest.raises(TraceError, match=r"line 3: the window from 0 s is there twice"):
+        read_envelope(path)
+
+
 def test_an_envelope_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "rates.csv"
     path.write_text(RATES)
@@ -123,6 +142,8 @@ def test_spellings(tmp_path: Path) -> None:
     assert parse_arrivals("all-at-once") == AllAtOnce()
     assert str(parse_arrivals(f"diurnal:{path}:5:a")) == "diurnal (rates.csv a), mean 5/s, Poisson, seed 0"
     assert "mean 20/s" in str(parse_arrivals(f"diurnal:{path}::a"))
+    path.write_text("window_start_s,total_rate_rps\n0,1\n43200,3\n86400,9\n129600,9\n")
+    assert "rates.csv day 2), mean 6/s" in str(parse_arrivals(f"diurnal:{path}:6::2"))
 
 
 @pytest.mark.parametrize(
@@ -136,6 +157,7 @@ def test_spellings(tmp_path: Path) -> None:
         ("poisson:0", "a rate of 0 makes no arrivals"),
         ("gamma:1:-2", "a cv of -2"),
         ("uniform:nan", "a rate of nan"),
+        ("diurnal:a:b:c:d:e", "are no arrivals"),
     ],
 )
 def test_wrong_spellings(spelling: str, message: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brim.core.errors import ConfigError
+from brim.core.errors import ConfigError, TraceError
 from brim.core.request import TaskClass
 from brim.workloads.formats import read, write
 from brim.workloads.trace import Trace, TraceRequest
@@ -227,7 +227,7 @@ def test_what_is_written_is_read_again(
     requests: list[TraceRequest], zipped: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("own") / ("t.csv.gz" if zipped else "t.csv")
-    trace = Trace("t", requests, block_tokens=16)
+    trace = Trace("t", requests, block_tokens=16, note="SYNTHETIC: #1, from nowhere; seed 3")
     write(trace, path)
     again = read(path)
     assert again == trace
@@ -240,6 +240,18 @@ def test_prompts_of_a_million_tokens_are_written_and_read(tmp_path: Path) -> Non
     long = TraceRequest(0, 1_000_000, 1, block_ids=tuple(range(62_500)))
     write(Trace("t", [long], block_tokens=16), tmp_path / "t.csv")
     assert read(tmp_path / "t.csv").requests == (long,)
+
+
+def test_what_was_done_to_a_trace_is_not_lost_by_writing_it(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    write(Trace("t", [TraceRequest(0, 1, 1)], has_arrivals=False, note="SYNTHETIC\nlengths"), path)
+    assert path.read_text() == "# SYNTHETIC lengths\ninput_tokens,output_tokens\n1,1\n"
+    assert read(path).note == "SYNTHETIC lengths; lengths only"
+    write(read(path), path)
+    assert read(path).note == "SYNTHETIC lengths; lengths only"
+    path.write_text("# one\n\n# two\ninput_tokens,output_tokens\n1,x\n")
+    with pytest.raises(TraceError, match="line 5: output_tokens is 'x'"):
+        read(path)
 
 
 def test_lengths_alone_stay_alone(tmp_path: Path) -> None:

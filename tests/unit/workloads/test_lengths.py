@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import groupby
 
 import pytest
 
 from brim.core.errors import ConfigError, TraceError
-from brim.workloads.lengths import PRESETS, LengthLaw, loogle_shaped, sampled, synthetic
+from brim.workloads.lengths import PRESETS, LengthLaw, sampled, synthetic
 from brim.workloads.statistics import statistics
-from brim.workloads.trace import Trace, TraceRequest, shuffled
+from brim.workloads.trace import Trace, TraceRequest
 
 STATED = {"alpaca": (19, 58), "sharegpt": (161, 338), "bookcorpus": (1952, 681)}
 
@@ -47,8 +46,6 @@ def test_input_and_output_know_nothing_of_each_other() -> None:
 def test_seeds() -> None:
     assert synthetic("alpaca", 100, 1) == synthetic("alpaca", 100, 1)
     assert synthetic("alpaca", 100, 1).requests != synthetic("alpaca", 100, 2).requests
-    assert loogle_shaped(700, 1) == loogle_shaped(700, 1)
-    assert loogle_shaped(700, 1).requests != loogle_shaped(700, 2).requests
 
 
 def test_wrong_wishes() -> None:
@@ -75,19 +72,3 @@ def test_draws_from_a_real_trace() -> None:
     assert (drawn.name, drawn.has_arrivals, drawn.block_tokens) == ("real sampled", False, 0)
     with pytest.raises(TraceError, match="no requests to draw from"):
         sampled(Trace("t", []), 1)
-
-
-def test_loogle_shape() -> None:
-    trace = loogle_shaped()
-    documents = [len(list(group)) for _, group in groupby(trace.requests, key=lambda r: r.block_ids)]
-    assert (len(trace), len(documents)) == (6448, 776), "grouped by document"
-    assert min(documents) == 1
-    assert 30 < max(documents) < 150
-    figures = statistics(trace)
-    assert figures.input_tokens.mean == pytest.approx(24_000, rel=0.05)
-    assert figures.output_tokens.mean == pytest.approx(27.5, rel=0.02)
-    assert figures.seen_block_share == pytest.approx(1 - 776 / 6448, rel=0.05)
-    assert all(len(r.block_ids) * 16 <= r.input_tokens for r in trace.requests)
-    mixed = shuffled(trace, seed=1)
-    assert len(list(groupby(mixed.requests, key=lambda r: r.block_ids))) > 6000
-    assert statistics(mixed).seen_block_share == figures.seen_block_share

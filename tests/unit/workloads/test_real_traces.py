@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from math import log
 from pathlib import Path
+from statistics import fmean, pstdev
 
 import pytest
 
 from brim.core.errors import TraceError
-from brim.workloads.arrivals import read_envelope
+from brim.workloads.documents import loogle_shaped
+from brim.workloads.envelope import read_envelope
 from brim.workloads.formats import read
 from brim.workloads.lengths import sampled
 from brim.workloads.statistics import LengthStatistics, statistics
-from brim.workloads.trace import spread_quantised
+from brim.workloads.trace import Trace, spread_quantised
 
 FOLDER = Path(__file__).parents[4] / "shared" / "data" / "traces"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"needs the real traces in {FOLDER}")
@@ -66,6 +69,28 @@ def test_sharing_is_made_where_columns_tell_it() -> None:
     assert 0.7 < sessions.seen_block_share < 0.935
 
 
+def test_made_documents_have_the_sizes_of_the_real_ones() -> None:
+    real, made = read(FOLDER / "loogle_testdata_llama2tok.csv.gz"), loogle_shaped()
+    for trace_sizes in (shared_tokens, own_tokens):
+        assert fmean(trace_sizes(made)) == pytest.approx(fmean(trace_sizes(real)), rel=0.1)
+        assert spread(trace_sizes(made)) == pytest.approx(spread(trace_sizes(real)), rel=0.15)
+    assert statistics(made).output_tokens.mean == pytest.approx(statistics(real).output_tokens.mean, rel=0.05)
+
+
+def shared_tokens(trace: Trace) -> list[int]:
+    return [len(ids) * trace.block_tokens for ids in {r.block_ids for r in trace.requests}]
+
+
+def own_tokens(trace: Trace) -> list[int]:
+    """Of each request behind its document's whole blocks."""
+    return [r.input_tokens - len(r.block_ids) * trace.block_tokens for r in trace.requests]
+
+
+def spread(lengths: list[int]) -> float:
+    """The standard deviation of the logarithm."""
+    return pstdev(log(length) for length in lengths)
+
+
 def test_stamps_of_mooncake_are_spread_on_request_only() -> None:
     trace = read(FOLDER / "mooncake_conversation.csv.gz")
     spread = statistics(spread_quantised(trace))
@@ -76,6 +101,13 @@ def test_stamps_of_mooncake_are_spread_on_request_only() -> None:
 def test_rates_are_an_envelope_and_no_trace() -> None:
     envelope = read_envelope(FOLDER / RATES, "m-small")
     assert (len(envelope.steps), envelope.end_s) == (2016, 14 * 24 * 3600)
+    day = envelope.day(3)
+    assert (len(day.steps), day.end_s) == (144, 24 * 3600)
+    assert day.steps[0][1] == envelope.steps[2 * 144][1]
+    both = read_envelope(FOLDER / RATES, "m-small+m-large")
+    assert both.mean_rate == pytest.approx(
+        envelope.mean_rate + read_envelope(FOLDER / RATES, "m-large").mean_rate
+    )
     with pytest.raises(TraceError, match="no known format"):
         read(FOLDER / RATES)
 

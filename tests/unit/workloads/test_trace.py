@@ -128,7 +128,7 @@ def test_merged_traces_share_no_blocks() -> None:
 def test_traces_that_do_not_go_together_are_not_merged() -> None:
     with pytest.raises(TraceError, match="lengths only"):
         merged(trace(1), trace(1, has_arrivals=False))
-    with pytest.raises(TraceError, match=r"reblocked\(trace, 512\)"):
+    with pytest.raises(TraceError, match="convert --block-tokens 512"):
         merged(trace(1, block_tokens=16), trace(1, block_tokens=512))
 
 

@@ -7,24 +7,21 @@ used     held by one request or more
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Iterable
 
 from brim.core.errors import InvariantViolated
 from brim.core.kvcache.eviction import Block, Eviction
-from brim.core.kvcache.prefix_index import BlockHash, PrefixIndex
+from brim.core.kvcache.prefix_index import BlockHash, CacheObserver, PrefixIndex
 
 
 class BlockPool:
-    def __init__(self, num_blocks: int, eviction: Eviction) -> None:
+    def __init__(self, num_blocks: int, eviction: Eviction, observer: CacheObserver | None = None) -> None:
         self._blocks = [Block(i) for i in range(num_blocks)]
         self._free = list(range(num_blocks - 1, -1, -1))  # a stack: block 0 is taken first
-        self._eviction = eviction
-        # (key, releases of the block so far, block id); an entry is stale when the block was held since
-        self._evictable: list[tuple[tuple[int, ...], int, int]] = []
+        self._eviction = eviction  # all cached blocks
         self._num_cached = 0
-        self._releases = 0
+        self._observer = observer
         self.index = PrefixIndex()
 
     @property
@@ -71,6 +68,7 @@ class BlockPool:
         block = self._blocks[block_id]
         if block.ref_count == 0:
             self._num_cached -= 1
+            self._eviction.discard(block)
         block.ref_count += 1
 
     def release(self, block_ids: Iterable[int]) -> None:
@@ -84,7 +82,8 @@ class BlockPool:
             if block.block_hash is None:
                 freed(block_id)
             else:
-                self._keep_cached(block)
+                self._num_cached += 1
+                self._eviction.add(block)
 
     def publish(self, block_id: int, block_hash: BlockHash) -> None:
         """The block is whole: prefixes may find it. The first block of a content stays the one found."""
@@ -92,35 +91,23 @@ class BlockPool:
             self._blocks[block_id].block_hash = block_hash
             self.index.add(block_hash, block_id)
 
-    def _keep_cached(self, block: Block) -> None:
-        self._num_cached += 1
-        self._releases += 1
-        block.released_seq = self._releases
-        entry = (self._eviction.key(block), block.released_seq, block.block_id)
-        heapq.heappush(self._evictable, entry)
-        if len(self._evictable) > 2 * len(self._blocks) + 64:
-            self._drop_stale()
-
-    def _is_current(self, entry: tuple[tuple[int, ...], int, int]) -> bool:
-        _, released_seq, block_id = entry
-        block = self._blocks[block_id]
-        cached = block.ref_count == 0 and block.block_hash is not None
-        return cached and block.released_seq == released_seq
-
-    def _drop_stale(self) -> None:
-        self._evictable = [entry for entry in self._evictable if self._is_current(entry)]
-        heapq.heapify(self._evictable)
+    def mark_online(self, block_ids: Iterable[int]) -> None:
+        """An online request holds them; those with content count as online until they are evicted."""
+        for block_id in block_ids:
+            block = self._blocks[block_id]
+            block.online = block.block_hash is not None
 
     def _evict(self) -> Block:
-        while self._evictable:
-            entry = heapq.heappop(self._evictable)
-            if self._is_current(entry):
-                block = self._blocks[entry[2]]
-                self.index.remove(block.block_hash)
-                block.block_hash = None
-                self._num_cached -= 1
-                return block
-        raise InvariantViolated("a block was taken although none is available")
+        if not self._num_cached:
+            raise InvariantViolated("a block was taken although none is available")
+        block = self._eviction.pop()
+        self._num_cached -= 1
+        self.index.remove(block.block_hash)
+        if self._observer is not None:
+            self._observer.evicted(block.block_hash)
+        block.block_hash = None
+        block.online = False
+        return block
 
     def check(self, holders: Iterable[int]) -> None:
         """Verifies the books against `holders`, the block ids of all tables one after another.
@@ -145,7 +132,7 @@ class BlockPool:
         cached = {b.block_id for b in self._blocks if b.ref_count == 0 and b.block_hash is not None}
         if unheld - cached != free or len(cached) != self._num_cached:
             raise InvariantViolated("free + cached + used is not the whole pool")
-        if {entry[2] for entry in self._evictable if self._is_current(entry)} != cached:
-            raise InvariantViolated("a cached block can't be evicted")
+        if {b.block_id for b in self._blocks if b in self._eviction} != cached:
+            raise InvariantViolated("the blocks that can be evicted are not the cached ones")
         if len(self.index) != sum(b.block_hash is not None for b in self._blocks):
             raise InvariantViolated("the index finds a block without that content")

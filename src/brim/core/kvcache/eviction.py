@@ -1,25 +1,29 @@
-"""Which cached block loses its content first: a rule is a key, and the smallest dies."""
+"""Which cached block loses its content first: a rule is a collection that knows whose turn it is."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import heapq
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable
 from typing import Protocol
+
+from brim.core.errors import InvariantViolated
 
 
 class Block:
     """One block: who holds it and what it contains.
 
-    `block_hash` is set while its content is whole and can be found by prefix; `released_seq` counts
-    releases, so that a smaller number was released earlier.
+    `block_hash` is set while its content is whole and can be found by prefix; `online` from when an online
+    request let go of that content, whoever held it besides.
     """
 
-    __slots__ = ("block_hash", "block_id", "ref_count", "released_seq")
+    __slots__ = ("block_hash", "block_id", "online", "ref_count")
 
     def __init__(self, block_id: int) -> None:
         self.block_id = block_id
         self.ref_count = 0
         self.block_hash: Hashable = None
-        self.released_seq = 0
+        self.online = False
 
     def __repr__(self) -> str:
         content = "empty" if self.block_hash is None else "cached"
@@ -27,15 +31,155 @@ class Block:
 
 
 class Eviction(Protocol):
-    def key(self, block: Block) -> tuple[int, ...]:
-        """Of the cached blocks nobody holds, the one with the smallest key is evicted first.
+    """The cached blocks that nobody holds."""
 
-        The key must not change while the block stays cached and unheld.
-        """
+    @property
+    def by_class(self) -> bool:
+        """Whether blocks must be marked as online."""
+
+    def __contains__(self, block: Block) -> bool: ...
+    def add(self, block: Block) -> None:
+        """Its last holder let go. A table comes from its end."""
+
+    def discard(self, block: Block) -> None:
+        """It is held again."""
+
+    def pop(self) -> Block:
+        """Takes out the one that is evicted first; only called where there is one."""
 
 
 class LeastRecentlyUsed:
     """The block released longest ago. A table is released from its end, so leaves die before parents."""
 
-    def key(self, block: Block) -> tuple[int, ...]:
-        return (block.released_seq,)
+    by_class = False
+
+    def __init__(self) -> None:
+        self._blocks: OrderedDict[int, Block] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def __contains__(self, block: Block) -> bool:
+        return block.block_id in self._blocks
+
+    def add(self, block: Block) -> None:
+        self._blocks[block.block_id] = block
+
+    def discard(self, block: Block) -> None:
+        del self._blocks[block.block_id]
+
+    def pop(self) -> Block:
+        return self._blocks.popitem(last=False)[1]
+
+
+class Reuse(Protocol):
+    """How many offline requests that wait will read a cached block."""
+
+    def reuse(self, block_hash: Hashable) -> int: ...
+    def depth(self, block_hash: Hashable) -> int:
+        """How many blocks of its chain come before it."""
+
+    def watch(self, watcher: ReuseWatcher) -> None:
+        """From now on tells the watcher."""
+
+
+class ReuseWatcher(Protocol):
+    """Who must know when a block becomes wanted, or less wanted; that it is wanted more is not told."""
+
+    def reuse_changed(self, block_hashes: Iterable[Hashable]) -> None:
+        """Deepest first. Some of them may not be cached, or be held."""
+
+
+class ByReuse:
+    """First offline blocks that nobody waits for; then, in this order unless `online_last`:
+
+    finished online    the one released longest ago
+    offline, wanted    the one that fewest waiting requests will read, leaves before parents
+
+    Blocks that nobody waits for leave in the order in which their last holder or reader went. Built from
+    the published summaries of Echo (arXiv 2504.03651); the order is our own where they are silent.
+
+    That a block is wanted more than it was is only found out when its turn comes.
+    """
+
+    by_class = True
+
+    def __init__(self, reuse: Reuse, *, online_last: bool = False) -> None:
+        self._reuse = reuse
+        self._online_last = online_last
+        self._online = LeastRecentlyUsed()
+        self._unwanted = LeastRecentlyUsed()
+        self._wanted: dict[int, Block] = {}
+        self._offline: dict[Hashable, Block] = {}  # wanted or not, by content
+        self._order: list[
+            tuple[int, int, int]
+        ] = []  # of each wanted block a key no larger than its present one
+        reuse.watch(self)
+
+    def __contains__(self, block: Block) -> bool:
+        return block.block_hash in self._offline or block in self._online
+
+    def add(self, block: Block) -> None:
+        if block.online:
+            self._online.add(block)
+        else:
+            self._offline[block.block_hash] = block
+            self._shelve(block)
+
+    def discard(self, block: Block) -> None:
+        if block.online:
+            self._online.discard(block)
+        else:
+            del self._offline[block.block_hash]
+            self._unshelve(block)
+
+    def pop(self) -> Block:
+        if len(self._unwanted):
+            block = self._unwanted.pop()
+        elif len(self._online) and not (self._online_last and self._wanted):
+            return self._online.pop()
+        else:
+            block = self._pop_wanted()
+        del self._offline[block.block_hash]
+        return block
+
+    def reuse_changed(self, block_hashes: Iterable[Hashable]) -> None:
+        if not self._offline:
+            return
+        for block_hash in block_hashes:
+            block = self._offline.get(block_hash)
+            if block is not None:
+                self._unshelve(block)
+                self._shelve(block)
+
+    def _shelve(self, block: Block) -> None:
+        key = self._key(block)
+        if not key[0]:
+            self._unwanted.add(block)
+            return
+        self._wanted[block.block_id] = block
+        heapq.heappush(self._order, key)
+        if len(self._order) > 2 * len(self._wanted) + 64:
+            self._order = [self._key(wanted) for wanted in self._wanted.values()]
+            heapq.heapify(self._order)
+
+    def _unshelve(self, block: Block) -> None:
+        if self._wanted.pop(block.block_id, None) is None:
+            self._unwanted.discard(block)
+
+    def _key(self, block: Block) -> tuple[int, int, int]:
+        content = block.block_hash
+        return self._reuse.reuse(content), -self._reuse.depth(content), block.block_id
+
+    def _pop_wanted(self) -> Block:
+        while self._order:
+            entry = heapq.heappop(self._order)
+            block = self._wanted.get(entry[2])
+            if block is None:
+                continue
+            key = self._key(block)
+            if key == entry:
+                return self._wanted.pop(block.block_id)
+            if key > entry:  # wanted more than it was; a smaller one has an entry of its own
+                heapq.heappush(self._order, key)
+        raise InvariantViolated("a wanted block is in no order")

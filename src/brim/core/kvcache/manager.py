@@ -17,8 +17,8 @@ from brim.core.errors import InvariantViolated
 from brim.core.kvcache.block_pool import BlockPool
 from brim.core.kvcache.eviction import Eviction, LeastRecentlyUsed
 from brim.core.kvcache.ledger import Ledger
-from brim.core.kvcache.prefix_index import BlockHash, BlockHashing, TokenHashing
-from brim.core.request import RequestState, RequestView
+from brim.core.kvcache.prefix_index import BlockHash, BlockHashing, CacheObserver, TokenHashing
+from brim.core.request import RequestState, RequestView, TaskClass
 
 
 class NoSteps:
@@ -47,11 +47,15 @@ class KVCacheManager:
         eviction: Eviction | None = None,
         hashing: BlockHashing | None = None,
         ledger: Ledger | None = None,
+        observer: CacheObserver | None = None,
     ) -> None:
+        eviction = eviction or LeastRecentlyUsed()
         self.block_size = block_size
         self._prefix_caching = prefix_caching
         self._hashing = hashing or TokenHashing()
-        self._pool = BlockPool(num_blocks, eviction or LeastRecentlyUsed())
+        self._pool = BlockPool(num_blocks, eviction, observer)
+        self._marks_online = eviction.by_class
+        self._observer = observer
         self._contents: dict[str, _Content] = {}
         self.ledger = Ledger(block_size, NoSteps()) if ledger is None else ledger
 
@@ -101,10 +105,13 @@ class KVCacheManager:
 
     def hit_blocks(self, view: RequestView) -> list[int]:
         """Block ids of the longest cached prefix; never the last known token, which has to run."""
+        return self._pool.index.match(self.usable_hashes(view))
+
+    def usable_hashes(self, view: RequestView) -> Sequence[BlockHash]:
+        """Names of the whole blocks that a hit may use; kept until `forget`."""
         if not self._prefix_caching:
-            return []
-        usable = (view.num_tokens - 1) // self.block_size
-        return self._pool.index.match(self._hashes(view)[:usable])
+            return ()
+        return self._hashes(view)[: (view.num_tokens - 1) // self.block_size]
 
     def admission_blocks(self, view: RequestView) -> int:
         """How many available blocks an admission uses up: its new ones, and hits nobody holds now."""
@@ -178,6 +185,8 @@ class KVCacheManager:
             hashes = self._hashes(state)
             for i in range(content.num_published, whole):
                 self._pool.publish(state.block_ids[i], hashes[i])
+            if self._observer is not None:
+                self._observer.published(hashes, content.num_published, whole)
             content.num_published = whole
 
     def promise(self, state: RequestState, blocks: int, *, guest: bool = False) -> None:
@@ -196,6 +205,8 @@ class KVCacheManager:
     def detach(self, state: RequestState) -> list[int]:
         """Takes table and promise away from the request; its blocks stay used until they are given back."""
         self.ledger.release(state)
+        if self._marks_online and state.request.task_class is TaskClass.ONLINE:
+            self._pool.mark_online(state.block_ids)
         block_ids, state.block_ids = state.block_ids, []
         return block_ids
 
@@ -205,7 +216,7 @@ class KVCacheManager:
         self.ledger.promote(self._pool.num_available)
 
     def forget(self, request_id: str) -> None:
-        """The request is over: its hashes are not needed any more."""
+        """The request is over, or holds nothing: its hashes are not needed any more."""
         self._contents.pop(request_id, None)
 
     def check(self, states: Iterable[RequestState], detached: Iterable[Sequence[int]] = ()) -> None:

@@ -20,6 +20,16 @@ class BlockHashing(Protocol):
         """Appends the names of the whole blocks of known tokens that `hashes` does not have yet."""
 
 
+class CacheObserver(Protocol):
+    """Who is told which prefixes can be found."""
+
+    def published(self, hashes: Sequence[BlockHash], start: int, stop: int) -> None:
+        """Of a chain from its first block on, the blocks `start` to `stop` can be found, if not before."""
+
+    def evicted(self, block_hash: BlockHash) -> None:
+        """This block can't be found any more."""
+
+
 class TokenHashing:
     """Chained hashes of the tokens themselves: what a server must use."""
 

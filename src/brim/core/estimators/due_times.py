@@ -1,0 +1,170 @@
+"""When the next token of each online request is due, without a look at each of them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from typing import NamedTuple
+
+from brim.core.request import Request
+
+
+class Pacing(NamedTuple):
+    """What a request asks of its tokens after the first; None: nothing.
+
+    A token is due `gap_ns` after the one before, and `per_token_ns` for each token since the first. So a
+    token that came early gives its successors more time, but only up to the gap.
+    """
+
+    gap_ns: int | None
+    per_token_ns: int | None
+
+
+def pacing(request: Request, first_ns: int, tokens_to_come: int) -> Pacing:
+    """From the targets of the request, its first token drawn at `first_ns`.
+
+    Without an ITL target the gap is twice the TPOT. A deadline is spread evenly over the tokens that are
+    expected to come; one that has passed asks for nothing any more.
+    """
+    slo = request.slo
+    end_ns = end_due_ns(request)
+    gaps = [slo.itl_ns, None if slo.tpot_ns is None else 2 * slo.tpot_ns]
+    spread_ns = None
+    if end_ns is not None and end_ns > first_ns:
+        spread_ns = _coarse((end_ns - first_ns) // max(tokens_to_come, 1))
+    return Pacing(_least(*gaps), _least(slo.tpot_ns, spread_ns))
+
+
+def end_due_ns(request: Request) -> int | None:
+    """When the whole answer is due."""
+    e2e_ns = request.slo.e2e_ns
+    return _least(request.deadline_ns, None if e2e_ns is None else request.arrival_ns + e2e_ns)
+
+
+def first_due_ns(request: Request, prefill_ns: int, decoding_ns: int) -> int | None:
+    """When the first token is due: by the TTFT target, and by the prompt's part in all the work.
+
+    `prefill_ns` and `decoding_ns` are what prompt and answer are expected to take.
+    """
+    arrival_ns, ttft_ns, end_ns = request.arrival_ns, request.slo.ttft_ns, end_due_ns(request)
+    share_ns = None
+    if end_ns is not None:
+        work_ns = max(prefill_ns + decoding_ns, 1)
+        share_ns = arrival_ns + (end_ns - arrival_ns) * prefill_ns // work_ns
+    return _least(None if ttft_ns is None else arrival_ns + ttft_ns, share_ns)
+
+
+class Due(NamedTuple):
+    due_ns: int
+    request_id: str
+
+
+class _Line:
+    """`key + per_token_ns * tick` is the due time of the token that it draws in the step of that tick."""
+
+    __slots__ = ("first_ns", "offset", "pacing")
+
+    def __init__(self, pacing: Pacing, first_ns: int) -> None:
+        self.pacing = pacing
+        self.first_ns = first_ns
+        self.offset: int | None = None  # tokens drawn before a tick, less the tick; None: it sits out
+
+    def key(self, per_token_ns: int) -> int:
+        return self.first_ns + per_token_ns * (self.offset or 0)
+
+
+class DueTimes:
+    """The online requests that have drawn their first token.
+
+    Those that decode draw a token in every step. So all of them drew the last one together, and the order
+    of two requests with the same time per token never changes: `least` looks at one request for each
+    distinct target, however many decode.
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[str, _Line] = {}
+        self._by_pace: dict[int, list[tuple[int, str]]] = {}  # (key, request id), sorted
+        self._by_gap: dict[int, dict[str, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def pace(self, request_id: str, pacing: Pacing, first_ns: int) -> None:
+        """Its first token was drawn at `first_ns`; told again where one of them turns out otherwise."""
+        line = self._lines.get(request_id)
+        offset = None if line is None else line.offset
+        self.stop(request_id)
+        self._lines[request_id] = _Line(pacing, first_ns)
+        if offset is not None:
+            self._start(request_id, offset)
+
+    def start(self, request_id: str, num_drawn: int, tick: int) -> None:
+        """From the step of `tick` on, every step draws one of its tokens; `num_drawn` come before.
+
+        Nothing happens to a request that was not given a pace.
+        """
+        self.stop(request_id)
+        if request_id in self._lines:
+            self._start(request_id, num_drawn - tick)
+
+    def _start(self, request_id: str, offset: int) -> None:
+        line = self._lines[request_id]
+        line.offset = offset
+        gap_ns, per_token_ns = line.pacing
+        if per_token_ns is not None:
+            insort(self._by_pace.setdefault(per_token_ns, []), (line.key(per_token_ns), request_id))
+        if gap_ns is not None:
+            self._by_gap.setdefault(gap_ns, {})[request_id] = None
+
+    def stop(self, request_id: str) -> None:
+        """It sits out until it is started again. Nothing happens where it does already."""
+        line = self._lines.get(request_id)
+        if line is None or line.offset is None:
+            return
+        gap_ns, per_token_ns = line.pacing
+        if per_token_ns is not None:
+            keys = self._by_pace[per_token_ns]
+            del keys[bisect_left(keys, (line.key(per_token_ns), request_id))]
+            if not keys:
+                del self._by_pace[per_token_ns]
+        if gap_ns is not None:
+            del self._by_gap[gap_ns][request_id]
+            if not self._by_gap[gap_ns]:
+                del self._by_gap[gap_ns]
+        line.offset = None
+
+    def end(self, request_id: str) -> None:
+        """It is over, or asks for nothing any more."""
+        self.stop(request_id)
+        self._lines.pop(request_id, None)
+
+    def least(self, tick: int, last_ns: int) -> Due | None:
+        """Whose token of the step of `tick` is due first, all of them having drawn one at `last_ns`."""
+        dues = [Due(pace_ns * tick + keys[0][0], keys[0][1]) for pace_ns, keys in self._by_pace.items()]
+        if self._by_gap:
+            gap_ns = min(self._by_gap)
+            dues.append(Due(last_ns + gap_ns, next(iter(self._by_gap[gap_ns]))))
+        return min(dues, default=None)
+
+    def due_ns(self, request_id: str, num_drawn: int, last_ns: int) -> int | None:
+        """When the next token is due of one that sits out: the last of `num_drawn` came at `last_ns`."""
+        line = self._lines.get(request_id)
+        if line is None:
+            return None
+        gap_ns, per_token_ns = line.pacing
+        after_last = None if gap_ns is None else last_ns + gap_ns
+        since_first = None if per_token_ns is None else line.first_ns + per_token_ns * num_drawn
+        return _least(after_last, since_first)
+
+    def least_pace_ns(self) -> int | None:
+        """How long each of many steps may take, with those that decode."""
+        return min([*self._by_pace, *self._by_gap], default=None)
+
+
+def _least(*times: int | None) -> int | None:
+    return min((time for time in times if time is not None), default=None)
+
+
+def _coarse(nanoseconds: int) -> int:
+    """Rounded down to four leading bits: deadlines, all different, are to make few distinct paces."""
+    dropped = max(nanoseconds.bit_length() - 4, 0)
+    return nanoseconds >> dropped << dropped

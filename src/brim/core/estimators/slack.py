@@ -1,0 +1,205 @@
+"""How long the coming step may take, so that no online request gets a token too late."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from brim.core.errors import ConfigError
+from brim.core.estimators.chunk_size import Predict, largest_chunk, with_chunk
+from brim.core.estimators.due_times import DueTimes
+from brim.core.estimators.step_time import StepShape, attention_pairs
+
+
+class PromptWork(NamedTuple):
+    """An online request, waiting or running, that doesn't draw a token in every step yet.
+
+    Its tokens from `start` on are still to be computed, `num_tokens` in all, before it draws one that is due
+    at `due_ns`; the online part of the coming step computes `tokens_now` of them.
+    """
+
+    request_id: str
+    due_ns: int | None
+    start: int
+    num_tokens: int
+    tokens_now: int = 0
+
+
+class OnlineStep(NamedTuple):
+    """The online part of the coming step, and what waits behind it.
+
+    The step is decided on at `now_ns` and starts at `start_ns`: later, where a step is still in flight.
+    At `last_ns` the decoding requests drew, or will have drawn, their last token: with a step in flight that
+    is `start_ns`. `tick` is the coming step's. `prompts` are in the order in which they will run.
+    """
+
+    now_ns: int
+    start_ns: int
+    last_ns: int
+    tick: int
+    num_decodes: int = 0
+    decode_context: int = 0
+    prompts: Sequence[PromptWork] = ()
+
+
+class Miss(NamedTuple):
+    """This request's next token will be late by so much, whatever the offline requests do."""
+
+    request_id: str
+    late_ns: int
+
+
+class StepLimit(NamedTuple):
+    """How long the step may take; never less than its online part, which is always feasible.
+
+    `request_id` names who sets the limit; None where it is an arrival that may come, or nobody, in which
+    case `limit_ns` is None as well. A `miss` is the first that was found.
+    """
+
+    limit_ns: int | None
+    online_ns: int
+    request_id: str | None = None
+    miss: Miss | None = None
+
+
+class _Bound(NamedTuple):
+    step_ns: int
+    request_id: str | None
+
+
+class Arrivals:
+    """What the latest online requests were like: the next one may be so too.
+
+    `ttft_ns` is a target to keep even when no request of late had one so tight.
+    """
+
+    def __init__(self, ttft_ns: int | None = None, window: int = 256) -> None:
+        self._configured_ns = ttft_ns
+        self._window = window
+        self._latest: deque[tuple[int | None, int]] = deque()
+        self._ttfts_ns: Counter[int | None] = Counter()
+        self._tokens = 0
+
+    def observe(self, ttft_ns: int | None, prompt_tokens: int) -> None:
+        """One was admitted, with so many prompt tokens that no cache held."""
+        self._latest.append((ttft_ns, prompt_tokens))
+        self._ttfts_ns[ttft_ns] += 1
+        self._tokens += prompt_tokens
+        if len(self._latest) > self._window:
+            old_ttft_ns, old_tokens = self._latest.popleft()
+            self._tokens -= old_tokens
+            self._ttfts_ns[old_ttft_ns] -= 1
+            if not self._ttfts_ns[old_ttft_ns]:
+                del self._ttfts_ns[old_ttft_ns]
+
+    @property
+    def ttft_ns(self) -> int | None:
+        """The tightest target, configured or seen."""
+        targets = [*self._ttfts_ns, self._configured_ns]
+        return min((target for target in targets if target is not None), default=None)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """The mean, rounded up; at least 1."""
+        return max(-(-self._tokens // max(len(self._latest), 1)), 1)
+
+
+class Slack:
+    """Turns due times into a limit for the coming step.
+
+    `predict` gives the nanoseconds of a step, with a guard on top. `share` is how much of the slack may be
+    spent: 0 keeps steps as short as without offline requests, 1 goes as far as the targets allow.
+    Raises ConfigError where it is not from 0 to 1.
+    """
+
+    def __init__(
+        self, predict: Predict, dues: DueTimes, arrivals: Arrivals, token_budget: int, share: float = 1.0
+    ) -> None:
+        if not 0 <= share <= 1:
+            raise ConfigError(f"the share of the slack that may be spent must be from 0 to 1, not {share}")
+        self.dues = dues
+        self.arrivals = arrivals
+        self._predict = predict
+        self._token_budget = token_budget
+        self._share = share
+
+    def limit(self, step: OnlineStep) -> StepLimit:
+        """The least over the online requests of (due - start of this step - online work after this step).
+
+        Ends at the first predicted miss, so that an overload is not walked through in every step.
+        """
+        decodes = StepShape(step.num_decodes, 0, step.num_decodes, step.decode_context)
+        online_ns = self._online_ns(decodes, step.prompts)
+        least: _Bound | None = None
+        for bound in self._bounds(step, decodes):
+            if least is None or bound.step_ns < least.step_ns:
+                least = bound
+            if least.step_ns < online_ns:
+                break
+        if least is None:
+            return StepLimit(None, online_ns)
+        spare_ns = least.step_ns - online_ns
+        miss = Miss(least.request_id, -spare_ns) if spare_ns < 0 and least.request_id is not None else None
+        limit_ns = online_ns + int(max(spare_ns, 0) * self._share)
+        return StepLimit(limit_ns, online_ns, least.request_id, miss)
+
+    def _online_ns(self, shape: StepShape, prompts: Sequence[PromptWork]) -> int:
+        for prompt in prompts:
+            if prompt.tokens_now:
+                shape = with_chunk(shape, prompt.tokens_now, prompt.start)
+        return self._predict(shape) if shape.new_tokens else 0
+
+    def _bounds(self, step: OnlineStep, decodes: StepShape) -> Iterator[_Bound]:
+        """How long the step may take for the sake of each; the arrival that may come is last."""
+        due = self.dues.least(step.tick, step.last_ns)
+        if due is not None:
+            yield _Bound(due.due_ns - step.start_ns, due.request_id)
+        yield from self._prompt_bounds(step, decodes)
+        ttft_ns = self.arrivals.ttft_ns
+        if ttft_ns is not None:
+            tokens = self.arrivals.prompt_tokens
+            prefill_ns = self.prefill_ns(decodes, tokens, attention_pairs(tokens))
+            yield _Bound(step.now_ns + ttft_ns - prefill_ns - step.start_ns, None)
+
+    def _prompt_bounds(self, step: OnlineStep, decodes: StepShape) -> Iterator[_Bound]:
+        total = sum([prompt.num_tokens - prompt.tokens_now for prompt in step.prompts])
+        chunk_tokens = self._chunk_tokens(decodes, total) if total else 0  # of the steps to come
+        tokens = pairs = 0  # to be computed after this step, of all so far in the order
+        for prompt in step.prompts:
+            left = prompt.num_tokens - prompt.tokens_now
+            tokens += left
+            pairs += attention_pairs(left, prompt.start + prompt.tokens_now)
+            if prompt.due_ns is None:
+                continue
+            later_ns = 0
+            if left:
+                # its last step is filled up with tokens of those behind it
+                until_then = min(-(-tokens // chunk_tokens) * chunk_tokens, total)
+                later_ns = self._work_ns(decodes, until_then, pairs * until_then // tokens, chunk_tokens)
+            yield _Bound(prompt.due_ns - step.start_ns - later_ns, prompt.request_id)
+
+    def prefill_ns(self, decodes: StepShape, tokens: int, pairs: int) -> int:
+        """What so many prompt tokens take, beside these decodes, in chunks that the decodes can bear."""
+        return self._work_ns(decodes, tokens, pairs, self._chunk_tokens(decodes, tokens))
+
+    def _chunk_tokens(self, decodes: StepShape, most: int) -> int:
+        """Prompt tokens of each step to come: what the pace of those that decode allows.
+
+        Where it allows none, it can't be kept anyhow, and the steps are full.
+        """
+        most = max(min(most, self._token_budget - decodes.num_decodes), 1)
+        pace_ns = self.dues.least_pace_ns()
+        return most if pace_ns is None else largest_chunk(self._predict, decodes, 0, most, pace_ns) or most
+
+    def _work_ns(self, decodes: StepShape, tokens: int, pairs: int, chunk_tokens: int) -> int:
+        # time is linear in the pairs: full chunks of the mean number of pairs take as long as the real ones
+        steps, rest = divmod(tokens, chunk_tokens)
+        pairs_each = pairs * chunk_tokens // tokens
+        _, _, num, context = decodes
+        total_ns = (
+            steps * self._predict(StepShape(num + chunk_tokens, pairs_each, num, context)) if steps else 0
+        )
+        if rest:
+            total_ns += self._predict(StepShape(num + rest, pairs - steps * pairs_each, num, context))
+        return total_ns

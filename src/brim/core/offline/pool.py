@@ -1,0 +1,153 @@
+"""The offline requests that wait, and which of them to look at when a step is planned.
+
+Built from the published summaries of Echo (arXiv 2504.03651): a radix trie over the prompts, buckets by
+uncached length, and inside a bucket the longest cached prefix. The structure is our own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from brim.core.errors import InvariantViolated
+from brim.core.kvcache.eviction import ReuseWatcher
+from brim.core.kvcache.prefix_index import BlockHash
+from brim.core.lazy_heap import LazyHeap
+from brim.core.offline.node import Node, Urgency, Waiter
+from brim.core.offline.trie import PrefixTrie
+from brim.core.request import RequestView
+
+# (-cached blocks, the most urgent there, serial of the look at the node, node): smaller is better
+_Place = tuple[int, Waiter, int, Node]
+
+
+def urgency(view: RequestView) -> Urgency:
+    """Smaller goes first: priority, deadline, arrival. No two requests have the same."""
+    request = view.request
+    deadline_ns = math.inf if request.deadline_ns is None else request.deadline_ns
+    return request.priority, deadline_ns, request.arrival_ns, view.arrival_seq
+
+
+def bucket(uncached_blocks: int) -> int:
+    """1 for one block, and one more for every doubling."""
+    return uncached_blocks.bit_length()
+
+
+class OfflinePool:
+    """New and preempted offline requests by the prefixes they share. Also a `CacheObserver` and a `Reuse`.
+
+    What a call costs depends on the lengths of prefixes and on the number of buckets, not on how many wait.
+    """
+
+    def __init__(self) -> None:
+        self._trie = PrefixTrie()
+        self._waiters: dict[str, Waiter] = {}
+        self._by_urgency: LazyHeap[Waiter] = LazyHeap(lambda waiter: waiter.waits)
+        self._places: dict[int, LazyHeap[_Place]] = {}  # by bucket
+        self._looks = 0
+
+    def __len__(self) -> int:
+        return len(self._waiters)
+
+    def __contains__(self, view: RequestView) -> bool:
+        return view.request.request_id in self._waiters
+
+    def __iter__(self) -> Iterator[RequestView]:
+        """In order of urgency. Sorts: not for every step."""
+        return (waiter.view for waiter in sorted(self._waiters.values()))
+
+    # ---- requests --------------------------------------------------------------------------------------
+
+    def add(self, view: RequestView, hashes: Sequence[BlockHash]) -> None:
+        """Lets the request wait. `hashes`: of the whole blocks that a hit may use.
+
+        What is known of its length is one block more than these. Raises InvariantViolated where it waits
+        already.
+        """
+        if view in self:
+            raise InvariantViolated(f"{view} waits already: remove it before it is added again")
+        waiter = Waiter(view, urgency(view), len(hashes) + 1)
+        self._waiters[view.request.request_id] = waiter
+        self._trie.insert(waiter, hashes)
+        self._by_urgency.push(waiter)
+
+    def remove(self, view: RequestView) -> None:
+        """Raises KeyError where the request does not wait."""
+        self._trie.remove(self._waiters.pop(view.request.request_id))
+
+    @property
+    def most_urgent(self) -> RequestView | None:
+        first = self._by_urgency.first()
+        return None if first is None else first.view
+
+    def candidates(self) -> list[RequestView]:
+        """The most urgent request, so that nothing starves; then one of each bucket of uncached length.
+
+        Of a bucket the one with the longest cached prefix, of several the most urgent: so one resident
+        document drains before the next. The least uncached bucket comes first. For this choice a request's
+        length is rounded down, by an eighth at most, and at least one block counts as uncached.
+        """
+        while self._trie.changed:
+            self._look(self._trie.changed.popitem()[0])
+        found: dict[str, RequestView] = {}
+        for waiter in (self._by_urgency.first(), *self._best_of_buckets()):
+            if waiter is not None:
+                found[waiter.view.request.request_id] = waiter.view
+        return list(found.values())
+
+    def cached_blocks(self, view: RequestView) -> int:
+        """The cached prefix of a waiting request. Raises KeyError where it does not wait."""
+        return self._trie.cached_prefix(self._waiters[view.request.request_id])
+
+    def _best_of_buckets(self) -> Iterator[Waiter]:
+        for number in sorted(self._places):
+            best = self._places[number].first()
+            if best is None:
+                del self._places[number]
+            else:
+                yield best[1]
+
+    def _look(self, node: Node) -> None:
+        """Enters the node's best of each bucket; what was entered before is void."""
+        self._looks += 1
+        node.serial = self._looks
+        if not node.reached:
+            return
+        best: dict[int, Waiter] = {}
+        for waiter in node.firsts():
+            number = bucket(max(waiter.length - node.cached_end, 1))
+            if number not in best or waiter < best[number]:
+                best[number] = waiter
+        for number, waiter in best.items():
+            places = self._places.setdefault(number, LazyHeap(_is_current))
+            places.push((-node.cached_end, waiter, node.serial, node))
+
+    # ---- cached blocks ---------------------------------------------------------------------------------
+
+    def published(self, hashes: Sequence[BlockHash], start: int, stop: int) -> None:
+        """Of a chain from its first block on, the blocks `start` to `stop` can be found, if not before."""
+        self._trie.published(hashes, start, stop)
+
+    def evicted(self, block_hash: BlockHash) -> None:
+        """Raises KeyError where the block could not be found before."""
+        self._trie.evicted(block_hash)
+
+    def reuse(self, block_hash: BlockHash) -> int:
+        """How many of those that wait will read a cached block."""
+        return self._trie.reuse(block_hash)
+
+    def depth(self, block_hash: BlockHash) -> int:
+        """Blocks before a cached one in its chain. Raises KeyError where it is not cached."""
+        return self._trie.depth(block_hash)
+
+    def watch(self, watcher: ReuseWatcher) -> None:
+        """From now on the watcher is told of changed reuse, nobody else."""
+        self._trie.watcher = watcher
+
+    def check(self) -> None:
+        """Verifies the books. Raises InvariantViolated. Linear: for tests."""
+        self._trie.check(self._waiters.values())
+
+
+def _is_current(place: _Place) -> bool:
+    return place[2] == place[3].serial

@@ -1,0 +1,200 @@
+"""How long a step may take: a machine of 10 ms a step and 10 us a token makes the arithmetic plain."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from brim.core.errors import ConfigError
+from brim.core.estimators.due_times import DueTimes, Pacing
+from brim.core.estimators.slack import Arrivals, Miss, OnlineStep, PromptWork, Slack, StepLimit
+from brim.core.estimators.step_time import StepShape
+
+MS = 1_000_000
+
+
+def predict(shape: StepShape) -> int:
+    return 10 * MS + MS // 100 * shape.new_tokens
+
+
+def slack(ttft_ns: int | None = None, budget: int = 1000, share: float = 1.0, **decoding: Pacing) -> Slack:
+    """All those who decode have drawn their first token, and only that, at 0 ns."""
+    dues = DueTimes()
+    for request_id, wanted in decoding.items():
+        dues.pace(request_id, wanted, first_ns=0)
+        dues.start(request_id, num_drawn=1, tick=0)
+    return Slack(predict, dues, Arrivals(ttft_ns), budget, share)
+
+
+def step(now_ns: int = 0, num_decodes: int = 0, *prompts: PromptWork, tick: int = 0, last_ns: int = 0):
+    return OnlineStep(now_ns, now_ns, last_ns, tick, num_decodes, 100 * num_decodes, prompts)
+
+
+def test_with_nobody_here_the_next_arrival_sets_the_limit():
+    """1 s for its first token, less a typical prefill of 300 tokens in 13 ms."""
+    alone = slack(ttft_ns=1000 * MS)
+    for tokens in (200, 400):
+        alone.arrivals.observe(None, tokens)
+    assert alone.limit(step(5 * MS)) == StepLimit(987 * MS, 0)
+
+
+def test_a_tighter_target_seen_of_late_counts_for_the_next_arrival():
+    arrivals = Arrivals(1000, window=3)
+    assert (arrivals.ttft_ns, arrivals.prompt_tokens) == (1000, 1)
+    for ttft_ns, tokens in ((300, 10), (None, 20), (2000, 31)):
+        arrivals.observe(ttft_ns, tokens)
+    assert (arrivals.ttft_ns, arrivals.prompt_tokens) == (300, 21)
+    arrivals.observe(None, 0)
+    assert (arrivals.ttft_ns, arrivals.prompt_tokens) == (1000, 17)
+    assert Arrivals().ttft_ns is None
+
+
+def test_without_any_target_there_is_no_limit():
+    free = slack(r=Pacing(None, None))
+    prompt = PromptWork("p", None, 0, 100, 100)
+    assert free.limit(step(0, 1, prompt)) == StepLimit(None, predict(StepShape(101)))
+
+
+def test_a_decode_is_due_at_the_end_of_the_step():
+    limit = slack(r=Pacing(50 * MS, None)).limit(step(2 * MS, 1))
+    assert limit == StepLimit(48 * MS, predict(StepShape(1)), "r")
+
+
+def test_the_tightest_of_mixed_targets_counts():
+    mixed = slack(
+        ttft_ns=1000 * MS, chat=Pacing(100 * MS, 50 * MS), code=Pacing(30 * MS, None), any=Pacing(None, None)
+    )
+    assert mixed.limit(step(0, 3)).request_id == "code"
+    assert mixed.limit(step(0, 3)).limit_ns == 30 * MS
+    mixed.dues.end("code")
+    assert mixed.limit(step(0, 2)).limit_ns == 50 * MS
+    mixed.dues.end("chat")
+    assert mixed.limit(step(0, 1)).request_id is None
+
+
+def test_a_banked_early_token_gives_the_step_more_time():
+    banked = slack(r=Pacing(100 * MS, 50 * MS))
+    assert banked.limit(step(15 * MS, 1, tick=1, last_ns=15 * MS)).limit_ns == 85 * MS
+    assert banked.limit(step(30 * MS, 1, tick=2, last_ns=30 * MS)).limit_ns == 100 * MS
+
+
+def test_chunks_still_to_come_count_before_the_first_token():
+    """2,500 tokens, 1,000 now: 20 ms and then 15 ms are still needed, so 65 of 100 ms are left."""
+    prompt = PromptWork("p", 100 * MS, 0, 2500, 1000)
+    assert slack().limit(step(0, 0, prompt)) == StepLimit(65 * MS, 20 * MS, "p")
+    last = prompt._replace(start=1500, num_tokens=1000)
+    assert slack().limit(step(0, 0, last)).limit_ns == 100 * MS
+
+
+def test_chunks_to_come_are_as_small_as_the_decodes_want_them():
+    """A pace of 15 ms allows 499 tokens beside the decode: 1,500 tokens are three such and 3 more."""
+    prompt = PromptWork("p", 90 * MS, 0, 1750, 250)
+    later_ns = 3 * 15 * MS + predict(StepShape(3 + 1))
+    patient = slack(r=Pacing(None, 15 * MS))
+    patient.dues.pace("r", Pacing(None, 15 * MS), first_ns=900 * MS)  # it has time in this step
+    limit = patient.limit(step(0, 1, prompt))
+    assert (limit.limit_ns, limit.request_id) == (90 * MS - later_ns, "p")
+
+
+def test_where_decodes_leave_no_room_for_a_chunk_the_steps_are_full():
+    """Steps of 5 ms can't be had: 1,500 tokens take two steps, of 999 tokens and the rest."""
+    prompt = PromptWork("p", 90 * MS, 0, 1750, 250)
+    slow = slack(r=Pacing(None, 5 * MS))
+    slow.dues.pace("r", Pacing(None, 5 * MS), first_ns=900 * MS)
+    assert slow.limit(step(0, 1, prompt)).limit_ns == 90 * MS - 20 * MS - predict(StepShape(501 + 1))
+
+
+def test_the_work_of_those_ahead_counts():
+    first = PromptWork("first", 500 * MS, 0, 1500, 1000)
+    second = PromptWork("second", 100 * MS, 0, 700)
+    limit = slack().limit(step(0, 0, first, second))
+    # 500 + 700 tokens after this step: 20 ms and 12 ms
+    assert limit == StepLimit(68 * MS, 20 * MS, "second")
+    # 700 tokens, in a step that 300 of those behind fill up
+    assert slack().limit(step(0, 0, second, first._replace(tokens_now=0))).limit_ns == 80 * MS
+
+
+def test_short_prompts_share_their_steps():
+    """Ten of 50 tokens are one step of 15 ms, not ten."""
+    prompts = [PromptWork(f"p{i}", 100 * MS, 0, 50) for i in range(10)]
+    assert slack().limit(step(0, 0, *prompts)).limit_ns == 85 * MS
+
+
+def test_one_who_waits_without_a_target_still_delays_the_others():
+    patient = PromptWork("patient", None, 0, 900)
+    hurried = PromptWork("hurried", 100 * MS, 0, 100)
+    assert slack().limit(step(0, 0, patient, hurried)).limit_ns == 80 * MS
+
+
+def test_a_step_in_flight_shortens_what_is_left():
+    """Decided on at 0, started when the step in flight ends at 30 ms."""
+    busy = slack(ttft_ns=200 * MS, r=Pacing(None, 100 * MS))
+    prompt = PromptWork("p", 80 * MS, 0, 100, 100)
+    in_flight = OnlineStep(0, 30 * MS, 30 * MS, 0, 1, 100, (prompt,))
+    assert busy.limit(in_flight) == StepLimit(50 * MS, predict(StepShape(101)), "p")
+    assert busy.limit(in_flight._replace(prompts=())).limit_ns == 70 * MS
+    busy.dues.end("r")
+    # an arrival of now waits for both steps, and is one step of one token beside the decode
+    limit = busy.limit(in_flight._replace(prompts=()))
+    assert (limit.limit_ns, limit.request_id) == (200 * MS - 30 * MS - predict(StepShape(2)), None)
+
+
+def test_online_work_alone_beyond_the_limit_runs_all_the_same():
+    """Who is late, and by how much, is said; for offline requests no time is left."""
+    limit = slack(r=Pacing(20 * MS, None)).limit(step(5 * MS, 1, PromptWork("p", None, 0, 999, 999)))
+    assert limit == StepLimit(20 * MS, 20 * MS, "r", Miss("r", 5 * MS))
+
+
+def test_the_search_ends_at_the_first_miss():
+    """Who decodes will be late already; the prompt, later still, is not looked at."""
+    late = PromptWork("p", 0, 0, 10)
+    assert slack(r=Pacing(5 * MS, None)).limit(step(0, 1, late)).miss == Miss(
+        "r", predict(StepShape(1)) - 5 * MS
+    )
+
+
+def test_an_arrival_that_may_come_is_never_missed():
+    limit = slack(ttft_ns=1 * MS, r=Pacing(None, None)).limit(step(0, 1))
+    assert limit == StepLimit(predict(StepShape(1)), predict(StepShape(1)), None, None)
+
+
+@pytest.mark.parametrize(("share", "limit_ms"), [(0.0, 20), (0.25, 40), (1.0, 100)])
+def test_a_share_of_the_slack_is_spent(share, limit_ms):
+    prompt = PromptWork("p", 100 * MS, 0, 1000, 1000)
+    assert slack(share=share).limit(step(0, 0, prompt)).limit_ns == limit_ms * MS
+
+
+def test_more_than_all_of_the_slack_is_refused():
+    with pytest.raises(ConfigError, match="from 0 to 1"):
+        slack(share=1.1)
+
+
+prompts = st.builds(
+    PromptWork,
+    request_id=st.just("p"),
+    due_ns=st.none() | st.integers(20 * MS, 900 * MS),
+    start=st.integers(0, 500),
+    num_tokens=st.integers(101, 3000),
+    tokens_now=st.sampled_from([0, 0, 100]),
+)
+
+
+@given(st.lists(prompts, max_size=5), st.integers(0, 20), st.integers(0, 60 * MS))
+def test_a_step_of_the_limit_and_full_online_steps_after_it_are_just_in_time(waiting, num_decodes, start_ns):
+    """Played step by step in the order given: nobody is late, and who set the limit has no time to spare."""
+    budget = 600
+    limit = slack(budget=budget).limit(OnlineStep(0, start_ns, start_ns, 0, num_decodes, 0, tuple(waiting)))
+    if limit.limit_ns is None or limit.miss is not None:
+        return
+    now_ns = start_ns + limit.limit_ns
+    left = [prompt.num_tokens - prompt.tokens_now for prompt in waiting]
+    spare_ns = []
+    while any(left):
+        room = budget - num_decodes
+        chunks = [0] * len(left)
+        for i, tokens in enumerate(left):
+            chunks[i] = min(tokens, room - sum(chunks))
+        now_ns += predict(StepShape(num_decodes + sum(chunks)))
+        left = [tokens - chunk for tokens, chunk in zip(left, chunks, strict=True)]
+        ended = [p for p, tokens, chunk in zip(waiting, left, chunks, strict=True) if chunk and not tokens]
+        spare_ns += [prompt.due_ns - now_ns for prompt in ended if prompt.due_ns is not None]
+    assert min(spare_ns) == 0
