@@ -11,12 +11,31 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 
+from typing import NamedTuple, Protocol
+
 from brim.core.errors import InvariantViolated
-from brim.core.request import RequestState, Status
+from brim.core.request import RequestState, Status, TaskClass
+
+
+class DecodeLoad(NamedTuple):
+    """What the decodes of a step come to: their number, and the tokens they attend to, their own included."""
+
+    num_decodes: int = 0
+    context: int = 0
+
+
+class DecodeWatch(Protocol):
+    """Who is told which requests draw a token in every step."""
+
+    def started(self, state: RequestState, tick: int) -> None:
+        """From the step of `tick` on."""
+
+    def stopped(self, state: RequestState) -> None: ...
 
 
 class Batch:
-    def __init__(self, block_size: int) -> None:
+    def __init__(self, block_size: int, watch: DecodeWatch | None = None) -> None:
+        """`watch` is told of online requests."""
         self.tick = 0  # steps scheduled so far; the next step's number
         self.starved: list[RequestState] = []  # running, without a block for the next token
         self._running: dict[RequestState, None] = {}  # dicts as ordered sets: oldest member first
@@ -27,6 +46,9 @@ class Batch:
         # decoding requests by the first tick for which they have no token left to draw
         self._ending: dict[int, dict[RequestState, None]] = {}
         self._rows: tuple[RequestState, ...] | None = ()
+        self._watch = watch
+        # by class: decoding requests, and the sum of their scheduled tokens less the tick
+        self._loads = {task_class: [0, 0] for task_class in TaskClass}
 
     def __len__(self) -> int:
         return len(self._running)
@@ -41,6 +63,11 @@ class Batch:
     @property
     def catching_up(self) -> Collection[RequestState]:
         return self._catching_up.keys()
+
+    def load(self, task_class: TaskClass) -> DecodeLoad:
+        """Of the decoding requests of a class, in the coming step."""
+        num_decodes, offsets = self._loads[task_class]
+        return DecodeLoad(num_decodes, offsets + num_decodes * (self.tick + 1))
 
     def rows(self) -> tuple[RequestState, ...]:
         """The decoding requests; the same tuple until the batch is edited."""
@@ -59,6 +86,9 @@ class Batch:
         self._phases[self._phase(state)][state] = None
         self._ending.setdefault(self._end_tick(state), {})[state] = None
         self._rows = None
+        self._count(state, 1)
+        if self._watch is not None and state.request.task_class is TaskClass.ONLINE:
+            self._watch.started(state, self.tick)
 
     def pause(self, state: RequestState) -> None:
         """The request sits out until a decision gives it a chunk; its KV stays."""
@@ -109,6 +139,15 @@ class Batch:
             raise InvariantViolated("a request in the batch is not running")
         if set(self) - set(self._decoding) - set(self._catching_up) != set(parked):
             raise InvariantViolated("those that neither decode nor catch up are not the parked")
+        for task_class in TaskClass:
+            decodes = [s.num_scheduled_tokens + 1 for s in self._decoding if s.request.task_class is task_class]
+            if self.load(task_class) != (len(decodes), sum(decodes)):
+                raise InvariantViolated(f"the {task_class} decodes are more or fewer than counted")
+
+    def _count(self, state: RequestState, sign: int) -> None:
+        load = self._loads[state.request.task_class]
+        load[0] += sign
+        load[1] += sign * (state.num_scheduled_tokens - self.tick)
 
     def _phase(self, state: RequestState) -> int:
         return (self.tick - state.num_scheduled_tokens) % len(self._phases)
@@ -117,6 +156,9 @@ class Batch:
         return self.tick + state.max_num_tokens - 1 - state.num_scheduled_tokens
 
     def _stop_decoding(self, state: RequestState) -> None:
+        self._count(state, -1)
+        if self._watch is not None and state.request.task_class is TaskClass.ONLINE:
+            self._watch.stopped(state)
         end = self._end_tick(state)
         del self._ending[end][state]
         if not self._ending[end]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from brim.core.estimators.step_time import StepShape
 from brim.core.plan import StepPlan
 from brim.core.request import RequestState
 
 
 class Flight:
-    __slots__ = ("dropped", "plan", "start_ns", "tables")
+    __slots__ = ("dropped", "plan", "shape", "start_ns", "tables")
 
-    def __init__(self, plan: StepPlan, start_ns: int) -> None:
+    def __init__(self, plan: StepPlan, start_ns: int, shape: StepShape | None) -> None:
         self.plan = plan
         self.start_ns = start_ns
+        self.shape = shape  # where somebody asks how long steps take
         self.dropped: set[RequestState] = set()  # their tokens of this step are not wanted any more
         self.tables: list[list[int]] = []  # to give back when the step is over

@@ -34,16 +34,3 @@ class Machine:
         prompt = StepShape(prompt_tokens, attention_pairs(prompt_tokens))
         decode = StepShape(1, 0, 1, prompt_tokens + (output_tokens + 1) // 2)
         return self.picoseconds(prompt, 1), self.picoseconds(decode, 1)
-
-
-def shape_of(chunks: Sequence[Chunk], num_decodes: int, decode_context: int) -> StepShape:
-    """The shape of a step. A chunk of one token is a decode: the same kernel runs it."""
-    tokens, pairs = num_decodes, 0
-    for _, start, num_tokens, _ in chunks:
-        tokens += num_tokens
-        if num_tokens == 1:
-            num_decodes += 1
-            decode_context += start + 1
-        else:
-            pairs += attention_pairs(num_tokens, start)
-    return StepShape(tokens, pairs, num_decodes, decode_context)

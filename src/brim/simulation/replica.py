@@ -8,13 +8,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from brim.core.errors import InvariantViolated, RequestRefused
+from brim.core.estimators.step_time import shape_of
 from brim.core.events import Event
 from brim.core.plan import StepPlan, StepResult
 from brim.core.request import Request
 from brim.core.scheduler import Scheduler
 from brim.simulation.clock import Clock, Order
 from brim.simulation.decodes import Decodes
-from brim.simulation.machine import Machine, shape_of
+from brim.simulation.machine import Machine
 from brim.simulation.meter import Meter
 from brim.simulation.truth import FILLER, Truth
 

@@ -17,10 +17,12 @@ stretch stepped.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from brim.core.errors import ConfigError
+from brim.core.plan import Chunk
 
 PICOSECONDS = 1_000_000_000_000  # in a second
 
@@ -42,6 +44,19 @@ class StepShape(NamedTuple):
 def attention_pairs(num_tokens: int, start: int = 0) -> int:
     """Pairs of a prompt chunk `[start, start + num_tokens)`: each token attends to itself and all before."""
     return num_tokens * start + num_tokens * (num_tokens + 1) // 2
+
+
+def shape_of(chunks: Sequence[Chunk], num_decodes: int, decode_context: int) -> StepShape:
+    """The shape of a step. A chunk of one token is a decode: the same kernel runs it."""
+    tokens, pairs = num_decodes, 0
+    for _, start, num_tokens, _ in chunks:
+        tokens += num_tokens
+        if num_tokens == 1:
+            num_decodes += 1
+            decode_context += start + 1
+        else:
+            pairs += attention_pairs(num_tokens, start)
+    return StepShape(tokens, pairs, num_decodes, decode_context)
 
 
 @dataclass(frozen=True, slots=True)

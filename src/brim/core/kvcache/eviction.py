@@ -37,6 +37,9 @@ class Eviction(Protocol):
     def by_class(self) -> bool:
         """Whether blocks must be marked as online."""
 
+    def wanted_among(self, count: int) -> int:
+        """How many of the next `count` to be evicted somebody waits for."""
+
     def __contains__(self, block: Block) -> bool: ...
     def add(self, block: Block) -> None:
         """Its last holder let go. A table comes from its end."""
@@ -58,6 +61,10 @@ class LeastRecentlyUsed:
 
     def __len__(self) -> int:
         return len(self._blocks)
+
+    def wanted_among(self, count: int) -> int:
+        """0: it does not know."""
+        return 0
 
     def __contains__(self, block: Block) -> bool:
         return block.block_id in self._blocks
@@ -115,6 +122,10 @@ class ByReuse:
             tuple[int, int, int]
         ] = []  # of each wanted block a key no larger than its present one
         reuse.watch(self)
+
+    def wanted_among(self, count: int) -> int:
+        before = len(self._unwanted) + (0 if self._online_last else len(self._online))
+        return min(max(count - before, 0), len(self._wanted))
 
     def __contains__(self, block: Block) -> bool:
         return block.block_hash in self._offline or block in self._online

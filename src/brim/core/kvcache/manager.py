@@ -49,12 +49,13 @@ class KVCacheManager:
         ledger: Ledger | None = None,
         observer: CacheObserver | None = None,
     ) -> None:
-        eviction = eviction or LeastRecentlyUsed()
+        self._eviction = eviction = eviction or LeastRecentlyUsed()
         self.block_size = block_size
         self._prefix_caching = prefix_caching
         self._hashing = hashing or TokenHashing()
         self._pool = BlockPool(num_blocks, eviction, observer)
         self._marks_online = eviction.by_class
+        self._online = OnlineBlocks(num_blocks) if eviction.by_class else None
         self._observer = observer
         self._contents: dict[str, _Content] = {}
         self.ledger = Ledger(block_size, NoSteps()) if ledger is None else ledger
@@ -99,6 +100,15 @@ class KVCacheManager:
     def available_blocks(self) -> int:
         """Free and evictable, and promised to nobody."""
         return self._pool.num_available - self.ledger.unwritten
+
+    @property
+    def online_blocks(self) -> int:
+        """Blocks that online requests hold; 0 where eviction does not go by class, and nobody counts them."""
+        return 0 if self._online is None else len(self._online)
+
+    def wanted_among(self, count: int) -> int:
+        """Of so many blocks, taken now, how many would lose a content that somebody waits for."""
+        return self._eviction.wanted_among(count - self._pool.num_free)
 
     def blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)

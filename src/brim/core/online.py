@@ -1,0 +1,81 @@
+"""What the online requests ask of the coming step: kept up to date, so that no step walks through them."""
+
+from __future__ import annotations
+
+from brim.core.estimators.due_times import DueTimes, end_due_ns, first_due_ns, pacing
+from brim.core.estimators.slack import Arrivals, PromptWork
+from brim.core.request import RequestView, TaskClass
+
+
+class OnlineWatch:
+    """Told by batch and scheduler what happens to requests; offline ones are let pass.
+
+    It sets no time itself: due times come from the targets of each request, and what an arrival may ask
+    for from those that came of late, or from `ttft_ns`.
+    """
+
+    def __init__(self, ttft_ns: int | None = None) -> None:
+        self.dues = DueTimes()
+        self.arrivals = Arrivals(ttft_ns)
+        self._committed_ns = 0
+        self._decoding: set[str] = set()
+        self._last_ns: dict[str, int] = {}  # of those that sit out after their first token
+
+    def started(self, view: RequestView, tick: int) -> None:
+        """From the step of `tick` on it draws a token in every step."""
+        request_id = view.request.request_id
+        self._last_ns.pop(request_id, None)
+        self._decoding.add(request_id)
+        self.dues.start(request_id, view.num_scheduled_tokens - view.num_prompt_tokens + 1, tick)
+
+    def stopped(self, view: RequestView) -> None:
+        request_id = view.request.request_id
+        self._decoding.discard(request_id)
+        self._last_ns[request_id] = self._committed_ns
+        self.dues.stop(request_id)
+
+    def committed(self, now_ns: int) -> None:
+        """The tokens of a step were drawn."""
+        self._committed_ns = now_ns
+
+    def first_token(self, view: RequestView, now_ns: int, tick: int) -> None:
+        """It was drawn. `tick` is the coming step's."""
+        request = view.request
+        if request.task_class is TaskClass.ONLINE:
+            to_come = view.expected_tokens - view.num_tokens
+            self.dues.pace(request.request_id, pacing(request, now_ns, to_come), now_ns)
+            if request.request_id in self._decoding:
+                self.started(view, tick)
+
+    def admitted(self, view: RequestView, cached_tokens: int) -> None:
+        if view.request.task_class is TaskClass.ONLINE:
+            self.arrivals.observe(view.request.slo.ttft_ns, max(view.num_prompt_tokens - cached_tokens, 1))
+
+    def ended(self, view: RequestView) -> None:
+        request_id = view.request.request_id
+        self._last_ns.pop(request_id, None)
+        self.dues.end(request_id)
+
+    @property
+    def last_ns(self) -> int:
+        """When the newest tokens were drawn."""
+        return self._committed_ns
+
+    def work(self, view: RequestView, tokens_now: int, cached_tokens: int, token_ns: int) -> PromptWork:
+        """Of a request that does not decode: what it still computes, and when its next token is due.
+
+        `tokens_now` of that in the coming step; `token_ns` is what a prompt token takes, and an output one
+        at most: it only weighs prompt and answer where they have one deadline together.
+        """
+        request, start = view.request, max(view.num_scheduled_tokens, cached_tokens)
+        left = view.num_tokens - start
+        if view.num_tokens > view.num_prompt_tokens:
+            drawn = view.num_tokens - view.num_prompt_tokens
+            last_ns = self._last_ns.get(request.request_id, self._committed_ns)
+            due_ns = self.dues.due_ns(request.request_id, drawn, last_ns)
+        elif end_due_ns(request) is None:
+            due_ns = None if request.slo.ttft_ns is None else request.arrival_ns + request.slo.ttft_ns
+        else:
+            outputs = view.expected_tokens - view.num_prompt_tokens
+            due_ns = first_due_ns(request, left * token_ns, outputs * token_ns)
+        return PromptWork(request.request_id, due_ns, start, left, tokens_now)
