@@ -15,7 +15,7 @@ from brim.core.estimators.step_time import StepShape, StepTime, attention_pairs
 from brim.profiles.loader import load, names
 from brim.profiling.catalogue import RECIPES, recipe
 from brim.profiling.check import deviation, differences
-from brim.profiling.fitting import Row, errors, fit, fit_step_time
+from brim.profiling.fitting import EVERYDAY_CONTEXT, Row, errors, everyday_first, fit, fit_step_time
 from brim.profiling.gpus import gpu
 from brim.profiling.models import PRESETS, model_sizes
 from brim.profiling.roofline import roofline
@@ -54,6 +54,25 @@ def test_held_back_sizes_take_no_part_in_the_fit():
     assert found == fit(rows(TRUE))[0]
     assert told.fitted.mape < 1e-4
     assert told.held_back.mape == pytest.approx(2 / 3, abs=1e-3)
+
+
+def test_rows_that_weigh_more_are_met_more_closely():
+    far = [row for row in rows(TRUE) if row.longest_context > EVERYDAY_CONTEXT / 2]
+    near = [row for row in rows(TRUE) if row.longest_context <= EVERYDAY_CONTEXT / 2]
+    bent = near + [row._replace(seconds=row.seconds * 1.4) for row in far]
+
+    def near_first(row: Row) -> float:
+        return 1.0 if row.longest_context <= EVERYDAY_CONTEXT / 2 else 0.01
+
+    assert errors(fit_step_time(bent, near_first), near).mape < errors(fit_step_time(bent), near).mape / 2
+
+
+def test_everyday_rows_and_long_steps_weigh_more():
+    chunk = Row(StepShape(100, attention_pairs(100, 5000)), 0.04)
+    decodes = Row(StepShape(8, 0, 8, 8 * 300), 0.01)
+    assert (chunk.longest_context, decodes.longest_context) == (5000, 300)
+    assert everyday_first(chunk) == pytest.approx(0.3 * 0.2)
+    assert everyday_first(decodes) == pytest.approx(0.1)
 
 
 def test_no_coefficient_is_negative_even_where_that_would_fit_better():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +15,16 @@ pytest.importorskip("scipy", reason="needs brim[profiling]: numpy and scipy")
 from typer.testing import CliRunner
 
 from brim.cli.main import app
+from brim.core.config import SchedulerConfig
 from brim.core.errors import ConfigError
-from brim.profiles.loader import load
-from brim.profiling.measured import h100_tpots, rtx_host_seconds
+from brim.core.events import Event, Finished, FirstToken, Tokens
+from brim.profiles.loader import Profile, load
+from brim.profiling.measured import RTX_RUN, h100_tpots, rtx_host_seconds
 from brim.profiling.replay import Outcome, replay
+from brim.simulation.machine import Machine
+from brim.simulation.run import Setup, simulate
 from brim.workloads.formats import read
-from brim.workloads.trace import Trace
+from brim.workloads.trace import Trace, TraceRequest
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 PROFILES, TRACE = DATA / "profiles", DATA / "traces/llmservingsim_sharegpt_llama-3.1-8b_300_10rps.csv.gz"
@@ -78,6 +85,56 @@ def test_the_command_prints_predicted_beside_measured():
     lines = CliRunner().invoke(app, command).stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["mean", "ttft", "tpot", "e2e", "makespan", "host"]
     assert lines[1].split()[1] == "7.0972"
+
+
+LIMITS = {"max_num_seqs": 24, "max_num_batched_tokens": 512}
+HOST_PS = 700_000_000
+
+
+def made_run(folder: Path, trace: Trace, profile: Profile) -> None:
+    """Writes files as the published run has them, of a simulated one with `HOST_PS` of host time a step."""
+    config = SchedulerConfig(
+        num_blocks=4000,
+        block_size=16,
+        max_model_len=4096,
+        enable_prefix_caching=True,
+        policy="vllm",
+        **LIMITS,
+    )
+    machine = Machine(profile.step_time, profile.target_forward_tokens, HOST_PS)
+    first, last, drawn = {}, {}, Counter()
+
+    def observe(events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, FirstToken):
+                first[int(event.request_id)] = event.now_ns / 1e9
+            elif isinstance(event, Finished):
+                last[int(event.request_id)] = event.now_ns / 1e9
+            elif isinstance(event, Tokens):
+                drawn[event.now_ns // 10**9] += len(event.states)
+
+    simulate(trace, Setup(config, machine, depth=2), observe=observe)
+    start = folder / RTX_RUN
+    start.parent.mkdir()
+    requests = ["queued_ts,first_token_ts,last_token_ts,input_toks,output_toks"]
+    requests += [
+        f"{r.arrival_ns / 1e9!r},{first[i]!r},{last[i]!r},{r.input_tokens},{r.output_tokens}"
+        for i, r in enumerate(trace.requests)
+    ]
+    seconds = ["gen_throughput", *(str(drawn[second]) for second in range(max(drawn) + 1))]
+    Path(f"{start}_requests.csv.gz").write_bytes(gzip.compress("\n".join(requests).encode()))
+    Path(f"{start}_timeseries.csv").write_text("\n".join(seconds))
+    Path(f"{start}_meta.json").write_text(json.dumps({"engine_kwargs": LIMITS}))
+
+
+def test_a_made_run_is_met_and_its_host_time_found(tmp_path):
+    profile = load("rtxpro6000-llama-3.1-8b")
+    trace = Trace("t", [TraceRequest(40_000_000 * i, 100 + 9 * i, 500 + 20 * i) for i in range(30)])
+    made_run(tmp_path, trace, profile)
+    found = replay(tmp_path, trace, profile)
+    assert found.host_seconds == pytest.approx(HOST_PS / 1e12, rel=0.15)
+    assert max(map(abs, found.hosted.errors(found.measured).values())) < 0.01
+    assert all(error < -0.02 for error in found.bare.errors(found.measured).values())
 
 
 def test_errors_are_fractions_of_what_was_measured():
