@@ -10,7 +10,6 @@ request, and the requests that enter a new block at a step are found by the step
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-
 from typing import NamedTuple, Protocol
 
 from brim.core.errors import InvariantViolated
@@ -140,7 +139,9 @@ class Batch:
         if set(self) - set(self._decoding) - set(self._catching_up) != set(parked):
             raise InvariantViolated("those that neither decode nor catch up are not the parked")
         for task_class in TaskClass:
-            decodes = [s.num_scheduled_tokens + 1 for s in self._decoding if s.request.task_class is task_class]
+            decodes = [
+                s.num_scheduled_tokens + 1 for s in self._decoding if s.request.task_class is task_class
+            ]
             if self.load(task_class) != (len(decodes), sum(decodes)):
                 raise InvariantViolated(f"the {task_class} decodes are more or fewer than counted")
 

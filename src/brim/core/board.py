@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from brim.core.batch import Batch
+from brim.core.batch import Batch, DecodeLoad
 from brim.core.config import SchedulerConfig
+from brim.core.estimators.step_time import StepShape
 from brim.core.flight import Flight
 from brim.core.kvcache.manager import KVCacheManager
 from brim.core.kvcache.timetable import Growth, Timetable
-from brim.core.request import RequestView
+from brim.core.offline.pool import OfflinePool
+from brim.core.request import RequestView, TaskClass
 from brim.core.waiting import WaitingQueue
 
 
@@ -24,6 +26,7 @@ class PoolBoard:
         parked: WaitingQueue,
         kv: KVCacheManager,
         in_flight: Sequence[Flight],
+        pool: OfflinePool | None,
     ) -> None:
         self.waiting = waiting
         self.parked = parked
@@ -33,6 +36,7 @@ class PoolBoard:
         self._batch = batch
         self._kv = kv
         self._in_flight = in_flight
+        self._pool = pool
 
     @property
     def running(self) -> Iterable[RequestView]:
@@ -78,7 +82,34 @@ class PoolBoard:
         ending = [state.block_ids for state in self._batch.catching_up if state.ending]
         return self._kv.freeable_blocks([*given_up, *ending])
 
+    @property
+    def tick(self) -> int:
+        return self._batch.tick
+
+    @property
+    def steps_in_flight(self) -> Sequence[tuple[int, StepShape | None]]:
+        return [(flight.start_ns, flight.shape) for flight in self._in_flight]
+
+    def load(self, task_class: TaskClass) -> DecodeLoad:
+        return self._batch.load(task_class)
+
+    def offline_families(self, most: int) -> list[list[RequestView]]:
+        return [] if self._pool is None else self._pool.families(most)
+
+    @property
+    def online_blocks(self) -> int:
+        return self._kv.online_blocks
+
+    @property
+    def offline_blocks(self) -> int:
+        return self._kv.used_blocks - self._kv.online_blocks
+
+    def wanted_among(self, blocks: int) -> int:
+        return self._kv.wanted_among(blocks)
+
     def hit_tokens(self, view: RequestView) -> int:
+        if self._pool is not None and view in self._pool:
+            return self._pool.cached_blocks(view) * self._kv.block_size  # without its hashes
         return len(self._kv.hit_blocks(view)) * self._kv.block_size
 
     def admission_blocks(self, view: RequestView) -> int:

@@ -30,6 +30,9 @@ class SchedulerConfig:
     reserve_share: float = 0.03  # of the KV cache, for answers that grow longer than expected
     length_padding: float = 0.15  # added to every predicted length
     loan_buffer_tokens: int = 8  # steps that a guest must be done before its host needs the blocks
+    offline_step_tokens: int = 0  # most of offline requests in a step, where that is fixed; 0: no limit
+    step_limit_ms: float = 0.0  # most that a step with offline requests may take, where that is fixed
+    slack_share: float = 1.0  # of the time that online requests leave, for offline ones
 
     def __post_init__(self) -> None:
         for name in ("num_blocks", "block_size", "max_model_len", "max_num_seqs", "max_num_batched_tokens"):
@@ -40,11 +43,15 @@ class SchedulerConfig:
             "target_forward_tokens",
             "prompt_floor_tokens",
             "loan_buffer_tokens",
+            "offline_step_tokens",
+            "step_limit_ms",
         ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be 0 or more, not {getattr(self, name)}")
         if not 0 <= self.reserve_share < 0.5 or not 0 <= self.length_padding <= 100:
             raise ConfigError("reserve_share must be from 0 to under 0.5, length_padding from 0 to 100")
+        if not 0 <= self.slack_share <= 1:
+            raise ConfigError(f"slack_share must be from 0 to 1, not {self.slack_share}")
         if self.max_model_len > self.capacity_tokens:
             raise ConfigError(
                 f"max_model_len {self.max_model_len} does not fit in the KV cache of {self.capacity_tokens} "

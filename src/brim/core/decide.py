@@ -6,14 +6,19 @@ out: `scheduler` on our own pool, an adapter with its host's levers.
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 from brim.core.budget import Budget
 from brim.core.decision import Board, Decision, Grant
+from brim.core.estimators.slack import Miss
+from brim.core.offline.planning import Offer
+from brim.core.online_part import online_step, prompt_works, view_is_offline
 from brim.core.policies.preempting import least_loss
 from brim.core.policy import Policy
 from brim.core.request import RequestView, TaskClass
+from brim.core.time_left import TimeLeft
 
 
 def decide(policy: Policy, board: Board, now_ns: int) -> Decision:
@@ -22,6 +27,7 @@ def decide(policy: Policy, board: Board, now_ns: int) -> Decision:
     draft.feed_the_starved()
     draft.grant_the_parked()
     draft.fill()
+    draft.add_from_pool()
     draft.unblock()
     return Decision(
         draft.preempt,
@@ -32,6 +38,7 @@ def decide(policy: Policy, board: Board, now_ns: int) -> Decision:
         draft.chunk_tokens,
         policy.filling.prompts_alone and bool(draft.chunk_tokens),
         draft.token_budget,
+        draft.miss,
     )
 
 
@@ -52,6 +59,13 @@ class Draft:
         decoding = 0 if policy.filling.prompts_alone else board.num_decoding
         self.budget = Budget(board, self.token_budget - decoding, lending=policy.lending is not None)
         self.spare = policy.admitting.spare_blocks(board.num_blocks)
+        self.prompt_tokens: int | None = None  # of online requests, where they may not fill the step
+        self.time: TimeLeft | None = None  # for offline requests, once the online part is known
+        self.miss: Miss | None = None
+        self.offline_tokens = policy.filling.offline_tokens - board.load(TaskClass.OFFLINE).num_decodes
+        self.offline_blocks = sys.maxsize
+        if policy.headroom is not None:
+            self.offline_blocks = policy.headroom.offline_limit(board.online_blocks) - board.offline_blocks
 
     # ---- those that generate, and want a block ---------------------------------------------------------
 
@@ -198,6 +212,8 @@ class Draft:
     def fill(self) -> None:
         """Gives what is left of the token budget to half-done prompts and to new requests, in order."""
         for view, waits in self._candidates():
+            if view_is_offline(view):
+                self._turn_to_offline()
             if waits:
                 self.budget.refused = not self._try_admit(view)
             elif view not in self.preempt:
@@ -224,10 +240,34 @@ class Draft:
 
     def _give_chunk(self, view: RequestView, remaining: int) -> None:
         self._free_tokens(view, min(remaining, self.token_budget // 2))
-        num_tokens = self.policy.chunking.tokens(view, remaining, max(self.budget.tokens, 0))
-        if num_tokens > 0:
-            self.chunk_tokens[view] = num_tokens
-            self.budget.tokens -= num_tokens
+        num_tokens = self.policy.chunking.tokens(view, remaining, self._tokens_for(view, remaining))
+        if num_tokens < 1:
+            return
+        self.chunk_tokens[view] = num_tokens
+        self.budget.tokens -= num_tokens
+        if view_is_offline(view):
+            self.offline_tokens -= num_tokens
+            if self.time is not None:
+                self.time.add_chunk(self._start(view), num_tokens)
+        elif self.prompt_tokens is not None:
+            self.prompt_tokens -= num_tokens
+
+    def _tokens_for(self, view: RequestView, remaining: int) -> int:
+        """What is left of the step for a request of its class."""
+        most = max(min(self.budget.tokens, remaining), 0)
+        if view_is_offline(view):
+            most = max(min(most, self.offline_tokens), 0)
+            return self.time.chunk(self._start(view), most) if self.time is not None else most
+        if self.policy.timing is None:
+            return most
+        if self.prompt_tokens is None:
+            alone = online_step(self.policy.timing, self.board, self.now_ns, self._stopped(), [])
+            self.prompt_tokens = self.policy.timing.prompt_tokens(alone, self.token_budget)
+        return max(min(most, self.prompt_tokens), 0)
+
+    def _start(self, view: RequestView) -> int:
+        """The first token that it computes in this step."""
+        return view.num_scheduled_tokens or self.board.hit_tokens(view)
 
     def _free_tokens(self, view: RequestView, wanted: int) -> None:
         """Pauses those that yield to the request until it can run `wanted` tokens.
@@ -252,14 +292,17 @@ class Draft:
         remaining = view.num_tokens - self.board.hit_tokens(view)
         grant = self._grant_of_newcomer(view)
         need = self.board.admission_blocks(view) + grant.blocks
-        tokens = self.budget.tokens
-        if tokens >= 1 and not self.policy.chunking.tokens(view, remaining, tokens):
-            return False  # it can't be cut, and is too long for what is left of the step
+        tokens = self._tokens_for(view, remaining)
+        if self.budget.tokens >= 1 and not self.policy.chunking.tokens(view, remaining, tokens):
+            return False  # it can't be cut, or there is no time
+        if view_is_offline(view) and need > self.offline_blocks:
+            return False
         if not self._fits(need + (0 if alone else self.spare)) and not self._make_room(view, need):
             return False
         self._give_chunk(view, remaining)
         self.budget.take(need)
         self.budget.seats -= 1
+        self.offline_blocks -= need * view_is_offline(view)
         self.admit.append(view)
         if self.policy.promising.binding and not self.policy.decoupled:
             self.grants[view] = grant
@@ -284,6 +327,68 @@ class Draft:
 
     def _fits(self, blocks: int) -> bool:
         return self.budget.seats >= 1 and self.budget.has(blocks)
+
+    # ---- offline requests, in the time that online ones leave ------------------------------------------
+
+    def _turn_to_offline(self) -> None:
+        """The online part of the step is known: offline requests get the time that it leaves."""
+        timing, board = self.policy.timing, self.board
+        if timing is None or self.time is not None:
+            return
+        half_done = sorted((view for view in board.catching_up if not view.ending), key=self._order)
+        running = [view for view in (*half_done, *self.admit) if view not in self.preempt]
+        works = prompt_works(timing, board, running, self.chunk_tokens)
+        step = online_step(timing, board, self.now_ns, self._stopped(), works)
+        limit = timing.limit(step)
+        self.miss = limit.miss
+        self.time = TimeLeft(timing.steps.guarded_ns, step.shape, limit.limit_ns, board.block_size)
+        self._pause_offline(self.time)
+
+    def _stopped(self) -> set[RequestView]:
+        """Those that decode at present and won't in this step."""
+        out = {*self.preempt, *self.pause, *self.park}
+        return out.difference(self.board.catching_up, self.board.parked)
+
+    def _pause_offline(self, time: TimeLeft) -> None:
+        """Offline requests that decode go on as far as there is time; the first to give way sit out."""
+        if not self._stopped() and time.add_all(*self.board.load(TaskClass.OFFLINE)):
+            return
+        idle = {*self.board.catching_up, *self.board.parked, *self.park}
+        decoding = [view for view in self._victims() if view_is_offline(view) and view not in idle]
+        left_out = time.add_last([view.num_scheduled_tokens + 1 for view in decoding])
+        self.pause += decoding[:left_out]
+        self.budget.tokens += left_out
+
+    def add_from_pool(self) -> None:
+        """Adds offline requests one by one, as long as each makes the step better."""
+        self._turn_to_offline()
+        planning, time = self.policy.planning, self.time
+        if planning is None or time is None or self.budget.refused:
+            return
+        families = self.board.offline_families(planning.families) if self._has_room() else []
+        gain_ns = planning.work_ns(time.offline_part)
+        while families and self._has_room():
+            offers = {offer: family for family in families if (offer := self._offer(family[0], time))}
+            best = planning.best(list(offers), time, gain_ns)
+            if best is None:
+                return
+            if best.view not in self.admit and self._try_admit(best.view):
+                gain_ns += planning.gain_ns(best)
+            offers[best].pop(0)
+            families = [family for family in families if family]
+
+    def _has_room(self) -> bool:
+        return self.budget.tokens >= 1 and self.budget.seats >= 1 and self.offline_blocks >= 1
+
+    def _offer(self, view: RequestView, time: TimeLeft) -> Offer | None:
+        """None where the step has no time for a chunk worth its while."""
+        start = self.board.hit_tokens(view)
+        remaining = view.num_tokens - start
+        tokens = self._tokens_for(view, remaining)
+        if tokens < min(remaining, self.board.block_size):
+            return None
+        fresh = self.budget.blocks_for(view.num_tokens) - start // self.board.block_size
+        return Offer(view, start, tokens, self.board.wanted_among(fresh))
 
     # ---- who gives way ---------------------------------------------------------------------------------
 

@@ -6,9 +6,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from brim.core.batch import DecodeLoad
+from brim.core.estimators.slack import Miss
+from brim.core.estimators.step_time import StepShape
 from brim.core.kvcache.timetable import Growth, Timetable
 from brim.core.policies.picking import Queue
-from brim.core.request import RequestView
+from brim.core.request import RequestView, TaskClass
 
 
 class Grant(NamedTuple):
@@ -30,7 +33,8 @@ class Decision:
     and don't generate until they are granted more; `admit` enter the batch; `grants` go on or begin to
     generate. `chunk_tokens` says how many tokens each of those catching up runs, the admitted included.
     Every other running request decodes one token, unless `hold_decodes`: then all of them sit this step
-    out. `token_budget` is the most the whole step may run.
+    out. `token_budget` is the most the whole step may run. `miss` is an online request that is predicted
+    to get its next token too late, whatever offline ones do.
 
     Blocks shared between a victim and a newcomer are counted twice here, so an admission of a decision
     that also preempts may turn out not to fit: it then waits for the next decision.
@@ -44,6 +48,7 @@ class Decision:
     chunk_tokens: Mapping[RequestView, int] = field(default_factory=dict)
     hold_decodes: bool = False
     token_budget: int = 0
+    miss: Miss | None = None
 
 
 class Board(Protocol):
@@ -113,6 +118,31 @@ class Board(Protocol):
 
     def own_blocks(self, view: RequestView) -> int:
         """Of those it holds, the ones that nobody shares."""
+
+    @property
+    def tick(self) -> int:
+        """Of the coming step."""
+
+    @property
+    def steps_in_flight(self) -> Sequence[tuple[int, StepShape | None]]:
+        """When each was decided on, and its sizes where somebody asks how long steps take; oldest first."""
+
+    def load(self, task_class: TaskClass) -> DecodeLoad:
+        """What a class would decode in the coming step."""
+
+    def offline_families(self, most: int) -> list[list[RequestView]]:
+        """Offline requests to look at: see `offline/pool.py`."""
+
+    @property
+    def online_blocks(self) -> int:
+        """Held by online requests, or promised to them and not yet written."""
+
+    @property
+    def offline_blocks(self) -> int:
+        """Held by offline requests alone."""
+
+    def wanted_among(self, blocks: int) -> int:
+        """Of so many blocks, taken now, how many would lose a content that somebody waits for."""
 
     def is_guest(self, view: RequestView) -> bool:
         """Whether its promise fits only because hosts have not yet written theirs."""

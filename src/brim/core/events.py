@@ -79,6 +79,14 @@ class QuietSteps(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class MissPredicted(Event):
+    """Its next token will be late by so much, whatever the offline requests do; told once a request."""
+
+    request_id: str
+    late_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finished(Event):
     request_id: str
     reason: FinishReason

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from brim.core.estimators.pace import Pace
 from brim.core.estimators.response_length import AtMost
+from brim.core.kvcache.eviction import Evicting
+from brim.core.kvcache.headroom import Headroom
+from brim.core.offline.planning import Planning
 from brim.core.policies.admitting import Admitting
 from brim.core.policies.chunking import Chunking
 from brim.core.policies.expecting import Expecting, Predicted
@@ -16,6 +19,7 @@ from brim.core.policies.ordering import Ordering
 from brim.core.policies.picking import InOrder, Picking
 from brim.core.policies.preempting import Preempting
 from brim.core.policies.promising import OnDemand, Promising
+from brim.core.policies.timing import Timing
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,10 @@ class Policy:
     lending: Lending | None = None
     decoupled: bool = False
     pace: Pace | None = None  # told every step's time, for the rules that hold it
+    timing: Timing | None = None  # None: offline requests may take any time
+    planning: Planning | None = None  # where offline requests wait in a pool
+    evicting: Evicting = Evicting.LEAST_RECENTLY_USED
+    headroom: Headroom | None = None  # what offline requests leave to online ones that are to come
 
     @property
     def loan_buffer_steps(self) -> int | None:

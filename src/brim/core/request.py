@@ -115,6 +115,10 @@ class RequestView(Protocol):
     @property
     def num_preemptions(self) -> int: ...
     @property
+    def num_cached_tokens(self) -> int | None:
+        """Prompt tokens found in the cache when it first entered."""
+
+    @property
     def expected_tokens(self) -> int:
         """Prompt and output tokens that it is expected to have when it ends."""
 

@@ -20,15 +20,19 @@ from brim.core.config import SchedulerConfig
 from brim.core.decide import decide
 from brim.core.decision import Decision, Grant
 from brim.core.errors import InvariantViolated, RequestRefused
+from brim.core.estimators.slack import Miss
+from brim.core.estimators.step_time import StepShape, shape_of
 from brim.core.flight import Flight
+from brim.core.kvcache.eviction import eviction
 from brim.core.kvcache.ledger import Ledger
 from brim.core.kvcache.manager import KVCacheManager
 from brim.core.kvcache.prefix_index import BlockHashing
 from brim.core.limits import refuse_impossible
+from brim.core.offline.pool import OfflinePool
 from brim.core.plan import Chunk, StepPlan, StepResult
 from brim.core.policies.named import named
 from brim.core.policy import Policy
-from brim.core.request import FinishReason, Request, RequestState, RequestView, Status
+from brim.core.request import FinishReason, Request, RequestState, RequestView, Status, TaskClass
 from brim.core.waiting import WaitingQueue
 
 
@@ -43,20 +47,26 @@ class Scheduler:
     ) -> None:
         self.config = config
         self.policy = policy or named(config)
-        self.batch = Batch(config.block_size)
+        self._timing = self.policy.timing
+        self.batch = Batch(config.block_size, None if self._timing is None else self._timing.watch)
+        self.pool = None if self.policy.planning is None else OfflinePool()  # else all wait in one queue
         self.kv = KVCacheManager(
             config.num_blocks,
             config.block_size,
             prefix_caching=config.enable_prefix_caching,
+            eviction=eviction(self.policy.evicting, self.pool),
             hashing=hashing,
             ledger=Ledger(config.block_size, self.batch, buffer_steps=self.policy.loan_buffer_steps),
+            observer=self.pool,
         )
         self.waiting = WaitingQueue(self.policy.ordering)
         self.parked = WaitingQueue(self.policy.ordering)  # they hold KV, and wait to generate
         self._states: dict[str, RequestState] = {}
         self._in_flight: deque[Flight] = deque()
         self._appender = Appender()
-        self._board = PoolBoard(config, self.batch, self.waiting, self.parked, self.kv, self._in_flight)
+        self._board = PoolBoard(
+            config, self.batch, self.waiting, self.parked, self.kv, self._in_flight, self.pool
+        )
         self._released: list[str] = []  # ids the engine has not yet been told to let go
         self._events: list[events.Event] = []
         self._num_arrivals = 0
@@ -65,10 +75,16 @@ class Scheduler:
         self._fed_tick = -1  # the tick for which the decoding requests have their blocks
         self.allocation_failures = 0  # times that a running request lacked the block for its next token
         self._settled = False  # the last decision was empty, and nothing it rested on has changed
+        self._missing: set[str] = set()  # requests of which it was told that they will be late
 
     def __len__(self) -> int:
         """Requests that are not over."""
         return len(self._states)
+
+    def num_waiting(self, task_class: TaskClass | None = None) -> int:
+        """Requests of the class, or all, that hold no KV."""
+        pooled = 0 if self.pool is None or task_class is TaskClass.ONLINE else len(self.pool)
+        return pooled + (len(self.waiting) if task_class is None else self.waiting.count(task_class))
 
     def states(self) -> Collection[RequestState]:
         return self._states.values()
@@ -114,15 +130,18 @@ class Scheduler:
         self._feed()
         if now_ns >= self.waiting.changes_at_ns or now_ns >= self.parked.changes_at_ns:
             self._reorder(now_ns)
+        if self.policy.headroom is not None:
+            self.policy.headroom.demand.observe(now_ns, self.kv.online_blocks)
         admitted, chunks, held = self._decide(now_ns)
         rows = () if held else self.batch.rows()
         if not rows and not chunks:
             return StepPlan(self._num_steps, ())
+        shape = None if self._timing is None else self._shape(rows, chunks)
         if not held:  # else no line of progress moves on
             self.batch.tick += 1
         released, self._released = tuple(self._released), []
         plan = StepPlan(self._num_steps, rows, tuple(chunks), tuple(admitted), released)
-        self._in_flight.append(Flight(plan, now_ns))
+        self._in_flight.append(Flight(plan, now_ns, shape))
         self._num_steps += 1
         for chunk in chunks:
             if chunk.samples:
@@ -137,7 +156,7 @@ class Scheduler:
         if not self._in_flight or self._in_flight[0].plan.step_id != plan.step_id:
             raise InvariantViolated(f"step {plan.step_id} is not the oldest step in flight")
         flight = self._in_flight.popleft()
-        self._step_took(max(flight.start_ns, self._free_ns), now_ns)
+        self._step_took(max(flight.start_ns, self._free_ns), now_ns, flight.shape)
         for request_id, message in result.errors.items():
             self._fail(flight, request_id, message, now_ns)
         for chunk in plan.chunks:
@@ -175,7 +194,7 @@ class Scheduler:
             hungry = self.batch.entering_block(self.batch.tick)
             if hungry:
                 self._give_blocks(hungry)
-            self._step_took(start_ns, end_ns)
+            self._step_took(start_ns, end_ns, None)
             start_ns = end_ns
             if not self._settled or end_ns >= changes_at_ns:
                 break
@@ -188,24 +207,40 @@ class Scheduler:
 
     def check(self) -> None:
         """Verifies the books of batch, queue and KV cache. Raises InvariantViolated. Linear: for tests."""
-        if len(self.batch) + len(self.waiting) != len(self._states):
+        if len(self.batch) + self.num_waiting() != len(self._states):
             raise InvariantViolated("running + waiting is not all")
         self.batch.check(self.parked, self.config.max_num_seqs)
         self.kv.check(self.batch, [table for flight in self._in_flight for table in flight.tables])
 
     # ---- how ------------------------------------------------------------------------------------------
 
-    def _step_took(self, start_ns: int, end_ns: int) -> None:
+    def _step_took(self, start_ns: int, end_ns: int, shape: StepShape | None) -> None:
         self._free_ns = end_ns
         if self.policy.pace is not None:
             self.policy.pace.observe(end_ns - start_ns)
+        if self._timing is not None:
+            self._timing.watch.committed(end_ns)
+            if shape is not None:
+                self._timing.steps.observe(shape, end_ns - start_ns)
+
+    def _shape(self, rows: Sequence[RequestState], chunks: Sequence[Chunk]) -> StepShape:
+        context = sum(self.batch.load(task_class).context for task_class in TaskClass) if rows else 0
+        return shape_of(chunks, len(rows), context)
 
     def _is_settled(self) -> bool:
         """Whether a decision would be empty: the last one was, or there is nobody to decide on."""
         if not self._settled:
             batch = self.batch
-            self._settled = not (self.waiting or self.parked or batch.catching_up or batch.starved)
+            self._settled = not (
+                self.waiting or self.parked or batch.catching_up or batch.starved or self._has_timed_offline()
+            )
         return self._settled
+
+    def _has_timed_offline(self) -> bool:
+        """Whether how many offline requests run depends on the time, and so on every step."""
+        if self._timing is None:
+            return False
+        return bool(self.pool or self.batch.load(TaskClass.OFFLINE).num_decodes)
 
     def _feed(self) -> None:
         """Gives every running request a block for its next token, or notes that it starves."""
@@ -263,16 +298,37 @@ class Scheduler:
         to_run = [(self._state(view), n) for view, n in decision.chunk_tokens.items()]
         chunks = [Chunk.scheduled(state, n) for state, n in to_run if state not in late]
         changes = any((decision.preempt, decision.pause, decision.park, decision.grants, wanted, chunks))
-        restless = self.policy.preempting.by_progress and len(self.waiting)
+        restless = self._has_timed_offline() or (self.policy.preempting.by_progress and len(self.waiting))
+        if decision.miss is not None:
+            self._tell_of_miss(decision.miss, now_ns)
         self._settled = not (changes or restless or self.batch.catching_up or self.batch.starved)
         return admitted, chunks
 
     def _state(self, view: RequestView) -> RequestState:
         return self._states[view.request.request_id]
 
+    def _tell_of_miss(self, miss: Miss, now_ns: int) -> None:
+        if miss.request_id not in self._missing:
+            self._missing.add(miss.request_id)
+            self._events.append(events.MissPredicted(now_ns, self._num_steps, *miss))
+
     def _wait(self, state: RequestState, now_ns: int) -> None:
-        self.waiting.push(state, now_ns)
+        if self.pool is not None and state.request.task_class is TaskClass.OFFLINE:
+            self.pool.add(state, self.kv.usable_hashes(state))
+            self.kv.forget(state.request.request_id)  # there may be very many, with very long prompts
+        else:
+            self.waiting.push(state, now_ns)
         self._settled = False
+
+    def _stop_waiting(self, state: RequestState) -> bool:
+        """False where it did not wait."""
+        if self.pool is not None and state in self.pool:
+            self.pool.remove(state)
+        elif state in self.waiting:
+            self.waiting.remove(state)
+        else:
+            return False
+        return True
 
     def _prompt_done(self, state: RequestState, now_ns: int) -> None:
         if self.policy.decoupled and state not in self.kv.ledger:
@@ -313,10 +369,12 @@ class Scheduler:
         cached_tokens = self.kv.admit(state)
         if cached_tokens is None:
             return False
-        self.waiting.remove(state)
+        self._stop_waiting(state)
         resumed = state.status is Status.PREEMPTED
         state.admit(cached_tokens)
         self.batch.add(state)
+        if self._timing is not None:
+            self._timing.watch.admitted(state, cached_tokens)
         self._events.append(
             events.Admitted(now_ns, self._num_steps, state.request.request_id, cached_tokens, resumed)
         )
@@ -349,6 +407,8 @@ class Scheduler:
             if first and chunk.state not in flight.dropped:
                 request_id = chunk.state.request.request_id
                 self._events.append(events.FirstToken(now_ns, flight.plan.step_id, request_id))
+                if self._timing is not None:
+                    self._timing.watch.first_token(chunk.state, now_ns, self.batch.tick)
         if states:
             self._events.append(
                 events.Tokens(now_ns, flight.plan.step_id, states, token_ids, result.logprobs)
@@ -365,14 +425,15 @@ class Scheduler:
         reason: FinishReason,
         message: str | None = None,
     ) -> None:
-        if state in self.waiting:
-            self.waiting.remove(state)
-        else:
+        if not self._stop_waiting(state):
             if reason is not FinishReason.ERROR:  # then its KV may be garbage
                 self.kv.publish_computed(state)
             self._leave_batch(state)
         state.finish()
         request_id = state.request.request_id
+        self._missing.discard(request_id)
+        if self._timing is not None:
+            self._timing.watch.ended(state)
         self.kv.forget(request_id)
         del self._states[request_id]
         self._settled = False

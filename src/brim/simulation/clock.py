@@ -23,6 +23,7 @@ class Clock:
         self.now_ns = 0
         self._due: list[tuple[int, int, int, Callable[[], None]]] = []
         self._sequence = 0
+        self._stopped = False
 
     @property
     def next_ns(self) -> float:
@@ -42,13 +43,17 @@ class Clock:
 
     def advance(self, time_ns: int) -> bool:
         """Moves on to `time_ns` without the heap if nothing is due until then; else False."""
-        if time_ns >= self.next_ns:
+        if self._stopped or time_ns >= self.next_ns:
             return False
         self.now_ns = time_ns
         return True
 
+    def stop(self) -> None:
+        """Nothing happens after this."""
+        self._stopped = True
+
     def run(self) -> None:
-        """Until nothing is due any more."""
-        while self._due:
+        """Until nothing is due any more, or somebody stops it."""
+        while self._due and not self._stopped:
             self.now_ns, _, _, action = heapq.heappop(self._due)
             action()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from brim.core.estimators.step_time import StepShape, StepTime, attention_pairs
-from brim.core.plan import Chunk
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,8 @@ class Setup:
 
     `max_output_tokens` is what every user asks for at most; 0: all that `config.max_model_len` leaves.
     `policy` overrides the one that `config.policy` names. Figures are of the requests that arrive, and
-    the rates of what happens, from `measure_from_ns` to `measure_until_ns` (None: the end).
+    the rates of what happens, from `measure_from_ns` to `measure_until_ns` (None: the end). At `stop_ns`
+    the run ends, whoever is under way; None: when all have ended.
     """
 
     config: SchedulerConfig
@@ -40,6 +41,7 @@ class Setup:
     skip: bool = True
     measure_from_ns: int = 0
     measure_until_ns: int | None = None
+    stop_ns: int | None = None
 
     def max_tokens(self, prompt_tokens: int) -> int:
         """What a user with such a prompt asks for; 1 where there is no room, and the request is refused."""
@@ -70,6 +72,7 @@ class Run:
 
     setup: Setup
     by_class: dict[TaskClass, ClassMetrics[Samples]]
+    others: dict[TaskClass, ClassMetrics[Samples]]  # of requests that don't count
     start: Snapshot
     end: Snapshot
     schedule_calls: int
@@ -124,6 +127,8 @@ class _World:
         for mark_ns in (setup.measure_from_ns, setup.measure_until_ns):
             if mark_ns is not None:
                 self.clock.at(mark_ns, Order.MARK, lambda: self._marks.append(self._snapshot()))
+        if setup.stop_ns is not None:
+            self.clock.at(setup.stop_ns, Order.MARK, self.clock.stop)
         self._await_arrival(0)
 
     def run(self, wall_seconds: float) -> Run:
@@ -135,6 +140,7 @@ class _World:
         return Run(
             self._setup,
             self._recorder.by_class,
+            self._recorder.others,
             start,
             end,
             replica.schedule_calls,

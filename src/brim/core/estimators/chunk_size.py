@@ -19,8 +19,13 @@ def with_chunk(shape: StepShape, num_tokens: int, start: int) -> StepShape:
 
 def with_decode(shape: StepShape, context: int) -> StepShape:
     """The step with one more decode, which attends to `context` tokens, its own included."""
+    return with_decodes(shape, 1, context)
+
+
+def with_decodes(shape: StepShape, num: int, context: int) -> StepShape:
+    """The step with so many decodes more, which attend to `context` tokens together."""
     tokens, pairs, decodes, decode_context = shape
-    return StepShape(tokens + 1, pairs, decodes + 1, decode_context + context)
+    return StepShape(tokens + num, pairs, decodes + num, decode_context + context)
 
 
 def decode_cost_ns(predict: Predict, shape: StepShape, context: int) -> int:

@@ -42,6 +42,15 @@ class OnlineStep(NamedTuple):
     decode_context: int = 0
     prompts: Sequence[PromptWork] = ()
 
+    @property
+    def shape(self) -> StepShape:
+        """The sizes of the online part."""
+        shape = StepShape(self.num_decodes, 0, self.num_decodes, self.decode_context)
+        for prompt in self.prompts:
+            if prompt.tokens_now:
+                shape = with_chunk(shape, prompt.tokens_now, prompt.start)
+        return shape
+
 
 class Miss(NamedTuple):
     """This request's next token will be late by so much, whatever the offline requests do."""
@@ -130,7 +139,8 @@ class Slack:
         Ends at the first predicted miss, so that an overload is not walked through in every step.
         """
         decodes = StepShape(step.num_decodes, 0, step.num_decodes, step.decode_context)
-        online_ns = self._online_ns(decodes, step.prompts)
+        shape = step.shape
+        online_ns = self._predict(shape) if shape.new_tokens else 0
         least: _Bound | None = None
         for bound in self._bounds(step, decodes):
             if least is None or bound.step_ns < least.step_ns:
@@ -143,12 +153,6 @@ class Slack:
         miss = Miss(least.request_id, -spare_ns) if spare_ns < 0 and least.request_id is not None else None
         limit_ns = online_ns + int(max(spare_ns, 0) * self._share)
         return StepLimit(limit_ns, online_ns, least.request_id, miss)
-
-    def _online_ns(self, shape: StepShape, prompts: Sequence[PromptWork]) -> int:
-        for prompt in prompts:
-            if prompt.tokens_now:
-                shape = with_chunk(shape, prompt.tokens_now, prompt.start)
-        return self._predict(shape) if shape.new_tokens else 0
 
     def _bounds(self, step: OnlineStep, decodes: StepShape) -> Iterator[_Bound]:
         """How long the step may take for the sake of each; the arrival that may come is last."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import enum
 import heapq
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 from typing import Protocol
 
-from brim.core.errors import InvariantViolated
+from brim.core.errors import ConfigError, InvariantViolated
 
 
 class Block:
@@ -28,6 +29,14 @@ class Block:
     def __repr__(self) -> str:
         content = "empty" if self.block_hash is None else "cached"
         return f"<block {self.block_id} refs={self.ref_count} {content}>"
+
+
+class Evicting(enum.Enum):
+    """The rules there are."""
+
+    LEAST_RECENTLY_USED = enum.auto()
+    BY_REUSE = enum.auto()
+    BY_REUSE_ONLINE_LAST = enum.auto()
 
 
 class Eviction(Protocol):
@@ -194,3 +203,12 @@ class ByReuse:
             if key > entry:  # wanted more than it was; a smaller one has an entry of its own
                 heapq.heappush(self._order, key)
         raise InvariantViolated("a wanted block is in no order")
+
+
+def eviction(evicting: Evicting, reuse: Reuse | None) -> Eviction:
+    """The rule of that name; `reuse` says who waits for a block. Raises ConfigError where nobody does."""
+    if evicting is Evicting.LEAST_RECENTLY_USED:
+        return LeastRecentlyUsed()
+    if reuse is None:
+        raise ConfigError("eviction by reuse needs a policy whose offline requests wait in a pool")
+    return ByReuse(reuse, online_last=evicting is Evicting.BY_REUSE_ONLINE_LAST)

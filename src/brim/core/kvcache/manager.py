@@ -17,6 +17,7 @@ from brim.core.errors import InvariantViolated
 from brim.core.kvcache.block_pool import BlockPool
 from brim.core.kvcache.eviction import Eviction, LeastRecentlyUsed
 from brim.core.kvcache.ledger import Ledger
+from brim.core.kvcache.online_blocks import OnlineBlocks
 from brim.core.kvcache.prefix_index import BlockHash, BlockHashing, CacheObserver, TokenHashing
 from brim.core.request import RequestState, RequestView, TaskClass
 
@@ -54,7 +55,6 @@ class KVCacheManager:
         self._prefix_caching = prefix_caching
         self._hashing = hashing or TokenHashing()
         self._pool = BlockPool(num_blocks, eviction, observer)
-        self._marks_online = eviction.by_class
         self._online = OnlineBlocks(num_blocks) if eviction.by_class else None
         self._observer = observer
         self._contents: dict[str, _Content] = {}
@@ -145,6 +145,7 @@ class KVCacheManager:
             self._pool.hold(block_id)
         fresh = self.blocks_for(state.num_tokens) - len(hits)
         state.block_ids = hits + self._pool.take(fresh)
+        self._count_online(state, state.block_ids)
         self._contents.setdefault(state.request.request_id, _Content()).num_published = len(hits)
         return len(hits) * self.block_size
 
@@ -162,7 +163,9 @@ class KVCacheManager:
             self.ledger.write(state, lacking)
         elif self.available_blocks < lacking:
             return False
-        state.block_ids += self._pool.take(lacking)
+        taken = self._pool.take(lacking)
+        state.block_ids += taken
+        self._count_online(state, taken)
         return True
 
     def feed(self, states: Iterable[RequestState]) -> list[RequestState]:
@@ -176,6 +179,8 @@ class KVCacheManager:
             full = [state for state in full if state not in beyond]
         for state, block_id in zip(full, self._pool.take(len(full)), strict=True):
             state.block_ids.append(block_id)
+        if self._online is not None:
+            self._online.hold(state.block_ids[-1] for state in full if _is_online(state))
         return [state for state in beyond if not self._feed_one(state)]
 
     def _feed_one(self, state: RequestState) -> bool:
@@ -215,8 +220,9 @@ class KVCacheManager:
     def detach(self, state: RequestState) -> list[int]:
         """Takes table and promise away from the request; its blocks stay used until they are given back."""
         self.ledger.release(state)
-        if self._marks_online and state.request.task_class is TaskClass.ONLINE:
+        if self._online is not None and _is_online(state):
             self._pool.mark_online(state.block_ids)
+            self._online.release(state.block_ids)
         block_ids, state.block_ids = state.block_ids, []
         return block_ids
 
@@ -236,6 +242,9 @@ class KVCacheManager:
         """
         states = list(states)
         self.ledger.check(states)
+        held = {block_id for state in states if _is_online(state) for block_id in state.block_ids}
+        if self._online is not None and len(self._online) != len(held):
+            raise InvariantViolated(f"online requests hold {len(held)} blocks, not {len(self._online)}")
         tables = [*(state.block_ids for state in states), *detached]
         self._pool.check(block_id for table in tables for block_id in table)
         for state in states:
@@ -253,8 +262,16 @@ class KVCacheManager:
         shared = sum(self._pool.ref_count(block_id) > free_to_share for block_id in hits)
         return self.blocks_for(view.num_tokens) - shared
 
+    def _count_online(self, state: RequestState, block_ids: Sequence[int]) -> None:
+        if self._online is not None and _is_online(state):
+            self._online.hold(block_ids)
+
     def _hashes(self, view: RequestView) -> list[BlockHash]:
         content = self._contents.setdefault(view.request.request_id, _Content())
         if (len(content.hashes) + 1) * self.block_size <= view.num_tokens:
             self._hashing.extend(content.hashes, view, self.block_size)
         return content.hashes
+
+
+def _is_online(view: RequestView) -> bool:
+    return view.request.task_class is TaskClass.ONLINE

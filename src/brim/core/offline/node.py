@@ -136,6 +136,28 @@ class Node:
         self.queues.pop(length, None)
         return None
 
+    def nearest(self, most: int) -> list[Waiter]:
+        """Of each length up to `most` that stand here, the first among them; of twice as many at most."""
+        found: list[Waiter] = []
+        for length in list(self.queues):
+            if self.first(length) is not None:
+                smallest = smallest_of(self.queues[length], 2 * most)
+                found += list(dict.fromkeys(one for one in smallest if one.stands_at(self)))[:most]
+        return found
+
     def firsts(self) -> list[Waiter]:
         """The most urgent of each length."""
         return [first for length in list(self.queues) if (first := self.first(length)) is not None]
+
+
+def smallest_of(heap: Sequence[Waiter], count: int) -> list[Waiter]:
+    """The smallest of a heap in order, without a look at the others."""
+    found: list[Waiter] = []
+    places = [(heap[0], 0)] if heap else []
+    while places and len(found) < count:
+        waiter, at = heapq.heappop(places)
+        found.append(waiter)
+        for below in (2 * at + 1, 2 * at + 2):
+            if below < len(heap):
+                heapq.heappush(places, (heap[below], below))
+    return found

@@ -87,25 +87,38 @@ class OfflinePool:
         document drains before the next. The least uncached bucket comes first. For this choice a request's
         length is rounded down, by an eighth at most, and at least one block counts as uncached.
         """
+        found = dict.fromkeys(family[0] for family in self.families(1))
+        return list(found)
+
+    def families(self, most: int) -> list[list[RequestView]]:
+        """The same, of each bucket up to `most` requests of that prefix instead of one, in their order.
+
+        The most urgent request comes alone; so it may be there twice.
+        """
         while self._trie.changed:
             self._look(self._trie.changed.popitem()[0])
-        found: dict[str, RequestView] = {}
-        for waiter in (self._by_urgency.first(), *self._best_of_buckets()):
-            if waiter is not None:
-                found[waiter.view.request.request_id] = waiter.view
-        return list(found.values())
+        first = self._by_urgency.first()
+        found = [] if first is None else [[first.view]]
+        for number, (_, waiter, _, node) in self._best_of_buckets():
+            others = [other for other in node.nearest(most) if self._bucket(other, node) == number]
+            family = dict.fromkeys([waiter, *sorted(others)])
+            found.append([member.view for member in family][:most])
+        return found
+
+    def _bucket(self, waiter: Waiter, node: Node) -> int:
+        return bucket(max(waiter.length - node.cached_end, 1))
 
     def cached_blocks(self, view: RequestView) -> int:
         """The cached prefix of a waiting request. Raises KeyError where it does not wait."""
         return self._trie.cached_prefix(self._waiters[view.request.request_id])
 
-    def _best_of_buckets(self) -> Iterator[Waiter]:
+    def _best_of_buckets(self) -> Iterator[tuple[int, _Place]]:
         for number in sorted(self._places):
             best = self._places[number].first()
             if best is None:
                 del self._places[number]
             else:
-                yield best[1]
+                yield number, best
 
     def _look(self, node: Node) -> None:
         """Enters the node's best of each bucket; what was entered before is void."""
@@ -115,7 +128,7 @@ class OfflinePool:
             return
         best: dict[int, Waiter] = {}
         for waiter in node.firsts():
-            number = bucket(max(waiter.length - node.cached_end, 1))
+            number = self._bucket(waiter, node)
             if number not in best or waiter < best[number]:
                 best[number] = waiter
         for number, waiter in best.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +14,10 @@ class Filling(Protocol):
 
     def token_budget(self, now_ns: int) -> int: ...
 
+    @property
+    def offline_tokens(self) -> int:
+        """Most tokens of offline requests in a step; those that decode do so in any case."""
+
 
 @dataclass(frozen=True, slots=True)
 class FixedBudget:
@@ -20,6 +25,7 @@ class FixedBudget:
 
     budget_tokens: int
     prompts_alone: bool = False
+    offline_tokens: int = sys.maxsize
 
     def token_budget(self, now_ns: int) -> int:
         return self.budget_tokens

@@ -12,8 +12,13 @@ from difflib import get_close_matches
 
 from brim.core.config import SchedulerConfig
 from brim.core.errors import ConfigError
+from brim.core.estimators.online_demand import OnlineDemand
 from brim.core.estimators.pace import Pace
+from brim.core.estimators.refitted import RefittedStepTime
 from brim.core.estimators.response_length import History, ResponseLength
+from brim.core.kvcache.eviction import Evicting
+from brim.core.kvcache.headroom import Headroom
+from brim.core.offline.planning import Planning
 from brim.core.policies.admitting import InverseGuard, Watermark
 from brim.core.policies.chunking import FillTheBudget, WholePrompts
 from brim.core.policies.expecting import Predicted
@@ -33,8 +38,10 @@ from brim.core.policies.preempting import (
     LongestRemainingFirst,
     LowestLevelFirst,
     OfflineFirst,
+    OfflineLeastLoss,
 )
 from brim.core.policies.promising import Exact, Maximum
+from brim.core.policies.timing import BySlack
 from brim.core.policy import Policy
 
 Row = Callable[[SchedulerConfig, ResponseLength], Policy]
@@ -187,6 +194,37 @@ def _target(config: SchedulerConfig) -> FixedBudget:
     return FixedBudget(config.forward_tokens)
 
 
+def _bs(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+    """Online first, LRU prefix cache, offline preempted and held to a fixed number of tokens a step."""
+    offline_tokens = config.offline_step_tokens or config.max_num_batched_tokens
+    filling = FixedBudget(config.max_num_batched_tokens, offline_tokens=offline_tokens)
+    return replace(_priority(config, lengths), name="bs", filling=filling)
+
+
+def _bs_e(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+    """BS+E: the time that online requests leave instead of a fixed number of tokens."""
+    timing = BySlack(RefittedStepTime(), config.max_num_batched_tokens, config.slack_share)
+    return replace(_priority(config, lengths), name="bs-e", timing=timing)
+
+
+def _bs_e_s(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+    """BS+E+S: offline requests wait in a pool, prefix by prefix, and are added by score."""
+    policy = _bs_e(config, lengths)
+    assert policy.timing is not None
+    return replace(policy, name="bs-e-s", planning=Planning(policy.timing.steps, config.block_size))
+
+
+def _echo(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+    """Echo (arXiv 2504.03651): eviction by class and reuse, room kept for bursts, least loss first."""
+    return replace(
+        _bs_e_s(config, lengths),
+        name="echo",
+        evicting=Evicting.BY_REUSE,
+        headroom=Headroom(config.num_blocks, OnlineDemand()),
+        preempting=OfflineLeastLoss(),
+    )
+
+
 NAMED: dict[str, Row] = {
     "vllm": _vllm,
     "priority": _priority,
@@ -201,6 +239,10 @@ NAMED: dict[str, Row] = {
     "econoserve-sd": _econoserve_sd,
     "econoserve-sdo": _econoserve_sdo,
     "econoserve": _econoserve,
+    "bs": _bs,
+    "bs-e": _bs_e,
+    "bs-e-s": _bs_e_s,
+    "echo": _echo,
 }
 
 

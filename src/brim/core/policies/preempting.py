@@ -62,6 +62,18 @@ class OfflineFirst:
         )
 
 
+class OfflineLeastLoss(OfflineFirst):
+    """The same, but of the offline requests the one that loses least work gives way first.
+
+    What the cache held when it first entered is no loss: it is likely to be there again.
+    """
+
+    def key(self, view: RequestView, now_ns: int) -> tuple[float, ...]:
+        if view.request.task_class is TaskClass.ONLINE:
+            return (1, *super().key(view, now_ns))
+        return (0, max(view.num_computed_tokens - (view.num_cached_tokens or 0), 0), -view.arrival_seq)
+
+
 class LongestRemainingFirst:
     """The one with the most tokens still to come gives way to the running, nobody to the waiting (SRTF)."""
 

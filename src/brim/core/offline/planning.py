@@ -1,0 +1,82 @@
+"""Which offline request is added to the coming step next, if any.
+
+A step starts from the last one's offline part: what decodes goes on (KEEP) unless the time is too short
+for it, what is half done gets the chunk that the time allows (RESIZE), and requests that wait are added
+one by one (ADD) as long as that makes the step better. Built from the published summaries of Echo
+(arXiv 2504.03651); the score is our own where they are silent.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from brim.core.estimators.chunk_size import with_chunk
+from brim.core.estimators.refitted import RefittedStepTime
+from brim.core.estimators.step_time import StepShape, attention_pairs
+from brim.core.request import RequestView
+from brim.core.time_left import TimeLeft
+
+_MANY = 32  # steps' work in one: what a token takes where the step's constant is shared by many
+
+
+class Offer(NamedTuple):
+    """A waiting request: the tokens that the cache holds of it, the chunk that the step has time for, and
+    blocks that somebody waits for and that would lose their content.
+    """
+
+    view: RequestView
+    hit_tokens: int
+    chunk_tokens: int
+    wanted_blocks: int
+
+
+class Planning:
+    """Score = (benefit - punishment) / predicted time of the step, all in predicted seconds.
+
+    Benefit is the offline work that the step does, and that which newly used prefixes save. Punishment is
+    the work to compute again, once, what loses its content although somebody waits for it. Both count by
+    the part of its prompt that the request computes in the step. Where not `by_rate`, the time does not
+    divide, but is taken off: score = benefit - punishment - time.
+    """
+
+    families = 8  # requests of one prefix that a step may add
+
+    def __init__(self, steps: RefittedStepTime, block_size: int, *, by_rate: bool = True) -> None:
+        self._steps = steps
+        self._block_size = block_size
+        self._by_rate = by_rate
+
+    def work_ns(self, shape: StepShape) -> float:
+        """What the sizes take in well-filled steps."""
+        many = StepShape(*(size * _MANY for size in shape))
+        return self._steps.nanoseconds(many) / _MANY if shape.new_tokens else 0.0
+
+    def gain_ns(self, offer: Offer) -> float:
+        """Benefit less punishment of adding it."""
+        start, tokens = offer.hit_tokens, offer.chunk_tokens
+        part = tokens / (offer.view.num_tokens - start)
+        done = StepShape(tokens, attention_pairs(tokens, start))
+        lost = offer.wanted_blocks * self._block_size
+        saved = self.work_ns(_prompt(start)) - self.work_ns(_prompt(lost))
+        return self.work_ns(done) + part * saved
+
+    def best(self, offers: list[Offer], time: TimeLeft, gain_ns: float) -> Offer | None:
+        """The one with which the step scores most; None where it scores no more than without.
+
+        A step without any offline work takes the best there is.
+        """
+        best, most = None, self._score(gain_ns, time.shape) if gain_ns > 0 else float("-inf")
+        for offer in offers:
+            shape = with_chunk(time.shape, offer.chunk_tokens, offer.hit_tokens)
+            score = self._score(gain_ns + self.gain_ns(offer), shape)
+            if score > most:
+                best, most = offer, score
+        return best
+
+    def _score(self, gain_ns: float, shape: StepShape) -> float:
+        took_ns = max(self._steps.nanoseconds(shape), 1)
+        return gain_ns / took_ns if self._by_rate else gain_ns - took_ns
+
+
+def _prompt(tokens: int) -> StepShape:
+    return StepShape(tokens, attention_pairs(tokens))

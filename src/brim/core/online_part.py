@@ -1,0 +1,57 @@
+"""The online part of a step, as far as it is decided: what the time for offline requests follows from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from itertools import islice
+
+from brim.core.decision import Board
+from brim.core.estimators.online_watch import OnlineWatch
+from brim.core.estimators.refitted import RefittedStepTime
+from brim.core.estimators.slack import OnlineStep, PromptWork
+from brim.core.estimators.step_time import StepShape
+from brim.core.policies.timing import Timing
+from brim.core.request import RequestView, TaskClass
+
+_MOST_PROMPTS = 16  # of those that wait: behind so many the next one is late anyway
+
+
+def online_step(
+    timing: Timing, board: Board, now_ns: int, stopped: Collection[RequestView], prompts: list[PromptWork]
+) -> OnlineStep:
+    """`stopped` will not decode, though they do at present."""
+    start_ns, last_ns = now_ns, timing.watch.last_ns
+    for begun_ns, shape in board.steps_in_flight:
+        assert shape is not None
+        start_ns = last_ns = max(start_ns, begun_ns + timing.steps.nanoseconds(shape))
+    num, context = board.load(TaskClass.ONLINE)
+    contexts = [view.num_scheduled_tokens + 1 for view in stopped if not view_is_offline(view)]
+    return OnlineStep(
+        now_ns, start_ns, last_ns, board.tick, num - len(contexts), context - sum(contexts), prompts
+    )
+
+
+def prompt_works(
+    timing: Timing, board: Board, running: Collection[RequestView], chunk_tokens: Mapping[RequestView, int]
+) -> list[PromptWork]:
+    """Of those `running` that don't decode, in this order, and of the first that wait behind them."""
+    waiting = (view for view in board.waiting if view not in chunk_tokens and not view_is_offline(view))
+    ahead = [view for view in running if not view_is_offline(view)]
+    token_ns = _token_ns(timing.steps)
+    return [
+        _work(timing.watch, board, view, chunk_tokens.get(view, 0), token_ns)
+        for view in (*ahead, *islice(waiting, _MOST_PROMPTS))
+    ]
+
+
+def _work(watch: OnlineWatch, board: Board, view: RequestView, tokens: int, token_ns: int) -> PromptWork:
+    cached = 0 if view.num_scheduled_tokens else board.hit_tokens(view)
+    return watch.work(view, tokens, cached, token_ns)
+
+
+def view_is_offline(view: RequestView) -> bool:
+    return view.request.task_class is TaskClass.OFFLINE
+
+
+def _token_ns(steps: RefittedStepTime) -> int:
+    return steps.nanoseconds(StepShape(256)) // 256

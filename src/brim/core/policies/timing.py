@@ -1,0 +1,75 @@
+"""How long a step may take for the sake of the online requests: offline ones get what is left of that."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from brim.core.estimators.chunk_size import largest_chunk
+from brim.core.estimators.online_watch import OnlineWatch
+from brim.core.estimators.refitted import RefittedStepTime
+from brim.core.estimators.slack import OnlineStep, Slack, StepLimit
+from brim.core.estimators.step_time import StepShape
+
+
+class Timing(Protocol):
+    @property
+    def steps(self) -> RefittedStepTime:
+        """Told of every step that was run."""
+
+    @property
+    def watch(self) -> OnlineWatch:
+        """Told what happens to online requests."""
+
+    def limit(self, step: OnlineStep) -> StepLimit:
+        """Never under what the online part of the step takes; that is always run."""
+
+    def prompt_tokens(self, step: OnlineStep, most: int) -> int:
+        """Of the prompts of online requests, for the sake of those online that draw tokens; at least 1."""
+
+
+class BySlack:
+    """As long as no online request, present or coming, gets a token too late (see `estimators/slack.py`).
+
+    Slack and due times are built from the published summaries of Echo (arXiv 2504.03651). `share` is how
+    much of the slack may be spent, from 0 to 1.
+    """
+
+    def __init__(self, steps: RefittedStepTime, token_budget: int, share: float = 1.0) -> None:
+        self.steps = steps
+        self.watch = OnlineWatch()
+        self._slack = Slack(steps.guarded_ns, self.watch.dues, self.watch.arrivals, token_budget, share)
+
+    def limit(self, step: OnlineStep) -> StepLimit:
+        return self._slack.limit(step)
+
+    def prompt_tokens(self, step: OnlineStep, most: int) -> int:
+        """What is due allows, and no less than the pace that those who decode bear for long."""
+        pace_ns = self.watch.dues.least_pace_ns()
+        due = self.watch.dues.least(step.tick, step.last_ns)
+        if pace_ns is None or due is None:
+            return most
+        limit_ns = max(due.due_ns - step.start_ns, pace_ns)
+        return _chunk(self.steps, step, most, limit_ns)
+
+
+class FixedLatency:
+    """The same in every step (HyGen, arXiv 2501.14808): what a profile said that the targets bear."""
+
+    def __init__(self, steps: RefittedStepTime, limit_ns: int) -> None:
+        self.steps = steps
+        self.watch = OnlineWatch()
+        self._limit_ns = limit_ns
+
+    def limit(self, step: OnlineStep) -> StepLimit:
+        shape = step.shape
+        online_ns = self.steps.guarded_ns(shape) if shape.new_tokens else 0
+        return StepLimit(max(self._limit_ns, online_ns), online_ns)
+
+    def prompt_tokens(self, step: OnlineStep, most: int) -> int:
+        return _chunk(self.steps, step, most, self._limit_ns)
+
+
+def _chunk(steps: RefittedStepTime, step: OnlineStep, most: int, limit_ns: int) -> int:
+    """Where the time is too short for any, it can't be kept, and the step is full."""
+    decodes = StepShape(step.num_decodes, 0, step.num_decodes, step.decode_context)
+    return largest_chunk(steps.guarded_ns, decodes, 0, most, limit_ns) or most

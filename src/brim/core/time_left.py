@@ -1,0 +1,57 @@
+"""What of a step's time is left to offline requests, while the step is put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from brim.core.estimators.chunk_size import Predict, largest_chunk, with_chunk, with_decodes
+from brim.core.estimators.step_time import StepShape
+
+
+class TimeLeft:
+    """`shape` is the step so far. It may take `limit_ns`; None: as long as it wants.
+
+    Into a step without online work `least_tokens` fit in any case: a target that nobody could meet must
+    not keep the machine idle.
+    """
+
+    def __init__(self, predict: Predict, online: StepShape, limit_ns: int | None, least_tokens: int) -> None:
+        self.shape = online
+        self._predict = predict
+        self._online = online
+        self._limit_ns = limit_ns
+        self._least_tokens = least_tokens
+
+    @property
+    def offline_part(self) -> StepShape:
+        """What was added."""
+        return StepShape(*(now - before for now, before in zip(self.shape, self._online, strict=True)))
+
+    def chunk(self, start: int, most: int) -> int:
+        """The most tokens from `start` on that the step has time for."""
+        if self._limit_ns is None:
+            return most
+        fits = largest_chunk(self._predict, self.shape, start, most, self._limit_ns)
+        return fits if self.shape.new_tokens else max(fits, min(most, self._least_tokens))
+
+    def add_chunk(self, start: int, num_tokens: int) -> None:
+        self.shape = with_chunk(self.shape, num_tokens, start)
+
+    def add_all(self, num_decodes: int, context: int) -> bool:
+        """Adds the decodes, which attend to `context` tokens together, if there is time for all of them."""
+        whole = with_decodes(self.shape, num_decodes, context)
+        if num_decodes and self._limit_ns is not None and self._predict(whole) > self._limit_ns:
+            return False
+        self.shape = whole
+        return True
+
+    def add_last(self, contexts: Sequence[int]) -> int:
+        """Adds as many of the decodes as there is time for, the last first; returns how many not."""
+        left_out, context = 0, sum(contexts)
+        least = 0 if self.shape.new_tokens else self._least_tokens
+        while len(contexts) - left_out > least and not self.add_all(len(contexts) - left_out, context):
+            context -= contexts[left_out]
+            left_out += 1
+        if len(contexts) - left_out <= least:
+            self.shape = with_decodes(self.shape, len(contexts) - left_out, context)
+        return left_out
