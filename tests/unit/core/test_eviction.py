@@ -93,6 +93,24 @@ def test_a_block_wanted_less_since_it_was_released_goes_sooner():
     assert order(rule, 2) == "ab"
 
 
+def test_a_thousand_changes_before_an_eviction_are_taken_in_together():
+    wants = Wants(a=2000, b=500)
+    rule = filled(wants, "ab")
+    for count in range(2000, 400, -1):
+        wants.change("a", count)
+    assert len(rule._told) <= 257
+    assert order(rule, 2) == "ab"
+    assert not rule._told
+
+
+def test_what_nobody_waits_for_leaves_in_the_order_in_which_its_readers_went():
+    wants = Wants(a=1, b=1)
+    rule = filled(wants, "abc")
+    wants.change("b", 0)
+    wants.change("a", 0)
+    assert order(rule, 3) == "cba"
+
+
 def test_a_block_that_becomes_wanted_or_unwanted_changes_its_class():
     wants = Wants(a=1)
     rule = filled(wants, "abc", online="o")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import enum
 import heapq
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Sequence
 from typing import Protocol
 
 from brim.core.errors import ConfigError, InvariantViolated
+
+_MANY = 256  # sequences told of and not taken in
 
 
 class Block:
@@ -102,8 +104,11 @@ class Reuse(Protocol):
 class ReuseWatcher(Protocol):
     """Who must know when a block becomes wanted, or less wanted; that it is wanted more is not told."""
 
-    def reuse_changed(self, block_hashes: Iterable[Hashable]) -> None:
-        """Deepest first. Some of them may not be cached, or be held."""
+    def reuse_changed(self, block_hashes: Sequence[Hashable]) -> None:
+        """Blocks that follow one another in a chain; the sequence must not change any more.
+
+        Some of them may not be cached, or be held.
+        """
 
 
 class ByReuse:
@@ -115,7 +120,8 @@ class ByReuse:
     Blocks that nobody waits for leave in the order in which their last holder or reader went. Built from
     the published summaries of Echo (arXiv 2504.03651); the order is our own where they are silent.
 
-    That a block is wanted more than it was is only found out when its turn comes.
+    That blocks are wanted less is taken in at the next eviction, for all events since the last one
+    together; that one is wanted more, when its turn comes.
     """
 
     by_class = True
@@ -127,9 +133,9 @@ class ByReuse:
         self._unwanted = LeastRecentlyUsed()
         self._wanted: dict[int, Block] = {}
         self._offline: dict[Hashable, Block] = {}  # wanted or not, by content
-        self._order: list[
-            tuple[int, int, int]
-        ] = []  # of each wanted block a key no larger than its present one
+        # (reuse, -depth, block id) as of some time: of each wanted block one that is not too large
+        self._order: list[tuple[int, int, int]] = []
+        self._told: dict[int, Sequence[Hashable]] = {}  # not yet taken in, by identity, the newest last
         reuse.watch(self)
 
     def wanted_among(self, count: int) -> int:
@@ -151,9 +157,12 @@ class ByReuse:
             self._online.discard(block)
         else:
             del self._offline[block.block_hash]
-            self._unshelve(block)
+            if self._wanted.pop(block.block_id, None) is None:
+                self._unwanted.discard(block)
 
     def pop(self) -> Block:
+        if self._told:
+            self._take_in_told()
         if len(self._unwanted):
             block = self._unwanted.pop()
         elif len(self._online) and not (self._online_last and self._wanted):
@@ -163,29 +172,38 @@ class ByReuse:
         del self._offline[block.block_hash]
         return block
 
-    def reuse_changed(self, block_hashes: Iterable[Hashable]) -> None:
+    def reuse_changed(self, block_hashes: Sequence[Hashable]) -> None:
         if not self._offline:
             return
-        for block_hash in block_hashes:
-            block = self._offline.get(block_hash)
-            if block is not None:
-                self._unshelve(block)
-                self._shelve(block)
+        self._told.pop(id(block_hashes), None)
+        self._told[id(block_hashes)] = block_hashes
+        if len(self._told) > _MANY:
+            self._take_in_told()
+
+    def _take_in_told(self) -> None:
+        for block_hashes in self._told.values():
+            for block_hash in reversed(block_hashes):
+                block = self._offline.get(block_hash)
+                if block is not None:
+                    self._reshelve(block)
+        self._told.clear()
+
+    def _reshelve(self, block: Block) -> None:
+        if self._wanted.pop(block.block_id, None) is not None:
+            self._shelve(block)
+        elif self._reuse.reuse(block.block_hash):
+            self._unwanted.discard(block)
+            self._shelve(block)
 
     def _shelve(self, block: Block) -> None:
-        key = self._key(block)
-        if not key[0]:
+        if not self._reuse.reuse(block.block_hash):
             self._unwanted.add(block)
             return
         self._wanted[block.block_id] = block
-        heapq.heappush(self._order, key)
+        heapq.heappush(self._order, self._key(block))
         if len(self._order) > 2 * len(self._wanted) + 64:
             self._order = [self._key(wanted) for wanted in self._wanted.values()]
             heapq.heapify(self._order)
-
-    def _unshelve(self, block: Block) -> None:
-        if self._wanted.pop(block.block_id, None) is None:
-            self._unwanted.discard(block)
 
     def _key(self, block: Block) -> tuple[int, int, int]:
         content = block.block_hash

@@ -74,7 +74,7 @@ class PrefixTrie:
         for at in node.lineage():
             at.count -= 1
             if self.watcher is not None and at.count:
-                self.watcher.reuse_changed(reversed(at.hashes))
+                self.watcher.reuse_changed(at.hashes)
         self._prune(node)
 
     def cached_prefix(self, waiter: Waiter) -> int:
@@ -196,7 +196,7 @@ class PrefixTrie:
             for block_hash in node.hashes:
                 self._nodes.pop(block_hash, None)
             if self.watcher is not None:
-                self.watcher.reuse_changed(reversed(node.hashes))
+                self.watcher.reuse_changed(node.hashes)
             self._retire(node)
             node = parent
         if node is not self.root and len(node.children) == 1:
@@ -213,7 +213,7 @@ class PrefixTrie:
         self._move_cached(leaf)
         self._extend(leaf)
         if self.watcher is not None:
-            self.watcher.reuse_changed(reversed(leaf.hashes))
+            self.watcher.reuse_changed(leaf.hashes)
 
     def _move_cached(self, node: Node) -> None:
         """Its cached blocks are found at this node from now on."""
