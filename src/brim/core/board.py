@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from brim.core.batch import Batch, DecodeLoad
 from brim.core.config import SchedulerConfig
@@ -93,7 +93,7 @@ class PoolBoard:
     def load(self, task_class: TaskClass) -> DecodeLoad:
         return self._batch.load(task_class)
 
-    def offline_families(self, most: int) -> list[list[RequestView]]:
+    def offline_families(self, most: int) -> list[Iterator[RequestView]]:
         return [] if self._pool is None else self._pool.families(most)
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from brim.core.budget import Budget
 from brim.core.decision import Board, Decision, Grant
@@ -365,22 +366,23 @@ class Draft:
         planning, time = self.policy.planning, self.time
         if planning is None or time is None or self.budget.refused:
             return
-        families = self.board.offline_families(planning.families) if self._has_room() else []
+        if not self._has_room():
+            return
+        heads = {next(family): family for family in self.board.offline_families(planning.families)}
         gain_ns = planning.work_ns(time.offline_part)
-        while families and self._has_room():
-            offers = {offer: family for family in families if (offer := self._offer(family[0], time))}
-            best = planning.best(list(offers), time, gain_ns)
+        while heads and self._has_room():
+            best = planning.best([offer for view in heads if (offer := self._offer(view))], time, gain_ns)
             if best is None:
                 return
-            if best.view not in self.admit and self._try_admit(best.view):
+            if self._try_admit(best.view):
                 gain_ns += planning.gain_ns(best)
-            offers[best].pop(0)
-            families = [family for family in families if family]
+            family = heads.pop(best.view)
+            heads |= {view: family for view in islice(family, 1) if view not in self.admit}
 
     def _has_room(self) -> bool:
         return self.budget.tokens >= 1 and self.budget.seats >= 1 and self.offline_blocks >= 1
 
-    def _offer(self, view: RequestView, time: TimeLeft) -> Offer | None:
+    def _offer(self, view: RequestView) -> Offer | None:
         """None where the step has no time for a chunk worth its while."""
         start = self.board.hit_tokens(view)
         remaining = view.num_tokens - start

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -130,8 +130,8 @@ class Board(Protocol):
     def load(self, task_class: TaskClass) -> DecodeLoad:
         """What a class would decode in the coming step."""
 
-    def offline_families(self, most: int) -> list[list[RequestView]]:
-        """Offline requests to look at: see `offline/pool.py`."""
+    def offline_families(self, most: int) -> list[Iterator[RequestView]]:
+        """Offline requests to look at: see `OfflinePool.families`."""
 
     @property
     def online_blocks(self) -> int:

@@ -5,6 +5,8 @@ A request's id is its place in the trace.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from brim.core.errors import ConfigError
 from brim.core.kvcache.prefix_index import BlockHash
 from brim.core.request import Request, RequestView
@@ -45,13 +47,19 @@ class TraceHashing:
         self._requests = trace.requests
         self._parts = trace.block_tokens // block_size  # our blocks in one of the trace's
         self._width = max_model_len // block_size + 1  # more blocks than a request can have
+        self._names: dict[int, list[BlockHash]] = {}  # by the identity of block ids, which many may share
 
     def extend(self, hashes: list[BlockHash], view: RequestView, block_size: int) -> None:
         sequence = int(view.request.request_id)
         block_ids = self._requests[sequence].block_ids
         shared = min(len(block_ids) * self._parts, view.num_prompt_tokens // block_size)
-        for i in range(len(hashes), shared):
-            block_id, part = divmod(i, self._parts)
-            hashes.append(block_ids[block_id] * self._parts + part)
+        hashes += self._shared(block_ids)[len(hashes) : shared]
         first = -1 - sequence * self._width  # own names are negative, so that they never meet an id
         hashes.extend(range(first - len(hashes), first - view.num_tokens // block_size, -1))
+
+    def _shared(self, block_ids: Sequence[int]) -> list[BlockHash]:
+        names = self._names.get(id(block_ids))
+        if names is None:
+            names = [block_id * self._parts + part for block_id in block_ids for part in range(self._parts)]
+            self._names[id(block_ids)] = names
+        return names

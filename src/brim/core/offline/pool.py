@@ -87,23 +87,24 @@ class OfflinePool:
         document drains before the next. The least uncached bucket comes first. For this choice a request's
         length is rounded down, by an eighth at most, and at least one block counts as uncached.
         """
-        found = dict.fromkeys(family[0] for family in self.families(1))
-        return list(found)
+        return list(dict.fromkeys(next(family) for family in self.families(1)))
 
-    def families(self, most: int) -> list[list[RequestView]]:
-        """The same, of each bucket up to `most` requests of that prefix instead of one, in their order.
+    def families(self, most: int) -> list[Iterator[RequestView]]:
+        """The same, each followed by others of its bucket and prefix, `most` in all: none is empty.
 
-        The most urgent request comes alone; so it may be there twice.
+        The most urgent request comes alone, so it may be there twice. To be used before the pool changes.
         """
         while self._trie.changed:
             self._look(self._trie.changed.popitem()[0])
         first = self._by_urgency.first()
-        found = [] if first is None else [[first.view]]
-        for number, (_, waiter, _, node) in self._best_of_buckets():
-            others = [other for other in node.nearest(most) if self._bucket(other, node) == number]
-            family = dict.fromkeys([waiter, *sorted(others)])
-            found.append([member.view for member in family][:most])
-        return found
+        urgent = [] if first is None else [iter((first.view,))]
+        return [*urgent, *(self._family(*best, most) for best in list(self._best_of_buckets()))]
+
+    def _family(self, number: int, place: _Place, most: int) -> Iterator[RequestView]:
+        _, waiter, _, node = place
+        yield waiter.view
+        others = [other for other in node.nearest(most) if self._bucket(other, node) == number]
+        yield from [other.view for other in sorted(others) if other is not waiter][: most - 1]
 
     def _bucket(self, waiter: Waiter, node: Node) -> int:
         return bucket(max(waiter.length - node.cached_end, 1))
