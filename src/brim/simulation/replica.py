@@ -91,14 +91,13 @@ class Replica:
             if self._flights and self._flights[0].end_ps // PICOSECONDS == self._clock.now_ns:
                 self._commit(self._flights.popleft())
             self._take_in()
-            if self._skip and not self._skip_quiet_steps():
-                return
-            while len(self._flights) < self._depth and self._schedule():
-                pass
-            if not self._flights:
-                self._rest()
-                return
-            end_ns = self._flights[0].end_ps // PICOSECONDS
+            if not (self._skip and self._skip_quiet_steps()):
+                while len(self._flights) < self._depth and self._schedule():
+                    pass
+                if not self._flights:
+                    self._rest()
+                    return
+            end_ns = (self._flights[0].end_ps if self._flights else self._free_ps) // PICOSECONDS
             if not self._clock.advance(end_ns):
                 self._clock.at(end_ns, Order.STEP, self._turns)
                 return
@@ -129,12 +128,12 @@ class Replica:
         self.schedule_calls += 1
         if not plan:
             return False
-        changed = self._decodes.follow(plan.decodes, plan.step_id) or bool(plan.chunks)
+        changed = self._decodes.follow(plan.decodes, plan.step_id, scheduled=True) or bool(plan.chunks)
         if changed:
             self.meter.enter(now_ns, reading)
             self.meter.enter(now_ns, self.meter.read())
-        token_ids, ends = self._decodes.draw(plan)
-        self._flights.append(_Flight(plan, StepResult(token_ids), self._run(plan), changed, ends))
+        result, ends = self._decodes.draw(plan)
+        self._flights.append(_Flight(plan, result, self._run(plan), changed, ends))
         self._next_step_id = plan.step_id + 1
         return True
 
@@ -169,15 +168,17 @@ class Replica:
     # ---- quiet stretches -------------------------------------------------------------------------------
 
     def _skip_quiet_steps(self) -> bool:
-        """Takes in at once the quiet steps that end before anything else is due.
+        """Takes in at once the quiet steps that end before anything else is due; false where there is none.
 
-        The last may run on while requests arrive, who are told of at its end as ever: then the turn is
-        over, and false is returned.
+        The last may run on while requests arrive, who are told of at its end as ever. A step with other
+        rows than the one before is taken in alone: the meter reads the KV cache at both its ends.
         """
         most = self.scheduler.quiet_steps(self._clock.now_ns)
-        if not most or self.scheduler.batch.rows() is not self._decodes.states:
-            return True
-        step_id, rows = self._next_step_id, len(self._decodes.states)
+        if not most:
+            return False
+        step_id, states = self._next_step_id, self.scheduler.batch.rows()
+        changed, rows = self._decodes.follow(states, step_id, scheduled=False), len(states)
+        most = min(most, self._decodes.steps_to_an_end(step_id), 1 if changed else most)
         fixed, per_context = self._line(rows)
         first_ps = fixed + per_context * self._decodes.context(step_id)
         later_ps = per_context * rows  # each step takes so much longer than the one before
@@ -186,20 +187,20 @@ class Replica:
         def end_ns(i: int) -> int:
             return (start_ps + (i + 1) * first_ps + i * (i + 1) // 2 * later_ps) // PICOSECONDS
 
-        most = min(most, self._decodes.steps_to_an_end(step_id))
         steps = bisect_left(range(most), self._clock.next_ns, key=end_ns)
         if steps < most and end_ns(steps) < self._clock.next_but(Order.ARRIVAL):
             steps += 1
         if not steps:
-            return True
+            return False
+        reading = self.meter.read()
         steps = self.scheduler.skip(FILLER, self._clock.now_ns, [end_ns(i) for i in range(steps)])
         self._listener.observe(self.scheduler.take_events())
+        if changed:
+            self.meter.enter(self._clock.now_ns, reading)
+            self.meter.enter(end_ns(0), reading)
+            self.meter.enter(end_ns(0), self.meter.read())
         took_ps = steps * first_ps + steps * (steps - 1) // 2 * later_ps
         self._free_ps = start_ps + took_ps
         self.meter.steps(steps, steps * rows, took_ps, self._free_ps)
         self._next_step_id += steps
-        free_ns = self._free_ps // PICOSECONDS
-        if self._clock.advance(free_ns):
-            return True
-        self._clock.at(free_ns, Order.STEP, self._turns)
-        return False
+        return True
