@@ -91,16 +91,22 @@ class Replica:
             if self._flights and self._flights[0].end_ps // PICOSECONDS == self._clock.now_ns:
                 self._commit(self._flights.popleft())
             self._take_in()
-            if not (self._skip and self._skip_quiet_steps()):
-                while len(self._flights) < self._depth and self._schedule():
-                    pass
-                if not self._flights:
-                    self._rest()
-                    return
-            end_ns = (self._flights[0].end_ps if self._flights else self._free_ps) // PICOSECONDS
-            if not self._clock.advance(end_ns):
-                self._clock.at(end_ns, Order.STEP, self._turns)
+            if self._skip and not self._skip_quiet_steps():
                 return
+            while len(self._flights) < self._depth and self._schedule():
+                pass
+            if not self._flights:
+                self._rest()
+                return
+            if not self._moves_on(self._flights[0].end_ps // PICOSECONDS):
+                return
+
+    def _moves_on(self, end_ns: int) -> bool:
+        """To the end of a step, where nothing else is due before; else the next turn is announced."""
+        if self._clock.advance(end_ns):
+            return True
+        self._clock.at(end_ns, Order.STEP, self._turns)
+        return False
 
     def _take_in(self) -> None:
         arrived, self._inbox = self._inbox, []
@@ -168,17 +174,16 @@ class Replica:
     # ---- quiet stretches -------------------------------------------------------------------------------
 
     def _skip_quiet_steps(self) -> bool:
-        """Takes in at once the quiet steps that end before anything else is due; false where there is none.
+        """Takes in at once the quiet steps that end before anything else is due.
 
-        The last may run on while requests arrive, who are told of at its end as ever. A step with other
-        rows than the one before is taken in alone: the meter reads the KV cache at both its ends.
+        The last may run on while requests arrive, who are told of at its end as ever: then the turn is
+        over, and false is returned.
         """
         most = self.scheduler.quiet_steps(self._clock.now_ns)
         if not most:
-            return False
+            return True
         step_id, states = self._next_step_id, self.scheduler.batch.rows()
         changed, rows = self._decodes.follow(states, step_id, scheduled=False), len(states)
-        most = min(most, self._decodes.steps_to_an_end(step_id), 1 if changed else most)
         fixed, per_context = self._line(rows)
         first_ps = fixed + per_context * self._decodes.context(step_id)
         later_ps = per_context * rows  # each step takes so much longer than the one before
@@ -187,20 +192,30 @@ class Replica:
         def end_ns(i: int) -> int:
             return (start_ps + (i + 1) * first_ps + i * (i + 1) // 2 * later_ps) // PICOSECONDS
 
+        most = min(most, self._decodes.steps_to_an_end(step_id))
         steps = bisect_left(range(most), self._clock.next_ns, key=end_ns)
         if steps < most and end_ns(steps) < self._clock.next_but(Order.ARRIVAL):
             steps += 1
         if not steps:
-            return False
-        reading = self.meter.read()
-        steps = self.scheduler.skip(FILLER, self._clock.now_ns, [end_ns(i) for i in range(steps)])
+            return True
+        ends_ns = [end_ns(i) for i in range(steps)]
+        steps = self.scheduler.skip(
+            FILLER, self._clock.now_ns, ends_ns, self._metered(ends_ns[0]) if changed else None
+        )
         self._listener.observe(self.scheduler.take_events())
-        if changed:
-            self.meter.enter(self._clock.now_ns, reading)
-            self.meter.enter(end_ns(0), reading)
-            self.meter.enter(end_ns(0), self.meter.read())
         took_ps = steps * first_ps + steps * (steps - 1) // 2 * later_ps
         self._free_ps = start_ps + took_ps
         self.meter.steps(steps, steps * rows, took_ps, self._free_ps)
         self._next_step_id += steps
-        return True
+        return self._moves_on(self._free_ps // PICOSECONDS)
+
+    def _metered(self, end_ns: int) -> Callable[[], None]:
+        """Reads the KV cache before a step that ends at `end_ns`; what is returned does so after it."""
+        before = self.meter.read()
+        self.meter.enter(self._clock.now_ns, before)
+
+        def after() -> None:
+            self.meter.enter(end_ns, before)
+            self.meter.enter(end_ns, self.meter.read())
+
+        return after
