@@ -177,7 +177,7 @@ class Scheduler:
         one.
         """
         rows, changes_at_ns, steps = self.batch.rows(), self._changes_at_ns, 0
-        for steps, end_ns in enumerate(ends_ns, 1):  # noqa: B007
+        for steps, end_ns in enumerate(ends_ns, 1):
             self.batch.tick += 1
             hungry = self.batch.entering_block(self.batch.tick)
             if hungry:

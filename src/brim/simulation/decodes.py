@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from brim.core.plan import StepPlan, StepResult
 from brim.core.request import RequestState
 from brim.simulation.truth import FILLER, STOP, Truth
