@@ -36,6 +36,20 @@ class _Flight(NamedTuple):
     ends: bool  # somebody's last token is drawn
 
 
+class _Stretch(NamedTuple):
+    """Steps one right after the other, each `longer_ps` longer than the one before."""
+
+    start_ps: int
+    first_ps: int
+    longer_ps: int
+
+    def end_ps(self, steps: int) -> int:
+        return self.start_ps + steps * self.first_ps + steps * (steps - 1) // 2 * self.longer_ps
+
+    def end_ns(self, steps: int) -> int:
+        return self.end_ps(steps) // PICOSECONDS
+
+
 class Replica:
     """Tells the scheduler of arrivals and of the time, and gives back what the truth says.
 
@@ -183,31 +197,34 @@ class Replica:
         if not most:
             return True
         step_id, states = self._next_step_id, self.scheduler.batch.rows()
-        changed, rows = self._decodes.follow(states, step_id, scheduled=False), len(states)
-        fixed, per_context = self._line(rows)
-        first_ps = fixed + per_context * self._decodes.context(step_id)
-        later_ps = per_context * rows  # each step takes so much longer than the one before
-        start_ps = max(self._free_ps, self._clock.now_ns * PICOSECONDS)
-
-        def end_ns(i: int) -> int:
-            return (start_ps + (i + 1) * first_ps + i * (i + 1) // 2 * later_ps) // PICOSECONDS
-
-        most = min(most, self._decodes.steps_to_an_end(step_id))
-        steps = bisect_left(range(most), self._clock.next_ns, key=end_ns)
-        if steps < most and end_ns(steps) < self._clock.next_but(Order.ARRIVAL):
-            steps += 1
+        changed = self._decodes.follow(states, step_id, scheduled=False)
+        stretch = self._stretch(step_id, len(states))
+        steps = self._steps_in_time(stretch, min(most, self._decodes.steps_to_an_end(step_id)))
         if not steps:
             return True
-        ends_ns = [end_ns(i) for i in range(steps)]
-        steps = self.scheduler.skip(
-            FILLER, self._clock.now_ns, ends_ns, self._metered(ends_ns[0]) if changed else None
-        )
+        ends_ns = [stretch.end_ns(n) for n in range(1, steps + 1)]
+        after_first = self._metered(ends_ns[0]) if changed else None
+        steps = self.scheduler.skip(FILLER, self._clock.now_ns, ends_ns, after_first)
         self._listener.observe(self.scheduler.take_events())
-        took_ps = steps * first_ps + steps * (steps - 1) // 2 * later_ps
-        self._free_ps = start_ps + took_ps
-        self.meter.steps(steps, steps * rows, took_ps, self._free_ps)
+        self._free_ps = stretch.end_ps(steps)
+        self.meter.steps(steps, steps * len(states), self._free_ps - stretch.start_ps, self._free_ps)
         self._next_step_id += steps
         return self._moves_on(self._free_ps // PICOSECONDS)
+
+    def _stretch(self, step_id: int, rows: int) -> _Stretch:
+        fixed, per_context = self._line(rows)
+        return _Stretch(
+            max(self._free_ps, self._clock.now_ns * PICOSECONDS),
+            fixed + per_context * self._decodes.context(step_id),
+            per_context * rows,
+        )
+
+    def _steps_in_time(self, stretch: _Stretch, most: int) -> int:
+        """How many steps, at most `most`, end before something else is due, or begin before an arrival."""
+        steps = bisect_left(range(1, most + 1), self._clock.next_ns, key=stretch.end_ns)
+        if steps < most and stretch.end_ns(steps + 1) < self._clock.next_but(Order.ARRIVAL):
+            steps += 1
+        return steps
 
     def _metered(self, end_ns: int) -> Callable[[], None]:
         """Reads the KV cache before a step that ends at `end_ns`; what is returned does so after it."""
