@@ -135,11 +135,13 @@ class BlockPool:
         """
         held = Counter(holders)
         for block in self._blocks:
-            times = held[block.block_id]
-            if times > 1 if block.block_hash is None else block.ref_count != times:
-                raise InvariantViolated(f"{block} has {times} holders")
-            if block.block_hash is None and block.ref_count:
-                raise InvariantViolated(f"{block} has no content, but its holders are counted")
+            holders = held[block.block_id]
+            if block.block_hash is None:
+                wrong = holders > 1 or block.ref_count > 0
+            else:
+                wrong = holders != block.ref_count
+            if wrong:
+                raise InvariantViolated(f"{block} has {holders} holders")
             if block.block_hash is not None and self.index.get(block.block_hash) != block.block_id:
                 raise InvariantViolated(f"{block} is not the one that the index finds")
         self._check_states(held)
