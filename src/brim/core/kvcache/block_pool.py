@@ -135,13 +135,13 @@ class BlockPool:
         """
         held = Counter(holders)
         for block in self._blocks:
-            holders = held[block.block_id]
+            times = held[block.block_id]
             if block.block_hash is None:
-                wrong = holders > 1 or block.ref_count > 0
+                wrong = times > 1 or block.ref_count > 0
             else:
-                wrong = holders != block.ref_count
+                wrong = times != block.ref_count
             if wrong:
-                raise InvariantViolated(f"{block} has {holders} holders")
+                raise InvariantViolated(f"{block} has {times} holders")
             if block.block_hash is not None and self.index.get(block.block_hash) != block.block_id:
                 raise InvariantViolated(f"{block} is not the one that the index finds")
         self._check_states(held)
