@@ -12,7 +12,7 @@ class Appender:
     """`RequestState.append_each`, which looks at no request while none can end.
 
     That is when no token drawn stops any of them and none is near its limit: known once for a whole
-    stretch of steps with the same rows.
+    stretch of steps with the same rows. It is not asked before their second step: many rows have no more.
     """
 
     def __init__(self) -> None:
@@ -23,8 +23,11 @@ class Appender:
 
     def append(self, states: Sequence[RequestState], token_ids: Sequence[int]) -> list[RequestState]:
         """One more output token for each; returns those whose last token it was."""
-        if states is not self._states or self._steps_left == 0:
-            self._look(states)
+        if states is not self._states:
+            self._states, self._steps_left = states, 0
+            return RequestState.append_each(states, token_ids)
+        if self._steps_left == 0:
+            self._look()
         if self._steps_left <= 1 or not self._stops.isdisjoint(token_ids):
             self._steps_left = 0
             return RequestState.append_each(states, token_ids)
@@ -38,8 +41,8 @@ class Appender:
         for state in states:
             state.token_ids += token_ids
 
-    def _look(self, states: Sequence[RequestState]) -> None:
-        self._states = states
+    def _look(self) -> None:
+        states = self._states
         self._stops = NO_TOKENS.union(*{state.stop_token_ids for state in states})  # mostly the same set
         self._token_ids = [state.token_ids for state in states]
         self._steps_left = min([s.max_num_tokens - len(s.token_ids) for s in states], default=0)

@@ -9,7 +9,7 @@ device may still be writing them.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import takewhile
 
 from brim.core import events
@@ -182,20 +182,29 @@ class Scheduler:
             return 0
         return self.batch.steps_to_an_end()
 
-    def skip(self, token_id: int, start_ns: int, ends_ns: Sequence[int]) -> int:
+    def skip(
+        self,
+        token_id: int,
+        start_ns: int,
+        ends_ns: Sequence[int],
+        after_first: Callable[[], None] | None = None,
+    ) -> int:
         """Takes in quiet steps that end at `ends_ns`, at most `quiet_steps`, all rows drawing `token_id`.
 
-        The same as to schedule and commit them one by one. Stops when the next step needs a decision;
-        returns how many steps were taken, at least one.
+        The same as to schedule and commit them one by one; `after_first` is called between the first and
+        the second. Stops when the next step needs a decision; returns how many steps were taken, at least
+        one.
         """
         rows, changes_at_ns, steps = self.batch.rows(), self._changes_at_ns, 0
-        for steps, end_ns in enumerate(ends_ns, 1):  # noqa: B007
+        for steps, end_ns in enumerate(ends_ns, 1):
             self.batch.tick += 1
             hungry = self.batch.entering_block(self.batch.tick)
             if hungry:
                 self._give_blocks(hungry)
             self._step_took(start_ns, end_ns, None)
             start_ns = end_ns
+            if steps == 1 and after_first is not None:
+                after_first()
             if not self._settled or end_ns >= changes_at_ns:
                 break
         self._fed_tick = self.batch.tick

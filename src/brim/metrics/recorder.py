@@ -249,12 +249,13 @@ class Recorder(Generic[D]):
                 metrics.output_tokens += rows * len(gaps_ns)
         self._now_ns = ends_ns[-1]
 
-    def _part(self, states: Sequence[RequestState]) -> set[RequestState]:
+    def _part(self, states: Sequence[RequestState]) -> Sequence[RequestState]:
         """Lets those go that don't draw any more; returns those that did not draw in the step before."""
-        there = set(states)
-        for state in self._drawing.keys() - there:
+        if states == (*self._drawing,):  # the same in another tuple: the usual case, and cheap to see
+            return ()
+        for state in self._drawing.keys() - states:
             self._leave(state)
-        return there - self._drawing.keys()
+        return [state for state in states if state not in self._drawing]
 
     def _join(self, state: RequestState, now_ns: int) -> None:
         track = self._tracks[state.request.request_id]

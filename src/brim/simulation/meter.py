@@ -35,8 +35,8 @@ class Meter:
 
     def read(self) -> tuple[int, int, int]:
         """Blocks in use, promised and lent at this moment."""
-        kv = self._kv
-        return kv.used_blocks, kv.promised_blocks, kv.lent_blocks
+        used_blocks, ledger = self._kv.used_blocks, self._kv.ledger
+        return used_blocks, used_blocks + ledger.promised, ledger.lent
 
     def enter(self, now_ns: int, reading: tuple[int, int, int]) -> None:
         """The use of the KV cache at `now_ns`; not before the last one entered."""

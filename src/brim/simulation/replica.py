@@ -37,6 +37,20 @@ class _Flight(NamedTuple):
     ends: bool  # somebody's last token is drawn
 
 
+class _Stretch(NamedTuple):
+    """Steps one right after the other, each `longer_ps` longer than the one before."""
+
+    start_ps: int
+    first_ps: int
+    longer_ps: int
+
+    def end_ps(self, steps: int) -> int:
+        return self.start_ps + steps * self.first_ps + steps * (steps - 1) // 2 * self.longer_ps
+
+    def end_ns(self, steps: int) -> int:
+        return self.end_ps(steps) // PICOSECONDS
+
+
 class Replica:
     """Tells the scheduler of arrivals and of the time, and gives back what the truth says.
 
@@ -99,10 +113,15 @@ class Replica:
             if not self._flights:
                 self._rest()
                 return
-            end_ns = self._flights[0].end_ps // PICOSECONDS
-            if not self._clock.advance(end_ns):
-                self._clock.at(end_ns, Order.STEP, self._turns)
+            if not self._moves_on(self._flights[0].end_ps // PICOSECONDS):
                 return
+
+    def _moves_on(self, end_ns: int) -> bool:
+        """To the end of a step, where nothing else is due before; else the next turn is announced."""
+        if self._clock.advance(end_ns):
+            return True
+        self._clock.at(end_ns, Order.STEP, self._turns)
+        return False
 
     def _take_in(self) -> None:
         arrived, self._inbox = self._inbox, []
@@ -130,12 +149,12 @@ class Replica:
         self.schedule_calls += 1
         if not plan:
             return False
-        changed = self._decodes.follow(plan.decodes, plan.step_id) or bool(plan.chunks)
+        changed = self._decodes.follow(plan.decodes, plan.step_id, scheduled=True) or bool(plan.chunks)
         if changed:
             self.meter.enter(now_ns, reading)
             self.meter.enter(now_ns, self.meter.read())
-        token_ids, ends = self._decodes.draw(plan)
-        self._flights.append(_Flight(plan, StepResult(token_ids), self._run(plan), changed, ends))
+        result, ends = self._decodes.draw(plan)
+        self._flights.append(_Flight(plan, result, self._run(plan), changed, ends))
         self._next_step_id = plan.step_id + 1
         return True
 
@@ -176,31 +195,45 @@ class Replica:
         over, and false is returned.
         """
         most = self.scheduler.quiet_steps(self._clock.now_ns)
-        if not most or self.scheduler.batch.rows() is not self._decodes.states:
+        if not most:
             return True
-        step_id, rows = self._next_step_id, len(self._decodes.states)
-        fixed, per_context = self._line(rows)
-        first_ps = fixed + per_context * self._decodes.context(step_id)
-        later_ps = per_context * rows  # each step takes so much longer than the one before
-        start_ps = max(self._free_ps, self._clock.now_ns * PICOSECONDS)
-
-        def end_ns(i: int) -> int:
-            return (start_ps + (i + 1) * first_ps + i * (i + 1) // 2 * later_ps) // PICOSECONDS
-
-        most = min(most, self._decodes.steps_to_an_end(step_id))
-        steps = bisect_left(range(most), self._clock.next_ns, key=end_ns)
-        if steps < most and end_ns(steps) < self._clock.next_but(Order.ARRIVAL):
-            steps += 1
+        step_id, states = self._next_step_id, self.scheduler.batch.rows()
+        changed = self._decodes.follow(states, step_id, scheduled=False)
+        stretch = self._stretch(step_id, len(states))
+        steps = self._steps_in_time(stretch, min(most, self._decodes.steps_to_an_end(step_id)))
         if not steps:
             return True
-        steps = self.scheduler.skip(FILLER, self._clock.now_ns, [end_ns(i) for i in range(steps)])
+        ends_ns = [stretch.end_ns(n) for n in range(1, steps + 1)]
+        after_first = self._metered(ends_ns[0]) if changed else None
+        steps = self.scheduler.skip(FILLER, self._clock.now_ns, ends_ns, after_first)
         self._listener.observe(self.scheduler.take_events())
-        took_ps = steps * first_ps + steps * (steps - 1) // 2 * later_ps
-        self._free_ps = start_ps + took_ps
-        self.meter.steps(steps, steps * rows, took_ps, self._free_ps)
+        self._free_ps = stretch.end_ps(steps)
+        self.meter.steps(steps, steps * len(states), self._free_ps - stretch.start_ps, self._free_ps)
         self._next_step_id += steps
-        free_ns = self._free_ps // PICOSECONDS
-        if self._clock.advance(free_ns):
-            return True
-        self._clock.at(free_ns, Order.STEP, self._turns)
-        return False
+        return self._moves_on(self._free_ps // PICOSECONDS)
+
+    def _stretch(self, step_id: int, rows: int) -> _Stretch:
+        fixed, per_context = self._line(rows)
+        return _Stretch(
+            max(self._free_ps, self._clock.now_ns * PICOSECONDS),
+            fixed + per_context * self._decodes.context(step_id),
+            per_context * rows,
+        )
+
+    def _steps_in_time(self, stretch: _Stretch, most: int) -> int:
+        """How many steps, at most `most`, end before something else is due, or begin before an arrival."""
+        steps = bisect_left(range(1, most + 1), self._clock.next_ns, key=stretch.end_ns)
+        if steps < most and stretch.end_ns(steps + 1) < self._clock.next_but(Order.ARRIVAL):
+            steps += 1
+        return steps
+
+    def _metered(self, end_ns: int) -> Callable[[], None]:
+        """Reads the KV cache before a step that ends at `end_ns`; what is returned does so after it."""
+        before = self.meter.read()
+        self.meter.enter(self._clock.now_ns, before)
+
+        def after() -> None:
+            self.meter.enter(end_ns, before)
+            self.meter.enter(end_ns, self.meter.read())
+
+        return after

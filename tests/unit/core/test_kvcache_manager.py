@@ -263,7 +263,7 @@ def test_a_readmitted_request_publishes_only_what_it_did_not_hit():
     ("break_it", "complaint"),
     [
         (lambda kv, a, b: a.block_ids.append(a.block_ids[-1]), "holders"),
-        (lambda kv, a, b: b.block_ids.pop(), "holders"),
+        (lambda kv, a, b: b.block_ids.pop(), "not the whole pool"),
         (lambda kv, a, b: kv.give_back([a.block_ids[0]]), "holders"),
         (lambda kv, a, b: a.schedule(4), "writes beyond"),
         (lambda kv, a, b: a.preempt(), "writes into a shared block"),

@@ -901,3 +901,16 @@ def test_a_host_that_leaves_early_leaves_the_guest_its_loan():
     assert (ledger.is_guest(guest), host.scheduler.kv.lent_blocks) == (False, 0)
     host.run()
     assert (host.preempted(), host.scheduler.allocation_failures) == ([], 0)
+
+
+def test_quiet_steps_taken_in_at_once_can_be_looked_at_after_the_first():
+    """The prompt fills block 0, the next four tokens block 1: block 2 is given before the fifth."""
+    host = Host()
+    host.add(request("a", 4, max_tokens=20))
+    for _ in range(4):
+        host.step()
+    scheduler, seen = host.scheduler, []
+    assert (scheduler.kv.used_blocks, scheduler.quiet_steps(host.now_ns)) == (2, 15)
+    ends_ns = [host.now_ns + (i + 1) * MS for i in range(6)]
+    scheduler.skip(7, host.now_ns, ends_ns, lambda: seen.append(scheduler.kv.used_blocks))
+    assert (seen, scheduler.kv.used_blocks) == ([3], 4)

@@ -68,6 +68,13 @@ def test_an_arrival_inside_a_step_is_told_when_the_step_ends() -> None:
         assert done.by_class[ONLINE].ttft_seconds.percentiles([0, 1]) == [0.015, 0.006 + 0.013]
 
 
+def test_only_prompts_and_ends_are_scheduled_where_quiet_stretches_are_skipped() -> None:
+    """Who has come or gone since is no reason to take a step by itself."""
+    done, _ = run(trace(asked(0, 5, 20), asked(50, 5, 20)))
+    assert done.end.totals.steps == 25
+    assert done.schedule_calls == 2 + 2 + 1  # the last finds nothing to run
+
+
 def test_those_who_arrive_together_are_told_together() -> None:
     _, lines = run(trace(asked(0, 3, 1), asked(0, 4, 1)))
     assert [json.loads(line)["now_ns"] for line in lines if '"tokens"' in line] == [17 * MS]

@@ -2,7 +2,9 @@
 
 free     no content, nobody holds it
 cached   content that a prefix may find, nobody holds it: can be evicted
-used     held by one request or more
+used     held by one request, or by more where it has content
+
+So only for blocks with content the holders are counted: a cache that shares nothing counts nothing.
 """
 
 from __future__ import annotations
@@ -43,24 +45,25 @@ class BlockPool:
 
     @property
     def num_used(self) -> int:
-        return len(self._blocks) - self.num_available
+        return len(self._blocks) - len(self._free) - self._num_cached
 
     def ref_count(self, block_id: int) -> int:
-        return self._blocks[block_id].ref_count
+        """Holders of a block that is used or cached."""
+        block = self._blocks[block_id]
+        return 1 if block.block_hash is None else block.ref_count
 
     def unshared(self, block_ids: Iterable[int]) -> list[int]:
-        """Those of them with one holder."""
+        """Those of them, all used, with one holder."""
         blocks = self._blocks
-        return [block_id for block_id in block_ids if blocks[block_id].ref_count == 1]
+        return [block_id for block_id in block_ids if blocks[block_id].ref_count < 2]
 
     def take(self, count: int = 1) -> list[int]:
         """Empty blocks, each held once. Evicts where none is free; raises InvariantViolated for want."""
-        blocks, free = self._blocks, self._free
+        free = self._free
         taken = free[: -count - 1 : -1]
         del free[len(free) - len(taken) :]
-        taken += [self._evict().block_id for _ in range(count - len(taken))]
-        for block_id in taken:
-            blocks[block_id].ref_count = 1
+        while len(taken) < count:
+            taken.append(self._evict().block_id)
         return taken
 
     def hold(self, block_id: int) -> None:
@@ -73,22 +76,25 @@ class BlockPool:
 
     def release(self, block_ids: Iterable[int]) -> None:
         """One holder less of each; give a table's end first, so that leaves are evicted before parents."""
+        if not len(self.index):
+            self._free.extend(block_ids)
+            return
         blocks, freed = self._blocks, self._free.append
         for block_id in block_ids:
             block = blocks[block_id]
-            block.ref_count -= 1
-            if block.ref_count:
-                continue
             if block.block_hash is None:
                 freed(block_id)
-            else:
+                continue
+            block.ref_count -= 1
+            if not block.ref_count:
                 self._num_cached += 1
                 self._eviction.add(block)
 
     def publish(self, block_id: int, block_hash: BlockHash) -> None:
         """The block is whole: prefixes may find it. The first block of a content stays the one found."""
         if block_hash not in self.index:
-            self._blocks[block_id].block_hash = block_hash
+            block = self._blocks[block_id]
+            block.block_hash, block.ref_count = block_hash, 1
             self.index.add(block_hash, block_id)
 
     def mark_online(self, block_ids: Iterable[int]) -> None:
@@ -116,19 +122,24 @@ class BlockPool:
         """
         held = Counter(holders)
         for block in self._blocks:
-            if block.ref_count != held[block.block_id]:
-                raise InvariantViolated(f"{block} has {held[block.block_id]} holders")
+            times = held[block.block_id]
+            if block.block_hash is None:
+                wrong = times > 1 or block.ref_count > 0
+            else:
+                wrong = times != block.ref_count
+            if wrong:
+                raise InvariantViolated(f"{block} has {times} holders")
             if block.block_hash is not None and self.index.get(block.block_hash) != block.block_id:
                 raise InvariantViolated(f"{block} is not the one that the index finds")
-        self._check_states()
+        self._check_states(held)
 
-    def _check_states(self) -> None:
+    def _check_states(self, held: Counter[int]) -> None:
         free = set(self._free)
         if len(free) != len(self._free):
             raise InvariantViolated("a block is free twice")
-        if any(self._blocks[i].ref_count or self._blocks[i].block_hash is not None for i in free):
+        if any(held[i] or self._blocks[i].block_hash is not None for i in free):
             raise InvariantViolated("a free block is held or has content")
-        unheld = {b.block_id for b in self._blocks if b.ref_count == 0}
+        unheld = {b.block_id for b in self._blocks if not held[b.block_id]}
         cached = {b.block_id for b in self._blocks if b.ref_count == 0 and b.block_hash is not None}
         if unheld - cached != free or len(cached) != self._num_cached:
             raise InvariantViolated("free + cached + used is not the whole pool")
