@@ -251,7 +251,7 @@ def promises_are_kept(traffic: Traffic) -> None:
 
     def look() -> None:
         generating.update(scheduler.batch.rows())
-        assert not generating & set(scheduler.parked)  # nobody waits once it has been granted
+        assert not generating & set(scheduler.queues.parked)  # nobody waits once it has been granted
         assert all(s.ending for s in scheduler.batch.catching_up if s in generating)
         if len(scheduler.batch) > 1:
             assert max(forecast(host)) <= limit

@@ -222,7 +222,7 @@ class PoolMachine(RuleBasedStateMachine):
         found = {block.block_hash for block in self.kv._pool._blocks} - {None}
         self.were_online &= found
         online = {block.block_hash for block in self.kv._pool._blocks if block.online}
-        assert online == (self.were_online if self.kv._marks_online else set())
+        assert online == (self.were_online if self.kv._online is not None else set())
 
     def teardown(self) -> None:
         if not hasattr(self, "kv"):

@@ -63,6 +63,11 @@ class Batch:
     def catching_up(self) -> Collection[RequestState]:
         return self._catching_up.keys()
 
+    @property
+    def undecided(self) -> bool:
+        """Whether anybody runs only by a decision, step for step."""
+        return bool(self._catching_up or self.starved)
+
     def load(self, task_class: TaskClass) -> DecodeLoad:
         """Of the decoding requests of a class, in the coming step."""
         num_decodes, offsets = self._loads[task_class]

@@ -10,9 +10,8 @@ from brim.core.estimators.step_time import StepShape
 from brim.core.flight import Flight
 from brim.core.kvcache.manager import KVCacheManager
 from brim.core.kvcache.timetable import Growth, Timetable
-from brim.core.offline.pool import OfflinePool
+from brim.core.queues import Queues
 from brim.core.request import RequestView, TaskClass
-from brim.core.waiting import WaitingQueue
 
 
 class PoolBoard:
@@ -22,21 +21,19 @@ class PoolBoard:
         self,
         config: SchedulerConfig,
         batch: Batch,
-        waiting: WaitingQueue,
-        parked: WaitingQueue,
+        queues: Queues,
         kv: KVCacheManager,
         in_flight: Sequence[Flight],
-        pool: OfflinePool | None,
     ) -> None:
-        self.waiting = waiting
-        self.parked = parked
+        self.waiting = queues.waiting
+        self.parked = queues.parked
         self.max_num_seqs = config.max_num_seqs
         self.num_blocks = config.num_blocks
         self.block_size = config.block_size
         self._batch = batch
         self._kv = kv
         self._in_flight = in_flight
-        self._pool = pool
+        self._pool = queues.pool
 
     @property
     def running(self) -> Iterable[RequestView]:

@@ -20,8 +20,6 @@ from brim.core.config import SchedulerConfig
 from brim.core.decide import decide
 from brim.core.decision import Decision, Grant
 from brim.core.errors import InvariantViolated, RequestRefused
-from brim.core.estimators.slack import Miss
-from brim.core.estimators.step_time import StepShape, shape_of
 from brim.core.flight import Flight
 from brim.core.kvcache.eviction import eviction
 from brim.core.kvcache.ledger import Ledger
@@ -32,8 +30,9 @@ from brim.core.offline.pool import OfflinePool
 from brim.core.plan import Chunk, StepPlan, StepResult
 from brim.core.policies.named import named
 from brim.core.policy import Policy
-from brim.core.request import FinishReason, Request, RequestState, RequestView, Status, TaskClass
-from brim.core.waiting import WaitingQueue
+from brim.core.queues import Queues
+from brim.core.request import FinishReason, Request, RequestState, RequestView, Status
+from brim.core.timekeeping import Timekeeper
 
 
 class Scheduler:
@@ -47,44 +46,34 @@ class Scheduler:
     ) -> None:
         self.config = config
         self.policy = policy or named(config)
-        self._timing = self.policy.timing
-        self.batch = Batch(config.block_size, None if self._timing is None else self._timing.watch)
-        self.pool = None if self.policy.planning is None else OfflinePool()  # else all wait in one queue
+        self._time = Timekeeper(self.policy)
+        self.batch = Batch(config.block_size, self._time.watch)
+        pool = None if self.policy.planning is None else OfflinePool()
+        self.queues = Queues(self.policy.ordering, pool)
         self.kv = KVCacheManager(
             config.num_blocks,
             config.block_size,
             prefix_caching=config.enable_prefix_caching,
-            eviction=eviction(self.policy.evicting, self.pool),
+            eviction=eviction(self.policy.evicting, pool),
             hashing=hashing,
             ledger=Ledger(config.block_size, self.batch, buffer_steps=self.policy.loan_buffer_steps),
-            observer=self.pool,
+            observer=pool,
         )
-        self.waiting = WaitingQueue(self.policy.ordering)
-        self.parked = WaitingQueue(self.policy.ordering)  # they hold KV, and wait to generate
         self._states: dict[str, RequestState] = {}
         self._in_flight: deque[Flight] = deque()
         self._appender = Appender()
-        self._board = PoolBoard(
-            config, self.batch, self.waiting, self.parked, self.kv, self._in_flight, self.pool
-        )
+        self._board = PoolBoard(config, self.batch, self.queues, self.kv, self._in_flight)
         self._released: list[str] = []  # ids the engine has not yet been told to let go
         self._events: list[events.Event] = []
         self._num_arrivals = 0
         self._num_steps = 0
-        self._free_ns = 0  # when the last step ended
         self._fed_tick = -1  # the tick for which the decoding requests have their blocks
         self.allocation_failures = 0  # times that a running request lacked the block for its next token
         self._settled = False  # the last decision was empty, and nothing it rested on has changed
-        self._missing: set[str] = set()  # requests of which it was told that they will be late
 
     def __len__(self) -> int:
         """Requests that are not over."""
         return len(self._states)
-
-    def num_waiting(self, task_class: TaskClass | None = None) -> int:
-        """Requests of the class, or all, that hold no KV."""
-        pooled = 0 if self.pool is None or task_class is TaskClass.ONLINE else len(self.pool)
-        return pooled + (len(self.waiting) if task_class is None else self.waiting.count(task_class))
 
     def states(self) -> Collection[RequestState]:
         return self._states.values()
@@ -128,15 +117,15 @@ class Scheduler:
         if len(self._in_flight) > 1:
             raise InvariantViolated("two steps are in flight: commit the older one before the next schedule")
         self._feed()
-        if now_ns >= self.waiting.changes_at_ns or now_ns >= self.parked.changes_at_ns:
-            self._reorder(now_ns)
+        if now_ns >= self.queues.changes_at_ns and self.queues.reorder(now_ns):
+            self._settled = False
         if self.policy.headroom is not None:
             self.policy.headroom.demand.observe(now_ns, self.kv.online_blocks)
         admitted, chunks, held = self._decide(now_ns)
         rows = () if held else self.batch.rows()
         if not rows and not chunks:
             return StepPlan(self._num_steps, ())
-        shape = None if self._timing is None else self._shape(rows, chunks)
+        shape = self._time.shape(self.batch, rows, chunks)
         if not held:  # else no line of progress moves on
             self.batch.tick += 1
         released, self._released = tuple(self._released), []
@@ -156,7 +145,7 @@ class Scheduler:
         if not self._in_flight or self._in_flight[0].plan.step_id != plan.step_id:
             raise InvariantViolated(f"step {plan.step_id} is not the oldest step in flight")
         flight = self._in_flight.popleft()
-        self._step_took(max(flight.start_ns, self._free_ns), now_ns, flight.shape)
+        self._time.step_took(flight.start_ns, now_ns, flight.shape)
         for request_id, message in result.errors.items():
             self._fail(flight, request_id, message, now_ns)
         for chunk in plan.chunks:
@@ -178,7 +167,7 @@ class Scheduler:
         """
         if self._in_flight or self._fed_tick != self.batch.tick or not self._is_settled():
             return 0
-        if now_ns >= self._changes_at_ns or not self.batch.num_decoding:
+        if now_ns >= self.queues.changes_at_ns or not self.batch.num_decoding:
             return 0
         return self.batch.steps_to_an_end()
 
@@ -195,13 +184,13 @@ class Scheduler:
         the second. Stops when the next step needs a decision; returns how many steps were taken, at least
         one.
         """
-        rows, changes_at_ns, steps = self.batch.rows(), self._changes_at_ns, 0
+        rows, changes_at_ns, steps = self.batch.rows(), self.queues.changes_at_ns, 0
         for steps, end_ns in enumerate(ends_ns, 1):
             self.batch.tick += 1
             hungry = self.batch.entering_block(self.batch.tick)
             if hungry:
                 self._give_blocks(hungry)
-            self._step_took(start_ns, end_ns, None)
+            self._time.step_took(start_ns, end_ns, None)
             start_ns = end_ns
             if steps == 1 and after_first is not None:
                 after_first()
@@ -216,40 +205,23 @@ class Scheduler:
 
     def check(self) -> None:
         """Verifies the books of batch, queue and KV cache. Raises InvariantViolated. Linear: for tests."""
-        if len(self.batch) + self.num_waiting() != len(self._states):
+        if len(self.batch) + len(self.queues) != len(self._states):
             raise InvariantViolated("running + waiting is not all")
-        self.batch.check(self.parked, self.config.max_num_seqs)
+        self.batch.check(self.queues.parked, self.config.max_num_seqs)
         self.kv.check(self.batch, [table for flight in self._in_flight for table in flight.tables])
 
     # ---- how ------------------------------------------------------------------------------------------
 
-    def _step_took(self, start_ns: int, end_ns: int, shape: StepShape | None) -> None:
-        self._free_ns = end_ns
-        if self.policy.pace is not None:
-            self.policy.pace.observe(end_ns - start_ns)
-        if self._timing is not None:
-            self._timing.watch.committed(end_ns)
-            if shape is not None:
-                self._timing.steps.observe(shape, end_ns - start_ns)
-
-    def _shape(self, rows: Sequence[RequestState], chunks: Sequence[Chunk]) -> StepShape:
-        context = sum(self.batch.load(task_class).context for task_class in TaskClass) if rows else 0
-        return shape_of(chunks, len(rows), context)
-
     def _is_settled(self) -> bool:
         """Whether a decision would be empty: the last one was, or there is nobody to decide on."""
         if not self._settled:
-            batch = self.batch
-            self._settled = not (
-                self.waiting or self.parked or batch.catching_up or batch.starved or self._has_timed_offline()
-            )
+            waiting = self.queues.waiting or self.queues.parked
+            self._settled = not (waiting or self.batch.undecided or self._counts_time())
         return self._settled
 
-    def _has_timed_offline(self) -> bool:
-        """Whether how many offline requests run depends on the time, and so on every step."""
-        if self._timing is None:
-            return False
-        return bool(self.pool or self.batch.load(TaskClass.OFFLINE).num_decodes)
+    def _counts_time(self) -> bool:
+        pool = self.queues.pool
+        return self._time.counts(self.batch, 0 if pool is None else len(pool))
 
     def _feed(self) -> None:
         """Gives every running request a block for its next token, or notes that it starves."""
@@ -265,15 +237,6 @@ class Scheduler:
     def _give_blocks(self, hungry: Iterable[RequestState]) -> None:
         self.batch.starved = self.kv.feed(hungry)
         if self.batch.starved:
-            self._settled = False
-
-    @property
-    def _changes_at_ns(self) -> float:
-        """The time from which on one of the queues has another order."""
-        return min(self.waiting.changes_at_ns, self.parked.changes_at_ns)
-
-    def _reorder(self, now_ns: int) -> None:
-        if self.waiting.reorder(now_ns) | self.parked.reorder(now_ns):
             self._settled = False
 
     def _decide(self, now_ns: int) -> tuple[Sequence[RequestState], Sequence[Chunk], bool]:
@@ -307,37 +270,18 @@ class Scheduler:
         to_run = [(self._state(view), n) for view, n in decision.chunk_tokens.items()]
         chunks = [Chunk.scheduled(state, n) for state, n in to_run if state not in late]
         changes = any((decision.preempt, decision.pause, decision.park, decision.grants, wanted, chunks))
-        restless = self._has_timed_offline() or (self.policy.preempting.by_progress and len(self.waiting))
+        restless = self._counts_time() or (self.policy.preempting.by_progress and len(self.queues))
         if decision.miss is not None:
-            self._tell_of_miss(decision.miss, now_ns)
-        self._settled = not (changes or restless or self.batch.catching_up or self.batch.starved)
+            self._events += self._time.miss(decision.miss, now_ns, self._num_steps)
+        self._settled = not (changes or restless or self.batch.undecided)
         return admitted, chunks
 
     def _state(self, view: RequestView) -> RequestState:
         return self._states[view.request.request_id]
 
-    def _tell_of_miss(self, miss: Miss, now_ns: int) -> None:
-        if miss.request_id not in self._missing:
-            self._missing.add(miss.request_id)
-            self._events.append(events.MissPredicted(now_ns, self._num_steps, *miss))
-
     def _wait(self, state: RequestState, now_ns: int) -> None:
-        if self.pool is not None and state.request.task_class is TaskClass.OFFLINE:
-            self.pool.add(state, self.kv.usable_hashes(state))
-            self.kv.forget(state.request.request_id)  # there may be very many, with very long prompts
-        else:
-            self.waiting.push(state, now_ns)
+        self.queues.push(state, self.kv, now_ns)
         self._settled = False
-
-    def _stop_waiting(self, state: RequestState) -> bool:
-        """False where it did not wait."""
-        if self.pool is not None and state in self.pool:
-            self.pool.remove(state)
-        elif state in self.waiting:
-            self.waiting.remove(state)
-        else:
-            return False
-        return True
 
     def _prompt_done(self, state: RequestState, now_ns: int) -> None:
         if self.policy.decoupled and state not in self.kv.ledger:
@@ -350,7 +294,7 @@ class Scheduler:
         self.batch.park(state)
         self.kv.ledger.release(state)
         state.expect(self.policy.expecting.output_tokens(state))
-        self.parked.push(state, now_ns)
+        self.queues.parked.push(state, now_ns)
         self._settled = False
 
     def _start_decoding(self, state: RequestState) -> None:
@@ -368,8 +312,8 @@ class Scheduler:
         state.expect(grant.output_tokens)
         if self.policy.promising.binding:
             self.kv.promise(state, grant.blocks, guest=grant.guest)
-        if state in self.parked:
-            self.parked.remove(state)
+        if state in self.queues.parked:
+            self.queues.parked.remove(state)
             self._start_decoding(state)
         else:
             self._feed()
@@ -378,15 +322,12 @@ class Scheduler:
         cached_tokens = self.kv.admit(state)
         if cached_tokens is None:
             return False
-        self._stop_waiting(state)
-        resumed = state.status is Status.PREEMPTED
+        self.queues.remove(state)
+        request_id, resumed = state.request.request_id, state.status is Status.PREEMPTED
         state.admit(cached_tokens)
         self.batch.add(state)
-        if self._timing is not None:
-            self._timing.watch.admitted(state, cached_tokens)
-        self._events.append(
-            events.Admitted(now_ns, self._num_steps, state.request.request_id, cached_tokens, resumed)
-        )
+        self._time.admitted(state, cached_tokens)
+        self._events.append(events.Admitted(now_ns, self._num_steps, request_id, cached_tokens, resumed))
         return True
 
     def _preempt(self, state: RequestState, now_ns: int) -> None:
@@ -404,7 +345,7 @@ class Scheduler:
 
     def _take_tokens(self, flight: Flight, result: StepResult, now_ns: int) -> None:
         states: Sequence[RequestState] = flight.plan.sampling()
-        token_ids = result.token_ids
+        token_ids, step_id = result.token_ids, flight.plan.step_id
         if len(states) != len(token_ids):
             raise InvariantViolated(f"{len(token_ids)} tokens came back for {len(states)} requests")
         if flight.dropped:
@@ -415,48 +356,39 @@ class Scheduler:
             first = chunk.samples and chunk.state.num_output_tokens == 1
             if first and chunk.state not in flight.dropped:
                 request_id = chunk.state.request.request_id
-                self._events.append(events.FirstToken(now_ns, flight.plan.step_id, request_id))
-                if self._timing is not None:
-                    self._timing.watch.first_token(chunk.state, now_ns, self.batch.tick)
+                self._events.append(events.FirstToken(now_ns, step_id, request_id))
+                self._time.first_token(chunk.state, now_ns, self.batch.tick)
         if states:
-            self._events.append(
-                events.Tokens(now_ns, flight.plan.step_id, states, token_ids, result.logprobs)
-            )
+            self._events.append(events.Tokens(now_ns, step_id, states, token_ids, result.logprobs))
         for state in over:
             reason = FinishReason.STOP if state.stopped else FinishReason.LENGTH
-            self._end(state, flight.plan.step_id, now_ns, reason)
+            self._end(state, step_id, now_ns, reason)
 
     def _end(
-        self,
-        state: RequestState,
-        step_id: int,
-        now_ns: int,
-        reason: FinishReason,
-        message: str | None = None,
+        self, state: RequestState, step_id: int, now_ns: int, reason: FinishReason, why: str | None = None
     ) -> None:
-        if not self._stop_waiting(state):
+        if state in self.queues:
+            self.queues.remove(state)
+        else:
             if reason is not FinishReason.ERROR:  # then its KV may be garbage
                 self.kv.publish_computed(state)
             self._leave_batch(state)
         state.finish()
         request_id = state.request.request_id
-        self._missing.discard(request_id)
-        if self._timing is not None:
-            self._timing.watch.ended(state)
+        self._time.ended(state)
         self.kv.forget(request_id)
         del self._states[request_id]
         self._settled = False
-        self._events.append(
-            events.Finished(now_ns, step_id, request_id, reason, state.num_output_tokens, message)
-        )
+        num_tokens = state.num_output_tokens
+        self._events.append(events.Finished(now_ns, step_id, request_id, reason, num_tokens, why))
         if reason in (FinishReason.STOP, FinishReason.LENGTH):
-            self.policy.expecting.observe(state.request, state.num_output_tokens)
+            self.policy.expecting.observe(state.request, num_tokens)
 
     def _leave_batch(self, state: RequestState) -> None:
         """Out of the batch, its blocks given up: at once, or when the newest step in flight is over."""
         self.batch.remove(state)
-        if state in self.parked:
-            self.parked.remove(state)
+        if state in self.queues.parked:
+            self.queues.parked.remove(state)
         self._released.append(state.request.request_id)
         table = self.kv.detach(state)
         if not self._in_flight:

@@ -207,7 +207,7 @@ class EngineLoop:
     def _num_waiting(self, task_class: TaskClass) -> int:
         """Those submitted but not yet taken in count too: a burst comes between two steps."""
         on_the_way = self._num_submitted[task_class] - self._num_taken[task_class]
-        return max(0, self._scheduler.num_waiting(task_class) + on_the_way)
+        return max(0, self._scheduler.queues.count(task_class) + on_the_way)
 
     async def drain(self, timeout_seconds: float) -> bool:
         """Waits until no request is left; False where some are after the time."""

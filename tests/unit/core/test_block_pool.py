@@ -189,7 +189,6 @@ def test_check_accepts_free_cached_and_shared_blocks():
     ("break_it", "complaint"),
     [
         (lambda blocks: blocks.release([0]), "held or has content"),
-        (lambda blocks: blocks.hold(0), "holders"),
         (lambda blocks: blocks.hold(1), "holders"),
         (lambda blocks: blocks._free.append(6), "free twice"),
         (lambda blocks: blocks._free.append(0), "held or has content"),

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
+from brim.core.batch import DecodeLoad
 from brim.core.decide import decide
 from brim.core.decision import Decision, Grant
 from brim.core.kvcache.timetable import Growth, Timetable
 from brim.core.policies.named import named
 from brim.core.policies.ordering import Ordering
 from brim.core.policy import Policy
-from brim.core.request import RequestState, RequestView
+from brim.core.request import RequestState, RequestView, TaskClass
 from tests.helpers import OFFLINE, ONLINE, Foretold, config, request, state
 
 
@@ -57,6 +58,24 @@ class FakeBoard:
 
     def growth(self, view: RequestView, own_blocks: int, *, guest: bool) -> Growth:
         return Growth(1, 0, 0)
+
+    tick: int = 0
+    steps_in_flight: list[Any] = field(default_factory=list)
+    pooled: list[list[RequestView]] = field(default_factory=list)
+    online_blocks: int = 0
+    offline_blocks: int = 0
+    wanted_blocks: int = 0
+
+    def load(self, task_class: TaskClass) -> DecodeLoad:
+        idle = [*self.catching_up, *self.parked]
+        decoding = [v for v in self.running if v.request.task_class is task_class and v not in idle]
+        return DecodeLoad(len(decoding), sum(view.num_scheduled_tokens + 1 for view in decoding))
+
+    def offline_families(self, most: int) -> list[Iterator[RequestView]]:
+        return [iter(family[:most]) for family in self.pooled]
+
+    def wanted_among(self, blocks: int) -> int:
+        return min(blocks, self.wanted_blocks)
 
     @property
     def ordinary_blocks(self) -> int:

@@ -786,7 +786,7 @@ def test_who_outgrew_its_promise_is_expected_to_need_more():
     for _ in range(9):
         host.step()
     b = host.state("b")
-    assert (list(host.scheduler.parked), b.num_tokens, b.expected_tokens) == ([b], 17, 11 + 8)
+    assert (list(host.scheduler.queues.parked), b.num_tokens, b.expected_tokens) == ([b], 17, 11 + 8)
 
 
 def test_the_reserve_is_for_those_who_outgrow_their_promise():
@@ -797,7 +797,7 @@ def test_the_reserve_is_for_those_who_outgrow_their_promise():
         host.step()
     kv = host.scheduler.kv
     assert (kv.promised_blocks, kv.available_blocks) == (2 + 12 + 1, 5)  # four of them are the reserve
-    assert list(host.scheduler.parked) == [host.state("c")]  # it may not have them
+    assert list(host.scheduler.queues.parked) == [host.state("c")]  # it may not have them
     host.run()
     assert host.scheduler.allocation_failures > 0
     ran = {
@@ -849,11 +849,11 @@ def test_a_prompt_that_is_computed_waits_in_the_second_queue_for_its_output(dept
     host = foretold("econoserve-sd", depth=depth, lengths={"a": 16, "b": 8}, num_blocks=8)
     a, b = request("a", 4, 16), request("b", 4, 8)  # 5 + 3 blocks, and one is kept for prompts
     host.add(a, b)
-    while "b" not in {s.request.request_id for s in host.scheduler.parked}:
+    while "b" not in {s.request.request_id for s in host.scheduler.queues.parked}:
         host.step()
     host.step()
     assert [s.request.request_id for s in host.scheduler.batch.rows()] == ["a"]
-    assert (list(host.scheduler.parked), len(host.table("b"))) == ([host.state("b")], 1)
+    assert (list(host.scheduler.queues.parked), len(host.table("b"))) == ([host.state("b")], 1)
     host.run()
     assert host.outputs == {"a": reference(a), "b": reference(b)}
     assert host.preempted() == []
@@ -863,7 +863,7 @@ def test_a_prompt_that_is_computed_waits_in_the_second_queue_for_its_output(dept
 def test_a_parked_request_can_be_aborted(depth):
     host = foretold("econoserve-sd", depth=depth, lengths={"a": 16, "b": 8}, num_blocks=8)
     host.add(request("a", 4, 16), request("b", 4, 8))
-    while "b" not in {s.request.request_id for s in host.scheduler.parked}:
+    while "b" not in {s.request.request_id for s in host.scheduler.queues.parked}:
         host.step()
     assert host.scheduler.abort("b", host.now_ns)
     host.run()

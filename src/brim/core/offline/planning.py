@@ -8,13 +8,14 @@ one by one (ADD) as long as that makes the step better. Built from the published
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from brim.core.estimators.chunk_size import with_chunk
 from brim.core.estimators.refitted import RefittedStepTime
 from brim.core.estimators.step_time import StepShape, attention_pairs
 from brim.core.request import RequestView
-from brim.core.time_left import TimeLeft
 
 _MANY = 32  # steps' work in one: what a token takes where the step's constant is shared by many
 
@@ -60,14 +61,14 @@ class Planning:
         saved = self.work_ns(_prompt(start)) - self.work_ns(_prompt(lost))
         return self.work_ns(done) + part * saved
 
-    def best(self, offers: list[Offer], time: TimeLeft, gain_ns: float) -> Offer | None:
+    def best(self, offers: Iterable[Offer], step: StepShape, gain_ns: float) -> Offer | None:
         """The one with which the step scores most; None where it scores no more than without.
 
-        A step without any offline work takes the best there is.
+        `gain_ns` is the step's so far; where it has none, and so no offline work, the best there is is taken.
         """
-        best, most = None, self._score(gain_ns, time.shape) if gain_ns > 0 else float("-inf")
+        best, most = None, self._score(gain_ns, step) if gain_ns > 0 else -math.inf
         for offer in offers:
-            shape = with_chunk(time.shape, offer.chunk_tokens, offer.hit_tokens)
+            shape = with_chunk(step, offer.chunk_tokens, offer.hit_tokens)
             score = self._score(gain_ns + self.gain_ns(offer), shape)
             if score > most:
                 best, most = offer, score

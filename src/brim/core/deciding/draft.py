@@ -1,0 +1,122 @@
+"""A decision in the making: what was decided so far, what is left, and who would give way."""
+
+from __future__ import annotations
+
+import sys
+from bisect import bisect_left
+from collections.abc import Sequence
+
+from brim.core.deciding.budget import Budget
+from brim.core.deciding.time_left import TimeLeft
+from brim.core.decision import Board, Decision, Grant
+from brim.core.estimators.slack import Miss
+from brim.core.policy import Policy
+from brim.core.request import RequestView, TaskClass
+
+
+class Draft:
+    """A decision in the making; `budget` is what is left to give away."""
+
+    def __init__(self, policy: Policy, board: Board, now_ns: int) -> None:
+        self.policy = policy
+        self.board = board
+        self.now_ns = now_ns
+        self.preempt: list[RequestView] = []
+        self.pause: list[RequestView] = []
+        self.park: list[RequestView] = []
+        self.admit: list[RequestView] = []
+        self.grants: dict[RequestView, Grant] = {}
+        self.chunk_tokens: dict[RequestView, int] = {}
+        self.token_budget = policy.filling.token_budget(now_ns)
+        decoding = 0 if policy.filling.prompts_alone else board.num_decoding
+        self.budget = Budget(board, self.token_budget - decoding, lending=policy.lending is not None)
+        self.spare = policy.admitting.spare_blocks(board.num_blocks)
+        self.prompt_tokens: int | None = None  # of online requests, where they may not fill the step
+        self.time: TimeLeft | None = None  # for offline requests, once the online part is known
+        self.miss: Miss | None = None
+        self.offline_tokens = policy.filling.offline_tokens - board.load(TaskClass.OFFLINE).num_decodes
+        self.offline_blocks = sys.maxsize
+        if policy.headroom is not None:
+            self.offline_blocks = policy.headroom.offline_limit(board.online_blocks) - board.offline_blocks
+
+    def decision(self) -> Decision:
+        return Decision(
+            self.preempt,
+            self.pause,
+            self.park,
+            self.admit,
+            self.grants,
+            self.chunk_tokens,
+            self.policy.filling.prompts_alone and bool(self.chunk_tokens),
+            self.token_budget,
+            self.miss,
+        )
+
+    def victims(self) -> list[RequestView]:
+        """The running that are left, first to give way first; who ends by itself need not."""
+        out = {*self.preempt, *self.pause, *self.chunk_tokens}
+        left = [view for view in self.board.running if view not in out and not view.ending]
+        return sorted(left, key=lambda view: self.policy.preempting.key(view, self.now_ns))
+
+    def yielding_to(self, view: RequestView) -> list[RequestView]:
+        if not self.policy.preempting.for_newcomers:
+            return []
+        return [v for v in self.victims() if self.policy.preempting.yields_to(v, view)]
+
+    def freed(self, victims: Sequence[RequestView]) -> int:
+        """Blocks that come free with these victims; what several share comes with the last of them."""
+        together = self.board.freeable_blocks([*self.preempt, *victims])
+        return together - self.board.freeable_blocks(self.preempt)
+
+    def evict(self, victims: Sequence[RequestView]) -> None:
+        self.budget.gain(self.freed(victims), at_once=not self.board.releases_delayed)
+        self.drop(victims)
+
+    def drop(self, victims: Sequence[RequestView]) -> None:
+        """The victims lose seat and token; their blocks are not for everybody."""
+        self.preempt += victims
+        self.budget.seats += len(victims)
+        idle = (*self.board.catching_up, *self.board.parked, *self.park)
+        self.budget.tokens += sum(victim not in idle for victim in victims)
+
+    def stop(self, view: RequestView) -> None:
+        self.park.append(view)
+        self.budget.tokens += 1
+
+    def make_room(self, view: RequestView, need: int) -> bool:
+        """Preempts the fewest of those that yield to the request; nobody where all of them would not do.
+
+        No spare is asked for: those who would yield are the spare. False where the request can't enter
+        in this step, be it that victims' blocks are still under way.
+        """
+        yielding = self.yielding_to(view)
+        lacking = need - self.budget.blocks - self.budget.blocks_under_way
+        numbers = range(len(yielding) + 1)
+        enough = bisect_left(numbers, lacking, key=lambda n: self.freed(yielding[:n]))
+        enough = max(1 - self.budget.seats, enough)
+        if not yielding or enough > len(yielding):
+            return False
+        self.evict(yielding[: max(enough, 0)])
+        return self.fits(need)
+
+    def fits(self, blocks: int) -> bool:
+        return self.budget.seats >= 1 and self.budget.has(blocks)
+
+    def is_alone(self, view: RequestView) -> bool:
+        others = self.board.num_running - len(self.preempt) + len(self.admit) - (view in self.board.parked)
+        return others <= 0
+
+    def ungranted(self) -> list[RequestView]:
+        """Those that hold a prompt, and no promise for their output."""
+        if not self.policy.decoupled:
+            return []
+        there = [*self.board.parked, *self.board.catching_up, *self.park, *self.admit]
+        return [view for view in there if view not in self.grants and view not in self.preempt]
+
+    def stopped(self) -> set[RequestView]:
+        """Those that decode at present and won't in this step."""
+        out = {*self.preempt, *self.pause, *self.park}
+        return out.difference(self.board.catching_up, self.board.parked)
+
+    def place(self, view: RequestView) -> tuple[tuple[float, ...], int]:
+        return self.policy.ordering.key(view, self.now_ns), view.arrival_seq

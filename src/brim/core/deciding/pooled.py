@@ -1,0 +1,43 @@
+"""Offline requests that wait in the pool: added one by one, as long as each makes the step better."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from brim.core.deciding.draft import Draft
+from brim.core.deciding.prompts import try_admit
+from brim.core.deciding.spare_time import tokens_for
+from brim.core.offline.planning import Offer
+from brim.core.request import RequestView
+
+
+def add_from_pool(draft: Draft) -> None:
+    """Adds offline requests one by one, as long as each makes the step better."""
+    planning, time = draft.policy.planning, draft.time
+    if planning is None or time is None or draft.budget.refused or not _has_room(draft):
+        return
+    heads = {next(family): family for family in draft.board.offline_families(planning.families)}
+    gain_ns = planning.work_ns(time.offline_part)
+    while heads and _has_room(draft):
+        best = planning.best([offer for view in heads if (offer := _offer(draft, view))], time.shape, gain_ns)
+        if best is None:
+            return
+        if try_admit(draft, best.view):
+            gain_ns += planning.gain_ns(best)
+        family = heads.pop(best.view)
+        heads |= {view: family for view in islice(family, 1) if view not in draft.admit}
+
+
+def _has_room(draft: Draft) -> bool:
+    return draft.budget.tokens >= 1 and draft.budget.seats >= 1 and draft.offline_blocks >= 1
+
+
+def _offer(draft: Draft, view: RequestView) -> Offer | None:
+    """None where the step has no time for a chunk worth its while."""
+    start = draft.board.hit_tokens(view)
+    remaining = view.num_tokens - start
+    tokens = tokens_for(draft, view, remaining)
+    if tokens < min(remaining, draft.board.block_size):
+        return None
+    fresh = draft.budget.blocks_for(view.num_tokens) - start // draft.board.block_size
+    return Offer(view, start, tokens, draft.board.wanted_among(fresh))

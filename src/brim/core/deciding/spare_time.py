@@ -1,0 +1,53 @@
+"""The time that online requests leave, and what of a step a request may have."""
+
+from __future__ import annotations
+
+from brim.core.deciding.draft import Draft
+from brim.core.deciding.online_part import online_step, prompt_works, view_is_offline
+from brim.core.deciding.time_left import TimeLeft
+from brim.core.request import RequestView, TaskClass
+
+
+def turn_to_offline(draft: Draft) -> None:
+    """The online part of the step is known: offline requests get the time that it leaves."""
+    timing, board = draft.policy.timing, draft.board
+    if timing is None or draft.time is not None:
+        return
+    half_done = sorted((view for view in board.catching_up if not view.ending), key=draft.place)
+    running = [view for view in (*half_done, *draft.admit) if view not in draft.preempt]
+    works = prompt_works(timing, board, running, draft.chunk_tokens)
+    step = online_step(timing, board, draft.now_ns, draft.stopped(), works)
+    limit = timing.limit(step)
+    draft.miss = limit.miss
+    draft.time = TimeLeft(timing.steps.guarded_ns, step.shape, limit.limit_ns, board.block_size)
+    _pause_offline(draft, draft.time)
+
+
+def _pause_offline(draft: Draft, time: TimeLeft) -> None:
+    """Offline requests that decode go on as far as there is time; the first to give way sit out."""
+    if not draft.stopped() and time.add_all(*draft.board.load(TaskClass.OFFLINE)):
+        return
+    idle = {*draft.board.catching_up, *draft.board.parked, *draft.park}
+    decoding = [view for view in draft.victims() if view_is_offline(view) and view not in idle]
+    left_out = time.add_last([view.num_scheduled_tokens + 1 for view in decoding])
+    draft.pause += decoding[:left_out]
+    draft.budget.tokens += left_out
+
+
+def tokens_for(draft: Draft, view: RequestView, remaining: int) -> int:
+    """What is left of the step for a request of its class."""
+    most = max(min(draft.budget.tokens, remaining), 0)
+    if view_is_offline(view):
+        most = max(min(most, draft.offline_tokens), 0)
+        return draft.time.chunk(first_token_of(draft, view), most) if draft.time is not None else most
+    if draft.policy.timing is None:
+        return most
+    if draft.prompt_tokens is None:
+        alone = online_step(draft.policy.timing, draft.board, draft.now_ns, draft.stopped(), [])
+        draft.prompt_tokens = draft.policy.timing.prompt_tokens(alone, draft.token_budget)
+    return max(min(most, draft.prompt_tokens), 0)
+
+
+def first_token_of(draft: Draft, view: RequestView) -> int:
+    """The first token that it computes in this step."""
+    return view.num_scheduled_tokens or draft.board.hit_tokens(view)

@@ -1,0 +1,55 @@
+"""Everybody who waits: to enter, in one queue or, offline requests, in a pool; and to generate, KV kept."""
+
+from __future__ import annotations
+
+from brim.core.kvcache.manager import KVCacheManager
+from brim.core.offline.pool import OfflinePool
+from brim.core.policies.ordering import Ordering
+from brim.core.request import RequestState, TaskClass
+from brim.core.waiting import WaitingQueue
+
+
+class Queues:
+    """`pool` is None where all wait to enter in one queue."""
+
+    def __init__(self, ordering: Ordering, pool: OfflinePool | None) -> None:
+        self.waiting = WaitingQueue(ordering)
+        self.parked = WaitingQueue(ordering)  # they hold KV
+        self.pool = pool
+
+    def __len__(self) -> int:
+        """Who holds no KV."""
+        return len(self.waiting) + (0 if self.pool is None else len(self.pool))
+
+    def __contains__(self, state: RequestState) -> bool:
+        """Whether it waits to enter."""
+        return state in self.waiting or (self.pool is not None and state in self.pool)
+
+    def count(self, task_class: TaskClass) -> int:
+        """Requests of the class that wait to enter."""
+        pooled = len(self) - len(self.waiting) if task_class is TaskClass.OFFLINE else 0
+        return self.waiting.count(task_class) + pooled
+
+    def push(self, state: RequestState, kv: KVCacheManager, now_ns: int) -> None:
+        """It waits to enter."""
+        if self.pool is None or state.request.task_class is TaskClass.ONLINE:
+            self.waiting.push(state, now_ns)
+        else:
+            self.pool.add(state, kv.usable_hashes(state))
+            kv.forget(state.request.request_id)  # very many may wait, with very long prompts
+
+    def remove(self, state: RequestState) -> None:
+        """Raises KeyError where it does not wait to enter."""
+        if state in self.waiting:
+            self.waiting.remove(state)
+        elif self.pool is not None:
+            self.pool.remove(state)
+
+    @property
+    def changes_at_ns(self) -> float:
+        """The time from which on one of them has another order."""
+        return min(self.waiting.changes_at_ns, self.parked.changes_at_ns)
+
+    def reorder(self, now_ns: int) -> bool:
+        """Whether anybody has another place now."""
+        return self.waiting.reorder(now_ns) | self.parked.reorder(now_ns)

@@ -1,0 +1,66 @@
+"""Tells a policy's estimators what steps took, and what happens to the online requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from brim.core.batch import Batch
+from brim.core.estimators.slack import Miss
+from brim.core.estimators.step_time import StepShape, shape_of
+from brim.core.events import MissPredicted
+from brim.core.plan import Chunk
+from brim.core.policy import Policy
+from brim.core.request import RequestState, TaskClass
+
+
+class Timekeeper:
+    """Costs nothing where the policy asks for no time."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.watch = None if policy.timing is None else policy.timing.watch
+        self._timing = policy.timing
+        self._pace = policy.pace
+        self._free_ns = 0  # when the last step ended
+        self._missing: set[str] = set()  # requests of which it was told that they will be late
+
+    def shape(self, batch: Batch, rows: Sequence[RequestState], chunks: Sequence[Chunk]) -> StepShape | None:
+        """Of the coming step; None where nobody asks."""
+        if self._timing is None:
+            return None
+        context = sum(batch.load(task_class).context for task_class in TaskClass) if rows else 0
+        return shape_of(chunks, len(rows), context)
+
+    def step_took(self, start_ns: int, end_ns: int, shape: StepShape | None) -> None:
+        """From `start_ns`, or from when the step before ended."""
+        took_ns = end_ns - max(start_ns, self._free_ns)
+        self._free_ns = end_ns
+        if self._pace is not None:
+            self._pace.observe(took_ns)
+        if self._timing is not None:
+            self._timing.watch.committed(end_ns)
+            if shape is not None:
+                self._timing.steps.observe(shape, took_ns)
+
+    def counts(self, batch: Batch, num_pooled: int) -> bool:
+        """Whether how much offline work runs follows from the time, and so changes with every step."""
+        return self._timing is not None and bool(num_pooled or batch.load(TaskClass.OFFLINE).num_decodes)
+
+    def admitted(self, state: RequestState, cached_tokens: int) -> None:
+        if self.watch is not None:
+            self.watch.admitted(state, cached_tokens)
+
+    def first_token(self, state: RequestState, now_ns: int, tick: int) -> None:
+        if self.watch is not None:
+            self.watch.first_token(state, now_ns, tick)
+
+    def ended(self, state: RequestState) -> None:
+        self._missing.discard(state.request.request_id)
+        if self.watch is not None:
+            self.watch.ended(state)
+
+    def miss(self, miss: Miss, now_ns: int, step_id: int) -> list[MissPredicted]:
+        """The event of a predicted miss, once for each request."""
+        if miss.request_id in self._missing:
+            return []
+        self._missing.add(miss.request_id)
+        return [MissPredicted(now_ns, step_id, *miss)]
