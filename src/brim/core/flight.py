@@ -8,11 +8,12 @@ from brim.core.request import RequestState
 
 
 class Flight:
-    __slots__ = ("dropped", "plan", "shape", "start_ns", "tables")
+    __slots__ = ("dropped", "plan", "quiet", "shape", "start_ns", "tables")
 
-    def __init__(self, plan: StepPlan, start_ns: int, shape: StepShape | None) -> None:
+    def __init__(self, plan: StepPlan, start_ns: int, shape: StepShape | None, *, quiet: bool) -> None:
         self.plan = plan
         self.start_ns = start_ns
         self.shape = shape  # where somebody asks how long steps take
+        self.quiet = quiet  # it was not decided on: whether it is learnt from must not depend on skipping
         self.dropped: set[RequestState] = set()  # their tokens of this step are not wanted any more
         self.tables: list[list[int]] = []  # to give back when the step is over

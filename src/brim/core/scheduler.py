@@ -121,6 +121,7 @@ class Scheduler:
             self._settled = False
         if self.policy.headroom is not None:
             self.policy.headroom.demand.observe(now_ns, self.kv.online_blocks)
+        quiet = self._is_settled()
         admitted, chunks, held = self._decide(now_ns)
         rows = () if held else self.batch.rows()
         if not rows and not chunks:
@@ -130,7 +131,7 @@ class Scheduler:
             self.batch.tick += 1
         released, self._released = tuple(self._released), []
         plan = StepPlan(self._num_steps, rows, tuple(chunks), tuple(admitted), released)
-        self._in_flight.append(Flight(plan, now_ns, shape))
+        self._in_flight.append(Flight(plan, now_ns, shape, quiet=quiet))
         self._num_steps += 1
         for chunk in chunks:
             if chunk.samples:
@@ -145,7 +146,7 @@ class Scheduler:
         if not self._in_flight or self._in_flight[0].plan.step_id != plan.step_id:
             raise InvariantViolated(f"step {plan.step_id} is not the oldest step in flight")
         flight = self._in_flight.popleft()
-        self._time.step_took(flight.start_ns, now_ns, flight.shape)
+        self._time.step_took(flight.start_ns, now_ns, None if flight.quiet else flight.shape)
         for request_id, message in result.errors.items():
             self._fail(flight, request_id, message, now_ns)
         for chunk in plan.chunks:
