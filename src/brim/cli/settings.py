@@ -57,7 +57,7 @@ class EngineSettings(BaseModel):
     threads: int | None = Field(None, ge=1, description="CPU threads of the model; else one a core.")
     policy: str = Field(
         _core_default("policy"),
-        description="The scheduler: priority, vllm, econoserve ... (docs/policies.md).",
+        description="The scheduler: brim, vllm, econoserve, echo ... (docs/policies.md).",
     )
     max_num_seqs: int = Field(_core_default("max_num_seqs"), ge=1, description="Most requests in one step.")
     max_num_batched_tokens: int = Field(

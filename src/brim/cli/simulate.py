@@ -30,7 +30,7 @@ RATE = "rate_requests_per_second"
 @takes_options
 def simulate_command(
     options: Options,
-    policy: Annotated[str, typer.Option(help="The scheduler.")] = "priority",
+    policy: Annotated[str, typer.Option(help="The scheduler.")] = "brim",
     events: Annotated[Path | None, typer.Option(help="Write every event to this file, a line each.")] = None,
     json_output: flags.Json = False,
 ) -> None:

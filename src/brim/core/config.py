@@ -24,7 +24,7 @@ class SchedulerConfig:
     max_num_batched_tokens: int = 2048
     max_prefill_chunk_tokens: int = 0  # 0: a chunk may fill the step
     enable_prefix_caching: bool = True
-    policy: str = "priority"
+    policy: str = "brim"
     target_forward_tokens: int = 0  # tokens a step at which the device is busy; 0: max_num_batched_tokens
     prompt_floor_tokens: int = 0  # KV that outputs may not take from prompts; 0: see floor_tokens
     reserve_share: float = 0.03  # of the KV cache, for answers that grow longer than expected

@@ -32,4 +32,4 @@ def test_every_running_request_must_get_a_token_a_step():
 
 
 def test_the_defaults_fit_a_cache_of_a_full_length():
-    assert SchedulerConfig(num_blocks=256).policy == "priority"
+    assert SchedulerConfig(num_blocks=256).policy == "brim"

@@ -87,7 +87,7 @@ def test_a_full_plan_has_every_row_at_every_load_and_the_most_requests() -> None
     [bench] = plan.benches
     made = points(plan, bench, 10.0, 512)
     rates = [p for p in made if p.group == "rates"]
-    assert len(rates) == len({(p.row, p.load) for p in rates}) == 16 * len(plan.loads)
+    assert len(rates) == len({(p.row, p.load) for p in rates}) == 17 * len(plan.loads)
     assert all(p.rate * p.seconds <= 1000 + 1e-6 for p in made if p.rate)
     assert {p.value for p in made if p.group == "length_padding"} >= {0.0, 0.5}
     for point in made:

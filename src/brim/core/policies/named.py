@@ -31,10 +31,12 @@ from brim.core.policies.ordering import (
     MultiLevelFeedback,
     OnlineFirst,
     ShortestRemaining,
+    ShortestUnlessUrgent,
 )
 from brim.core.policies.picking import LongestFit, NearestFit
 from brim.core.policies.preempting import (
     LastComeFirstPreempted,
+    LeastLossThenLongest,
     LongestRemainingFirst,
     LowestLevelFirst,
     OfflineFirst,
@@ -225,6 +227,17 @@ def _echo(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
     )
 
 
+def _brim(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+    """Online the shortest first unless one is urgent; offline as in Echo."""
+    return replace(
+        _echo(config, lengths),
+        name="brim",
+        ordering=ShortestUnlessUrgent(),
+        preempting=LeastLossThenLongest(),
+        expecting=_predicted(config, lengths),
+    )
+
+
 NAMED: dict[str, Row] = {
     "vllm": _vllm,
     "priority": _priority,
@@ -243,6 +256,7 @@ NAMED: dict[str, Row] = {
     "bs-e": _bs_e,
     "bs-e-s": _bs_e_s,
     "echo": _echo,
+    "brim": _brim,
 }
 
 

@@ -54,6 +54,44 @@ class ShortestRemaining:
 
 
 @dataclass(frozen=True, slots=True)
+class ShortestUnlessUrgent:
+    """Online before offline, by priority; then who can just get its first token in time; then the shortest.
+
+    Of those with less than `urgent_seconds` left the one that is due first. Else the fewest tokens still
+    expected, where a second of waiting counts as `tokens_per_second` fewer: nobody is overtaken for ever.
+    Offline ones are in order of priority, deadline and arrival.
+    """
+
+    urgent_seconds: float = 0.5
+    tokens_per_second: float = 2.0
+
+    def key(self, view: RequestView, now_ns: int) -> tuple[float, ...]:
+        request = view.request
+        if request.task_class is TaskClass.OFFLINE:
+            return OnlineFirst().key(view, now_ns)
+        due_ns = self._first_due_ns(view)
+        if due_ns is not None and due_ns - self._urgent_ns <= now_ns <= due_ns:
+            return (0, request.priority, 0, due_ns)
+        remaining = view.expected_tokens - view.num_computed_tokens
+        aged = request.arrival_ns / _SECOND_NS * self.tokens_per_second
+        return (0, request.priority, 1, remaining + aged)
+
+    def changes_at_ns(self, view: RequestView, now_ns: int) -> int | None:
+        due_ns = self._first_due_ns(view)
+        if due_ns is None or view.request.task_class is TaskClass.OFFLINE:
+            return None
+        return next((at_ns for at_ns in (due_ns - self._urgent_ns, due_ns + 1) if at_ns > now_ns), None)
+
+    @property
+    def _urgent_ns(self) -> int:
+        return int(self.urgent_seconds * _SECOND_NS)
+
+    def _first_due_ns(self, view: RequestView) -> int | None:
+        ttft_ns = view.request.slo.ttft_ns
+        return None if ttft_ns is None or _has_output(view) else view.request.arrival_ns + ttft_ns
+
+
+@dataclass(frozen=True, slots=True)
 class MultiLevelFeedback:
     """Levels by the service a request has had, each twice as long as the one before; inside, by arrival.
 

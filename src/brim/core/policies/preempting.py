@@ -74,6 +74,15 @@ class OfflineLeastLoss(OfflineFirst):
         return (0, max(view.num_computed_tokens - (view.num_cached_tokens or 0), 0), -view.arrival_seq)
 
 
+class LeastLossThenLongest(OfflineLeastLoss):
+    """The same, and of the online requests the one with the most tokens still to come gives way first."""
+
+    def key(self, view: RequestView, now_ns: int) -> tuple[float, ...]:
+        if view.request.task_class is TaskClass.OFFLINE:
+            return super().key(view, now_ns)
+        return (1, -view.request.priority, view.num_computed_tokens - view.expected_tokens, -view.arrival_seq)
+
+
 class LongestRemainingFirst:
     """The one with the most tokens still to come gives way to the running, nobody to the waiting (SRTF)."""
 

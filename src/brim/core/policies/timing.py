@@ -72,4 +72,4 @@ class FixedLatency:
 def _chunk(steps: RefittedStepTime, step: OnlineStep, most: int, limit_ns: int) -> int:
     """Where the time is too short for any, it can't be kept, and the step is full."""
     decodes = StepShape(step.num_decodes, 0, step.num_decodes, step.decode_context)
-    return largest_chunk(steps.guarded_ns, decodes, 0, most, limit_ns) or most
+    return largest_chunk(steps.nanoseconds, decodes, 0, most, limit_ns) or most
