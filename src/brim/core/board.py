@@ -110,6 +110,8 @@ class PoolBoard:
         return len(self._kv.hit_blocks(view)) * self._kv.block_size
 
     def admission_blocks(self, view: RequestView) -> int:
+        if self._pool is not None and view in self._pool:
+            return self._kv.admission_blocks(view, self._pool.cached_hashes(view))
         return self._kv.admission_blocks(view)
 
     def freeable_blocks(self, views: Sequence[RequestView]) -> int:

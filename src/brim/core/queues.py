@@ -40,10 +40,15 @@ class Queues:
 
     def remove(self, state: RequestState) -> None:
         """Raises KeyError where it does not wait to enter."""
-        if state in self.waiting:
-            self.waiting.remove(state)
-        elif self.pool is not None:
+        if self.pool is not None and state in self.pool:
             self.pool.remove(state)
+        else:
+            self.waiting.remove(state)
+
+    def check(self) -> None:
+        """Verifies the books of the pool. Raises InvariantViolated. Linear: for tests."""
+        if self.pool is not None:
+            self.pool.check()
 
     @property
     def changes_at_ns(self) -> float:

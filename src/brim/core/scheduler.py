@@ -31,7 +31,7 @@ from brim.core.plan import Chunk, StepPlan, StepResult
 from brim.core.policies.named import named
 from brim.core.policy import Policy
 from brim.core.queues import Queues
-from brim.core.request import FinishReason, Request, RequestState, RequestView, Status
+from brim.core.request import FinishReason, Request, RequestState, RequestView, Status, TaskClass
 from brim.core.timekeeping import Timekeeper
 
 
@@ -119,8 +119,7 @@ class Scheduler:
         self._feed()
         if now_ns >= self.queues.changes_at_ns and self.queues.reorder(now_ns):
             self._settled = False
-        if self.policy.headroom is not None:
-            self.policy.headroom.demand.observe(now_ns, self.kv.online_blocks)
+        self._time.step_begins(now_ns, self.kv.online_blocks)
         quiet = self._is_settled()
         admitted, chunks, held = self._decide(now_ns)
         rows = () if held else self.batch.rows()
@@ -187,6 +186,7 @@ class Scheduler:
         """
         rows, changes_at_ns, steps = self.batch.rows(), self.queues.changes_at_ns, 0
         for steps, end_ns in enumerate(ends_ns, 1):
+            self._time.step_begins(start_ns, self.kv.online_blocks)
             self.batch.tick += 1
             hungry = self.batch.entering_block(self.batch.tick)
             if hungry:
@@ -205,10 +205,11 @@ class Scheduler:
         return steps
 
     def check(self) -> None:
-        """Verifies the books of batch, queue and KV cache. Raises InvariantViolated. Linear: for tests."""
+        """Verifies the books of batch, queues and KV cache. Raises InvariantViolated. Linear: for tests."""
         if len(self.batch) + len(self.queues) != len(self._states):
             raise InvariantViolated("running + waiting is not all")
         self.batch.check(self.queues.parked, self.config.max_num_seqs)
+        self.queues.check()
         self.kv.check(self.batch, [table for flight in self._in_flight for table in flight.tables])
 
     # ---- how ------------------------------------------------------------------------------------------
@@ -221,8 +222,7 @@ class Scheduler:
         return self._settled
 
     def _counts_time(self) -> bool:
-        pool = self.queues.pool
-        return self._time.counts(self.batch, 0 if pool is None else len(pool))
+        return self._time.counts(self.batch, self.queues.count(TaskClass.OFFLINE))
 
     def _feed(self) -> None:
         """Gives every running request a block for its next token, or notes that it starves."""

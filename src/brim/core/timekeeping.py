@@ -1,4 +1,4 @@
-"""Tells a policy's estimators what steps took, and what happens to the online requests."""
+"""Tells a policy's estimators what steps took, and what online requests do and hold."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class Timekeeper:
         self.watch = None if policy.timing is None else policy.timing.watch
         self._timing = policy.timing
         self._pace = policy.pace
+        self._headroom = policy.headroom
         self._free_ns = 0  # when the last step ended
         self._missing: set[str] = set()  # requests of which it was told that they will be late
 
@@ -29,6 +30,11 @@ class Timekeeper:
             return None
         context = sum(batch.load(task_class).context for task_class in TaskClass) if rows else 0
         return shape_of(chunks, len(rows), context)
+
+    def step_begins(self, now_ns: int, online_blocks: int) -> None:
+        """Online requests hold so many blocks."""
+        if self._headroom is not None:
+            self._headroom.demand.observe(now_ns, online_blocks)
 
     def step_took(self, start_ns: int, end_ns: int, shape: StepShape | None) -> None:
         """From `start_ns`, or from when the step before ended."""
@@ -41,9 +47,9 @@ class Timekeeper:
             if shape is not None:
                 self._timing.steps.observe(shape, took_ns)
 
-    def counts(self, batch: Batch, num_pooled: int) -> bool:
+    def counts(self, batch: Batch, offline_waiting: int) -> bool:
         """Whether how much offline work runs follows from the time, and so changes with every step."""
-        return self._timing is not None and bool(num_pooled or batch.load(TaskClass.OFFLINE).num_decodes)
+        return self._timing is not None and bool(offline_waiting or batch.load(TaskClass.OFFLINE).num_decodes)
 
     def admitted(self, state: RequestState, cached_tokens: int) -> None:
         if self.watch is not None:

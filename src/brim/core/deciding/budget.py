@@ -24,7 +24,7 @@ class Budget:
         self._board = board
         self._lending = lending
         self._ordinary = board.ordinary_blocks
-        self._taken = 0
+        self.taken = 0  # blocks given away, less those that victims gave up at once
         self._promised: list[tuple[RequestView, bool]] = []
         self._timetable: Timetable | None = None
 
@@ -41,13 +41,13 @@ class Budget:
         """They are given away, and nobody gives them back."""
         self.blocks -= blocks
         self._ordinary -= blocks
-        self._taken += blocks
+        self.taken += blocks
 
     def gain(self, blocks: int, *, at_once: bool) -> None:
         """Blocks that somebody gives up."""
         if at_once:
             self.blocks += blocks
-            self._taken -= blocks
+            self.taken -= blocks
         else:
             self.blocks_under_way += blocks
 
@@ -78,7 +78,7 @@ class Budget:
         """From now on `blocks` is what the forecast leaves."""
         if self._timetable is None:
             self._timetable = self._board.timetable()
-            self.blocks = self._board.forecast_blocks - self._taken
+            self.blocks = self._board.forecast_blocks - self.taken
             for view, guest in self._promised:
                 self._enter(self._timetable, view, guest)
         return self._timetable

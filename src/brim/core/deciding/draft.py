@@ -91,20 +91,39 @@ class Draft:
         """
         yielding = self.yielding_to(view)
         lacking = need - self.budget.blocks - self.budget.blocks_under_way
-        numbers = range(len(yielding) + 1)
-        enough = bisect_left(numbers, lacking, key=lambda n: self.freed(yielding[:n]))
-        enough = max(1 - self.budget.seats, enough)
+        enough = max(1 - self.budget.seats, self._fewest(yielding, lacking))
         if not yielding or enough > len(yielding):
             return False
-        self.evict(yielding[: max(enough, 0)])
+        self.evict(yielding[:enough])
         return self.fits(need)
+
+    def _fewest(self, victims: Sequence[RequestView], blocks: int) -> int:
+        """How many of the first give up so many blocks together; one too many where all of them don't.
+
+        A few are tried before many: to count what shared tables free takes a look at every block.
+        """
+        if blocks <= 0:
+            return 0
+        most = 1
+        while most < len(victims) and self.freed(victims[:most]) < blocks:
+            most *= 2
+        numbers = range(min(most, len(victims)) + 1)
+        return bisect_left(numbers, blocks, lo=most // 2, key=lambda n: self.freed(victims[:n]))
 
     def fits(self, blocks: int) -> bool:
         return self.budget.seats >= 1 and self.budget.has(blocks)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody is left running, and nobody has entered."""
+        return self._num_staying <= 0
+
     def is_alone(self, view: RequestView) -> bool:
-        others = self.board.num_running - len(self.preempt) + len(self.admit) - (view in self.board.parked)
-        return others <= 0
+        return self._num_staying - (view in self.board.parked) <= 0
+
+    @property
+    def _num_staying(self) -> int:
+        return self.board.num_running - len(self.preempt) + len(self.admit)
 
     def ungranted(self) -> list[RequestView]:
         """Those that hold a prompt, and no promise for their output."""

@@ -21,8 +21,9 @@ def online_step(
 ) -> OnlineStep:
     """`stopped` will not decode, though they do at present."""
     start_ns, last_ns = now_ns, timing.watch.last_ns
-    for begun_ns, shape in board.steps_in_flight:
+    for decided_ns, shape in board.steps_in_flight:
         assert shape is not None
+        begun_ns = max(decided_ns, last_ns)  # it ran when the one before it was over
         start_ns = last_ns = max(start_ns, begun_ns + timing.steps.nanoseconds(shape))
     num, context = board.load(TaskClass.ONLINE)
     contexts = [view.num_scheduled_tokens + 1 for view in stopped if not view_is_offline(view)]
@@ -35,12 +36,12 @@ def prompt_works(
     timing: Timing, board: Board, running: Collection[RequestView], chunk_tokens: Mapping[RequestView, int]
 ) -> list[PromptWork]:
     """Of those `running` that don't decode, in this order, and of the first that wait behind them."""
-    waiting = (view for view in board.waiting if view not in chunk_tokens and not view_is_offline(view))
-    ahead = [view for view in running if not view_is_offline(view)]
+    waiting = islice((view for view in board.waiting if view not in chunk_tokens), _MOST_PROMPTS)
     token_ns = _token_ns(timing.steps)
     return [
         _work(timing.watch, board, view, chunk_tokens.get(view, 0), token_ns)
-        for view in (*ahead, *islice(waiting, _MOST_PROMPTS))
+        for view in (*running, *waiting)
+        if not view_is_offline(view)
     ]
 
 

@@ -29,15 +29,19 @@ def add_from_pool(draft: Draft) -> None:
 
 
 def _has_room(draft: Draft) -> bool:
-    return draft.budget.tokens >= 1 and draft.budget.seats >= 1 and draft.offline_blocks >= 1
+    room = draft.offline_blocks >= 1 or draft.is_idle
+    return draft.budget.tokens >= 1 and draft.budget.seats >= 1 and room
 
 
 def _offer(draft: Draft, view: RequestView) -> Offer | None:
     """None where the step has no time for a chunk worth its while."""
-    start = draft.board.hit_tokens(view)
+    board, budget = draft.board, draft.budget
+    start = board.hit_tokens(view)
     remaining = view.num_tokens - start
-    tokens = tokens_for(draft, view, remaining)
-    if tokens < min(remaining, draft.board.block_size):
+    chunk = draft.policy.chunking.tokens
+    tokens = chunk(view, remaining, tokens_for(draft, view, remaining))
+    if tokens < max(chunk(view, remaining, min(board.block_size, budget.tokens)), 1):
         return None
-    fresh = draft.budget.blocks_for(view.num_tokens) - start // draft.board.block_size
-    return Offer(view, start, tokens, draft.board.wanted_among(fresh))
+    fresh = budget.blocks_for(view.num_tokens) - start // board.block_size
+    wanted = board.wanted_among(budget.taken + fresh) - board.wanted_among(budget.taken)
+    return Offer(view, start, tokens, wanted)

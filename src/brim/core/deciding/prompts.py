@@ -82,7 +82,7 @@ def try_admit(draft: Draft, view: RequestView) -> bool:
     tokens = tokens_for(draft, view, remaining)
     if draft.budget.tokens >= 1 and not draft.policy.chunking.tokens(view, remaining, tokens):
         return False  # it can't be cut, or there is no time
-    if view_is_offline(view) and need > draft.offline_blocks:
+    if view_is_offline(view) and not alone and need > draft.offline_blocks:
         return False
     if not draft.fits(need + (0 if alone else draft.spare)) and not draft.make_room(view, need):
         return False

@@ -48,7 +48,7 @@ class OnlineWatch:
                 self.started(view, tick)
 
     def admitted(self, view: RequestView, cached_tokens: int) -> None:
-        if view.request.task_class is TaskClass.ONLINE:
+        if view.request.task_class is TaskClass.ONLINE and not view.num_preemptions:
             self.arrivals.observe(view.request.slo.ttft_ns, max(view.num_prompt_tokens - cached_tokens, 1))
 
     def ended(self, view: RequestView) -> None:

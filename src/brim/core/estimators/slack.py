@@ -103,10 +103,10 @@ class Arrivals:
                 del self._ttfts_ns[old_ttft_ns]
 
     @property
-    def ttft_ns(self) -> int | None:
-        """The tightest target, configured or seen."""
+    def ttfts_ns(self) -> list[int]:
+        """The targets, configured or seen, the tightest first."""
         targets = [*self._ttfts_ns, self._configured_ns]
-        return min((target for target in targets if target is not None), default=None)
+        return sorted({target for target in targets if target is not None})
 
     @property
     def prompt_tokens(self) -> int:
@@ -160,11 +160,26 @@ class Slack:
         if due is not None:
             yield _Bound(due.due_ns - step.start_ns, due.request_id)
         yield from self._prompt_bounds(step, decodes)
-        ttft_ns = self.arrivals.ttft_ns
+        ttft_ns = self._arrival_ttft_ns()
         if ttft_ns is not None:
             tokens = self.arrivals.prompt_tokens
             prefill_ns = self.prefill_ns(decodes, tokens, attention_pairs(tokens))
             yield _Bound(step.now_ns + ttft_ns - prefill_ns - step.start_ns, None)
+
+    def _arrival_ttft_ns(self) -> int | None:
+        """The tightest target of those that an idle machine meets after a step of one token.
+
+        A tighter one asks for nothing: one such request would stop offline work long after it is over.
+        """
+        targets_ns = self.arrivals.ttfts_ns
+        if not targets_ns:
+            return None
+        tokens = self.arrivals.prompt_tokens
+        alone_ns = self._work_ns(
+            StepShape(0), tokens, attention_pairs(tokens), min(tokens, self._token_budget)
+        )
+        least_ns = alone_ns + self._predict(StepShape(1))
+        return next((target_ns for target_ns in targets_ns if target_ns >= least_ns), None)
 
     def _prompt_bounds(self, step: OnlineStep, decodes: StepShape) -> Iterator[_Bound]:
         total = sum([prompt.num_tokens - prompt.tokens_now for prompt in step.prompts])

@@ -123,9 +123,13 @@ class KVCacheManager:
             return ()
         return self._hashes(view)[: (view.num_tokens - 1) // self.block_size]
 
-    def admission_blocks(self, view: RequestView) -> int:
-        """How many available blocks an admission uses up: its new ones, and hits nobody holds now."""
-        return self._cost(view, self.hit_blocks(view))
+    def admission_blocks(self, view: RequestView, cached: Sequence[BlockHash] | None = None) -> int:
+        """How many available blocks an admission uses up: its new ones, and hits nobody holds now.
+
+        `cached` are the hashes of its hits, where somebody knows them; else its tokens are hashed.
+        """
+        hits = self.hit_blocks(view) if cached is None else self._pool.index.match(cached)
+        return self._cost(view, hits)
 
     def freeable_blocks(self, tables: Sequence[Sequence[int]]) -> int:
         """How many blocks become available when all these tables are given up."""

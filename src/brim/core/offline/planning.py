@@ -40,7 +40,7 @@ class Planning:
     divide, but is taken off: score = benefit - punishment - time.
     """
 
-    families = 8  # requests of one prefix that a step may add
+    families = 64  # requests of one prefix that a step may add
 
     def __init__(self, steps: RefittedStepTime, block_size: int, *, by_rate: bool = True) -> None:
         self._steps = steps

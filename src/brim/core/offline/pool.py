@@ -17,6 +17,8 @@ from brim.core.offline.node import Node, Urgency, Waiter
 from brim.core.offline.trie import PrefixTrie
 from brim.core.request import RequestView
 
+_FIRST_LOOK = 8  # of a prefix, requests looked at together; then ever more: most steps take a few
+
 # (-cached blocks, the most urgent there, serial of the look at the node, node): smaller is better
 _Place = tuple[int, Waiter, int, Node]
 
@@ -103,8 +105,13 @@ class OfflinePool:
     def _family(self, number: int, place: _Place, most: int) -> Iterator[RequestView]:
         _, waiter, _, node = place
         yield waiter.view
-        others = [other for other in node.nearest(most) if self._bucket(other, node) == number]
-        yield from [other.view for other in sorted(others) if other is not waiter][: most - 1]
+        given, look = {waiter}, 0
+        while len(given) < most and look < most:
+            look = min(4 * look or _FIRST_LOOK, most)
+            near = [other for other in node.nearest(look) if self._bucket(other, node) == number]
+            fresh = sorted(other for other in near if other not in given)[: most - len(given)]
+            yield from [other.view for other in fresh]
+            given.update(fresh)
 
     def _bucket(self, waiter: Waiter, node: Node) -> int:
         return bucket(max(waiter.length - node.cached_end, 1))
@@ -112,6 +119,10 @@ class OfflinePool:
     def cached_blocks(self, view: RequestView) -> int:
         """The cached prefix of a waiting request. Raises KeyError where it does not wait."""
         return self._trie.cached_prefix(self._waiters[view.request.request_id])
+
+    def cached_hashes(self, view: RequestView) -> Sequence[BlockHash]:
+        """The same, by name, without a look at its tokens."""
+        return self._trie.cached_hashes(self._waiters[view.request.request_id])
 
     def _best_of_buckets(self) -> Iterator[tuple[int, _Place]]:
         for number in sorted(self._places):

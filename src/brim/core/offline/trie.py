@@ -82,6 +82,13 @@ class PrefixTrie:
         assert waiter.node is not None
         return waiter.node.frontier.cached_end
 
+    def cached_hashes(self, waiter: Waiter) -> list[BlockHash]:
+        """The same, by name."""
+        assert waiter.node is not None
+        frontier = waiter.node.frontier
+        runs = reversed([node.hashes for node in frontier.lineage()])
+        return [block_hash for hashes in runs for block_hash in hashes][: frontier.cached_end]
+
     # ---- cached blocks ---------------------------------------------------------------------------------
 
     def published(self, hashes: Sequence[BlockHash], start: int, stop: int) -> None:
