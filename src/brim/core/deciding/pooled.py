@@ -7,6 +7,7 @@ from itertools import islice
 from brim.core.deciding.draft import Draft
 from brim.core.deciding.prompts import try_admit
 from brim.core.deciding.spare_time import tokens_for
+from brim.core.deciding.time_left import TimeLeft
 from brim.core.offline.planning import Offer
 from brim.core.request import RequestView
 
@@ -14,11 +15,11 @@ from brim.core.request import RequestView
 def add_from_pool(draft: Draft) -> None:
     """Adds offline requests one by one, as long as each makes the step better."""
     planning, time = draft.policy.planning, draft.time
-    if planning is None or time is None or draft.budget.refused or not _has_room(draft):
+    if planning is None or time is None or draft.budget.refused or not _has_room(draft, time):
         return
     heads = {next(family): family for family in draft.board.offline_families(planning.families)}
     gain_ns = planning.work_ns(time.offline_part)
-    while heads and _has_room(draft):
+    while heads and _has_room(draft, time):
         best = planning.best([offer for view in heads if (offer := _offer(draft, view))], time.shape, gain_ns)
         if best is None:
             return
@@ -28,9 +29,11 @@ def add_from_pool(draft: Draft) -> None:
         heads |= {view: family for view in islice(family, 1) if view not in draft.admit}
 
 
-def _has_room(draft: Draft) -> bool:
+def _has_room(draft: Draft, time: TimeLeft) -> bool:
+    """Whether a look at the pool is worth its while: half-done prompts may have taken all the time."""
+    tokens = min(draft.budget.tokens, draft.board.block_size)
     room = draft.offline_blocks >= 1 or draft.is_idle
-    return draft.budget.tokens >= 1 and draft.budget.seats >= 1 and room
+    return tokens >= 1 and draft.budget.seats >= 1 and room and time.chunk(0, tokens) > 0
 
 
 def _offer(draft: Draft, view: RequestView) -> Offer | None:
