@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from brim.core.estimators.due_times import DueTimes, end_due_ns, first_due_ns, pacing
+from brim.core.estimators.due_times import DueTimes, Pacing, end_due_ns, first_due_ns, pacing
 from brim.core.estimators.slack import Arrivals, PromptWork
 from brim.core.request import RequestView, TaskClass
 
@@ -26,6 +26,9 @@ class OnlineWatch:
         request_id = view.request.request_id
         self._last_ns.pop(request_id, None)
         self._decoding.add(request_id)
+        if view.num_tokens == view.num_prompt_tokens:  # its first token is in flight: until then the gap counts
+            gap_ns = pacing(view.request, self._committed_ns, 1).gap_ns
+            self.dues.pace(request_id, Pacing(gap_ns, None), self._committed_ns)
         self.dues.start(request_id, view.num_scheduled_tokens - view.num_prompt_tokens + 1, tick)
 
     def stopped(self, view: RequestView) -> None:

@@ -11,6 +11,10 @@ from brim.core.estimators.chunk_size import Predict, largest_chunk, with_chunk
 from brim.core.estimators.due_times import DueTimes
 from brim.core.estimators.step_time import StepShape, attention_pairs
 
+# Steps of one token: for an arrival that may come no step need be shorter, or a single request with a target
+# that nobody can meet would stop offline work long after it is over. Half of such a step is work.
+_WORTH_WHILE = 2
+
 
 class PromptWork(NamedTuple):
     """An online request, waiting or running, that doesn't draw a token in every step yet.
@@ -103,10 +107,10 @@ class Arrivals:
                 del self._ttfts_ns[old_ttft_ns]
 
     @property
-    def ttfts_ns(self) -> list[int]:
-        """The targets, configured or seen, the tightest first."""
+    def ttft_ns(self) -> int | None:
+        """The tightest target, configured or seen."""
         targets = [*self._ttfts_ns, self._configured_ns]
-        return sorted({target for target in targets if target is not None})
+        return min((target for target in targets if target is not None), default=None)
 
     @property
     def prompt_tokens(self) -> int:
@@ -160,26 +164,12 @@ class Slack:
         if due is not None:
             yield _Bound(due.due_ns - step.start_ns, due.request_id)
         yield from self._prompt_bounds(step, decodes)
-        ttft_ns = self._arrival_ttft_ns()
+        ttft_ns = self.arrivals.ttft_ns
         if ttft_ns is not None:
             tokens = self.arrivals.prompt_tokens
             prefill_ns = self.prefill_ns(decodes, tokens, attention_pairs(tokens))
-            yield _Bound(step.now_ns + ttft_ns - prefill_ns - step.start_ns, None)
-
-    def _arrival_ttft_ns(self) -> int | None:
-        """The tightest target of those that an idle machine meets after a step of one token.
-
-        A tighter one asks for nothing: one such request would stop offline work long after it is over.
-        """
-        targets_ns = self.arrivals.ttfts_ns
-        if not targets_ns:
-            return None
-        tokens = self.arrivals.prompt_tokens
-        alone_ns = self._work_ns(
-            StepShape(0), tokens, attention_pairs(tokens), min(tokens, self._token_budget)
-        )
-        least_ns = alone_ns + self._predict(StepShape(1))
-        return next((target_ns for target_ns in targets_ns if target_ns >= least_ns), None)
+            bound_ns = step.now_ns + ttft_ns - prefill_ns - step.start_ns
+            yield _Bound(max(bound_ns, _WORTH_WHILE * self._predict(StepShape(1))), None)
 
     def _prompt_bounds(self, step: OnlineStep, decodes: StepShape) -> Iterator[_Bound]:
         total = sum([prompt.num_tokens - prompt.tokens_now for prompt in step.prompts])
