@@ -60,6 +60,7 @@ COUNTERS = (
     Counted("prompt_tokens_cached", "cached_tokens", "Prompt tokens not computed", lambda m: m.cached_tokens),
     Counted("prefix_cache_queries", "", "Prompt tokens looked up in the cache", lambda m: m.prompt_tokens),
     Counted("prefix_cache_hits", "", "Prompt tokens found in the cache", lambda m: m.cached_tokens),
+    Counted("", "predicted_misses", "Requests foretold to miss a target", lambda m: m.predicted_misses),
     Counted("generation_tokens", "output_tokens", "Tokens generated", lambda m: m.output_tokens),
 )
 HISTOGRAMS = (
@@ -91,6 +92,15 @@ GAUGES = (
     Gauged("brim:free_blocks", "KV cache blocks without content", lambda s: s.free_blocks),
 )
 
+FIGURES = {  # of `core.figures`
+    "step_time_error_p50": "Median error of predicted step times, as a share of the real time",
+    "step_time_error_p95": "95th percentile of the same",
+    "step_time_bias": "Median signed error of the same, above 0 where steps are shorter than predicted",
+    "online_demand_forecast_blocks": "KV cache blocks that online requests are expected to want",
+    "online_demand_coverage": "Share of the time in which that was enough, 0 to 1",
+    "offline_headroom_blocks": "KV cache blocks that offline requests may still take",
+    "offline_requests_pooled": "Offline requests waiting in the pool",
+}
 LENGTH_ERROR = {  # of `core.estimators.length_error`
     "mean_absolute_tokens": "Mean error of predicted answer lengths, tokens",
     "mean_over_tokens": "Mean of tokens predicted and never generated",
@@ -137,6 +147,8 @@ class _EngineFigures(Collector):
             yield from self._histograms(
                 measured, {str(name): measured.read(m) for name, m in by_class.items()}
             )
+        for name, value in self._loop.figures().items():
+            yield _gauge(f"brim:{name}", FIGURES[name], self._model, value)
         error = self._loop.length_error
         if error is not None and error.requests:
             for name, help_text in LENGTH_ERROR.items():

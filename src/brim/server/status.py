@@ -39,7 +39,11 @@ class StatusRoutes:
         return {"version": brim.__version__, "engine": caps.name, "device": caps.device, "note": caps.note}
 
     async def load(self) -> dict[str, Any]:
-        """Requests under way now; `server_load` is the name that vLLM's users know."""
+        """Requests under way now; `server_load` is the name that vLLM's users know.
+
+        `scheduler` holds what the policy knows of itself, `prefix_reuse` the share of prompt tokens found in
+        the cache since the start, by class, None before the first.
+        """
         stats = self._loop.stats()
         return {
             "server_load": stats.num_running + stats.num_waiting,
@@ -47,6 +51,8 @@ class StatusRoutes:
             "num_waiting_online": stats.num_waiting_online,
             "num_waiting_offline": stats.num_waiting_offline,
             "kv_usage": stats.kv_usage,
+            "prefix_reuse": {str(name): m.prefix_reuse for name, m in self._loop.metrics.by_class.items()},
+            "scheduler": self._loop.figures(),
         }
 
     async def metrics(self) -> Response:

@@ -16,6 +16,7 @@ from brim.core.estimators.online_demand import OnlineDemand
 from brim.core.estimators.pace import Pace
 from brim.core.estimators.refitted import RefittedStepTime
 from brim.core.estimators.response_length import History, ResponseLength
+from brim.core.estimators.step_time import StepTime
 from brim.core.kvcache.eviction import Evicting
 from brim.core.kvcache.headroom import Headroom
 from brim.core.offline.planning import Planning
@@ -201,23 +202,23 @@ def _bs(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
     return replace(_priority(config, lengths), name="bs", filling=filling)
 
 
-def _bs_e(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+def _bs_e(config: SchedulerConfig, lengths: ResponseLength, step_time: StepTime | None = None) -> Policy:
     """BS+E: the time that online requests leave instead of a fixed number of tokens."""
-    timing = BySlack(RefittedStepTime(), config.max_num_batched_tokens, config.slack_share)
+    timing = BySlack(RefittedStepTime(step_time), config.max_num_batched_tokens, config.slack_share)
     return replace(_priority(config, lengths), name="bs-e", timing=timing)
 
 
-def _bs_e_s(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+def _bs_e_s(config: SchedulerConfig, lengths: ResponseLength, step_time: StepTime | None = None) -> Policy:
     """BS+E+S: offline requests wait in a pool, prefix by prefix, and are added by score."""
-    policy = _bs_e(config, lengths)
+    policy = _bs_e(config, lengths, step_time)
     assert policy.timing is not None
     return replace(policy, name="bs-e-s", planning=Planning(policy.timing.steps, config.block_size))
 
 
-def _echo(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+def _echo(config: SchedulerConfig, lengths: ResponseLength, step_time: StepTime | None = None) -> Policy:
     """Echo (arXiv 2504.03651): eviction by class and reuse, room kept for bursts, least loss first."""
     return replace(
-        _bs_e_s(config, lengths),
+        _bs_e_s(config, lengths, step_time),
         name="echo",
         evicting=Evicting.BY_REUSE,
         headroom=Headroom(config.num_blocks, OnlineDemand()),
@@ -244,14 +245,20 @@ NAMED: dict[str, Row] = {
     "bs-e-s": _bs_e_s,
     "echo": _echo,
 }
+_TIMED = {"bs-e": _bs_e, "bs-e-s": _bs_e_s, "echo": _echo}  # they estimate how long a step takes
 
 
-def named(config: SchedulerConfig, lengths: ResponseLength | None = None) -> Policy:
+def named(
+    config: SchedulerConfig, lengths: ResponseLength | None = None, step_time: StepTime | None = None
+) -> Policy:
     """The policy that `config.policy` names, with `lengths` to predict answers (default: their history).
 
-    Raises ConfigError with the names there are.
+    `step_time` is what the estimate of a step's time starts from, in policies that have one; without it
+    the first steps teach all. Raises ConfigError with the names there are.
     """
     refuse_unknown(config.policy)
+    if config.policy in _TIMED:
+        return _TIMED[config.policy](config, lengths or History(), step_time)
     return NAMED[config.policy](config, lengths or History())
 
 
