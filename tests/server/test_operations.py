@@ -167,6 +167,24 @@ def test_metrics() -> None:
     assert samples["brim:slo_attainment_total", met] == 1
 
 
+def test_a_policy_shows_what_it_knows_of_itself() -> None:
+    with running(policy="echo") as run:
+        client, http = run.openai(), run.http()
+        for tier in ("auto", "flex"):
+            client.chat.completions.create(
+                **CHAT, service_tier=tier, extra_headers={"x-slo-ttft-ms": "0.000001"}
+            )
+        until(lambda: run.loop.stats().num_running == 0)
+        samples, load = _samples(http), http.get("/load").json()
+    assert samples["brim:predicted_misses_total", _labels(**{"class": "online"})] == 1
+    assert samples["brim:predicted_misses_total", _labels(**{"class": "offline"})] == 0
+    assert load["prefix_reuse"] == {"online": 0.0, "offline": 16 / len(b"user: hello\nassistant: ")}
+    assert load["scheduler"]["offline_requests_pooled"] == 0
+    assert load["scheduler"]["offline_headroom_blocks"] > 0
+    for name, value in load["scheduler"].items():
+        assert samples[f"brim:{name}", _labels()] == pytest.approx(value)
+
+
 def test_a_dead_engine() -> None:
     class Dying(ScriptedEngine):
         def finish(self):
