@@ -34,6 +34,7 @@ def test_the_settings_of_a_policy_reach_its_scheduler() -> None:
 def test_the_estimate_of_a_step_starts_from_what_is_given(policy: str) -> None:
     config = scheduler_config(ServeSettings(policy=policy), CAPS)
     timing, unaware = named(config, step_time=SLOW).timing, named(config).timing
-    assert timing is not None and unaware is not None
+    assert timing is not None
+    assert unaware is not None
     assert timing.steps.seconds(StepShape(1)) == 7
     assert unaware.steps.seconds(StepShape(1)) < 1

@@ -14,9 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from brim.core.errors import ConfigError, ModelRefused
-from brim.engines.base import EngineCaps
+from brim.engines.base import EngineCaps, Footprint
 from brim.engines.local import builtin
-from brim.engines.local.device import favour_small_batches, pick_device, pick_dtype
+from brim.engines.local.device import favour_small_batches, hardware, pick_device, pick_dtype
 from brim.engines.local.device import kv_cache_bytes as default_kv_cache_bytes
 from brim.engines.local.engine import LocalEngine
 from brim.engines.local.gate import SelfCheck, examine, max_positions
@@ -83,6 +83,11 @@ def load(
         device=str(where),
         dtype=str(number).removeprefix("torch."),
         note=builtin.NOTE if name == builtin.NAME else None,
+        footprint=Footprint(
+            *hardware(where),
+            weight_bytes=sum(each.numel() * each.element_size() for each in network.parameters()),
+            kv_bytes_per_token=paged.block_bytes // block_size,
+        ),
     )
     tell(f"KV cache: {blocks} blocks of {block_size} tokens, {blocks * paged.block_bytes / 2**20:.0f} MiB")
     return LocalEngine(paged, caps, seed=seed), HFTokenizer(tokenizer, ends)
