@@ -262,6 +262,11 @@ def test_drain_puts_batch_lines_back(tmp_path: Path) -> None:
         samples = _samples(run.http())
         assert samples["brim:batch_jobs", frozenset({("status", "in_progress")})] == 1
         assert samples["brim:batch_lines_in_flight", frozenset()] == 1
+        until(lambda: run.http().get("/load").json()["batch_backlog"]["lines"] == 1)  # told every second
+        assert run.http().get("/load").json()["batch_backlog"]["most_seconds"] is None
+        samples = _samples(run.http())
+        assert samples["brim:batch_backlog_lines", frozenset()] == 1
+        assert ("brim:batch_backlog_seconds", frozenset({("bound", "most")})) not in samples
         run.server.handle_exit(signal.SIGTERM, None)
         until(lambda: run.http().get("/ready").status_code == 503)
         with pytest.raises(openai.InternalServerError):

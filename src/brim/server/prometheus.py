@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from brim.batch_api.api import BatchApi, LineCounts
+from brim.batch_api.api import Backlog, BatchApi, LineCounts
 from brim.core.request import FinishReason
 from brim.engines.base import EngineCaps
 from brim.engines.loop import EngineLoop, LoopStats
@@ -123,7 +123,7 @@ class Exposition:
         registry.register(self._engine)
         if self._batch_api is not None and self._batch_api.running:
             jobs = await self._batch_api.job_counts()
-            registry.register(_BatchFigures(jobs, self._batch_api.line_counts()))
+            registry.register(_BatchFigures(jobs, self._batch_api.line_counts(), self._batch_api.backlog()))
         ProcessCollector(registry=registry)
         return generate_latest(registry)
 
@@ -196,9 +196,10 @@ class _EngineFigures(Collector):
 
 
 class _BatchFigures(Collector):
-    def __init__(self, jobs: Mapping[str, int], lines: LineCounts) -> None:
+    def __init__(self, jobs: Mapping[str, int], lines: LineCounts, backlog: Backlog) -> None:
         self._jobs = jobs
         self._lines = lines
+        self._backlog = backlog
 
     def collect(self) -> Iterator[Metric]:
         jobs = GaugeMetricFamily("brim:batch_jobs", "Batch jobs by status", labels=["status"])
@@ -210,6 +211,14 @@ class _BatchFigures(Collector):
             lines.add_metric([result], getattr(self._lines, result))
         yield lines
         yield _gauge("brim:batch_lines_in_flight", "Batch lines being run", {}, self._lines.in_flight)
+        yield _gauge("brim:batch_backlog_lines", "Batch lines without a result", {}, self._backlog.lines)
+        seconds = GaugeMetricFamily(
+            "brim:batch_backlog_seconds", "Until all have one, where that is known", labels=["bound"]
+        )
+        if self._backlog.completion is not None:
+            seconds.add_metric(["least"], self._backlog.completion.least_seconds)
+            seconds.add_metric(["most"], self._backlog.completion.most_seconds)
+        yield seconds
 
 
 def _gauge(name: str, text: str, labels: Mapping[str, str], value: float) -> Metric:
