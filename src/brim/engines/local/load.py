@@ -83,14 +83,16 @@ def load(
         device=str(where),
         dtype=str(number).removeprefix("torch."),
         note=builtin.NOTE if name == builtin.NAME else None,
-        footprint=Footprint(
-            *hardware(where),
-            weight_bytes=sum(each.numel() * each.element_size() for each in network.parameters()),
-            kv_bytes_per_token=paged.block_bytes // block_size,
-        ),
+        footprint=_footprint(network, paged),
     )
     tell(f"KV cache: {blocks} blocks of {block_size} tokens, {blocks * paged.block_bytes / 2**20:.0f} MiB")
     return LocalEngine(paged, caps, seed=seed), HFTokenizer(tokenizer, ends)
+
+
+def _footprint(network: Any, paged: PagedModel) -> Footprint:
+    name, memory_bytes = hardware(paged.device)
+    weight_bytes = sum(each.numel() * each.element_size() for each in network.parameters())
+    return Footprint(name, memory_bytes, weight_bytes, paged.block_bytes // paged.block_size)
 
 
 def open_model(network: Any, block_size: int) -> tuple[PagedModel, int]:
