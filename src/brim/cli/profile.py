@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -128,6 +128,9 @@ def measure(
         Path | None, typer.Option("-o", "--output", help="The file to write [the model's name and .json].")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and smaller steps.")] = False,
+    repeats: Annotated[
+        int | None, typer.Option(min=1, help="How often each step is timed [7; 5 with --quick].")
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Measure the steps of a model on this machine, and write the profile that fits them."""
@@ -145,6 +148,7 @@ def measure(
     engine, _ = open_engine(settings, tell)
     try:
         grid = QUICK if quick else FULL
+        grid = replace(grid, repeats=repeats or grid.repeats)
         measurement = Measurement.of(engine, grid, settings.max_num_seqs, settings.max_num_batched_tokens)
         with bar(measurement.num_steps, "Measuring") as done:
             profile = measurement.run(path.stem, done=done)

@@ -161,9 +161,11 @@ def test_the_local_engine_on_a_tiny_grid(tmp_path: Path, monkeypatch: pytest.Mon
     path, trace = tmp_path / "mine.json", tmp_path / "trace.csv"
     limits = ["--kv-tokens", "2048", "--max-num-batched-tokens", "144", "--max-num-seqs", "16"]
     run = CliRunner().invoke
-    made = run(app, ["profile", "measure", "--quick", "--threads", "1", *limits, "-o", str(path)])
+    few = ["--quick", "--repeats", "2", "--threads", "1"]
+    made = run(app, ["profile", "measure", *few, *limits, "-o", str(path)])
     assert made.exit_code == 0, made.output
     assert "sizes held back" in made.output
+    assert "each the median of 2" in made.output
     profile = load(path)
     assert profile.kv_tokens() == 2048
     assert profile.kv_bytes_per_token == 2 * 4 * 2 * 32 * 4  # K and V, 4 layers, 2 heads of 32, float32
