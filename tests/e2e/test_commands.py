@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,6 +93,7 @@ def test_run_batch_refuses_an_output_it_can_not_write(tmp_path: Path, output: st
     ("flags", "message"),
     [
         (["--policy", "priorty"], "did you mean 'priority'"),
+        (["--profile", "h100-lama-3-8b"], "did you mean h100-llama-3-8b?"),
         (["--max-num-seqs", "9999"], "max_num_seqs 9999 is over max_num_batched_tokens"),
     ],
 )
@@ -101,6 +103,25 @@ def test_serve_says_what_is_wrong_and_what_to_do(tmp_path: Path, flags: list[str
     assert message in run.stderr
     assert "Traceback" not in run.stderr
     assert "Loading" not in run.stderr  # minutes of it, for a large model
+
+
+def test_a_policy_that_keeps_targets_is_served(serve: Callable[..., ServerProcess]) -> None:
+    server = serve("--policy", "echo", "--profile", "h100-llama-3-8b", "--tpot-ms", "500")
+    body = json.dumps({"model": "builtin", "prompt": "One two three", "max_tokens": 8, "ignore_eos": True})
+    asked = urllib.request.Request(
+        f"{server.address}/v1/completions", body.encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(asked) as answer:
+        assert json.load(answer)["usage"]["completion_tokens"] == 8
+    with urllib.request.urlopen(f"{server.address}/load") as answer:
+        told = json.load(answer)
+    assert told["batch_backlog"] == {"lines": 0, "least_seconds": 0.0, "most_seconds": 0.0}
+    assert {"step_time_bias", "offline_headroom_blocks"} <= set(told["scheduler"])
+    assert "there are none: give ttft_ms" not in server.log()
+
+
+def test_a_server_without_targets_says_what_that_means(serve: Callable[..., ServerProcess]) -> None:
+    assert "there are none: give ttft_ms and tpot_ms" in serve("--policy", "echo").log()
 
 
 def test_a_data_folder_in_use_is_said_before_the_model_is_loaded(

@@ -167,6 +167,24 @@ def test_metrics() -> None:
     assert samples["brim:slo_attainment_total", met] == 1
 
 
+def test_a_policy_shows_what_it_knows_of_itself() -> None:
+    with running(policy="echo") as run:
+        client, http = run.openai(), run.http()
+        for tier in ("auto", "flex"):
+            client.chat.completions.create(
+                **CHAT, service_tier=tier, extra_headers={"x-slo-ttft-ms": "0.000001"}
+            )
+        until(lambda: run.loop.stats().num_running == 0)
+        samples, load = _samples(http), http.get("/load").json()
+    assert samples["brim:predicted_misses_total", _labels(**{"class": "online"})] == 1
+    assert samples["brim:predicted_misses_total", _labels(**{"class": "offline"})] == 0
+    assert load["prefix_reuse"] == {"online": 0.0, "offline": 16 / len(b"user: hello\nassistant: ")}
+    assert load["scheduler"]["offline_requests_pooled"] == 0
+    assert load["scheduler"]["offline_headroom_blocks"] > 0
+    for name, value in load["scheduler"].items():
+        assert samples[f"brim:{name}", _labels()] == pytest.approx(value)
+
+
 def test_a_dead_engine() -> None:
     class Dying(ScriptedEngine):
         def finish(self):
@@ -244,6 +262,11 @@ def test_drain_puts_batch_lines_back(tmp_path: Path) -> None:
         samples = _samples(run.http())
         assert samples["brim:batch_jobs", frozenset({("status", "in_progress")})] == 1
         assert samples["brim:batch_lines_in_flight", frozenset()] == 1
+        until(lambda: run.http().get("/load").json()["batch_backlog"]["lines"] == 1)  # told every second
+        assert run.http().get("/load").json()["batch_backlog"]["most_seconds"] is None
+        samples = _samples(run.http())
+        assert samples["brim:batch_backlog_lines", frozenset()] == 1
+        assert ("brim:batch_backlog_seconds", frozenset({("bound", "most")})) not in samples
         run.server.handle_exit(signal.SIGTERM, None)
         until(lambda: run.http().get("/ready").status_code == 503)
         with pytest.raises(openai.InternalServerError):

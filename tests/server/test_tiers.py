@@ -52,6 +52,20 @@ def test_slo_headers_go_before_the_tiers_targets() -> None:
         assert slo({"x-slo-tpot-ms": "20"}) == SLO(ttft_ns=500 * MS, tpot_ns=20 * MS)
 
 
+def test_targets_of_clients_are_taken_only_where_the_operator_allows() -> None:
+    own = SLO(ttft_ns=500 * MS)
+    with running(service_options=ServiceOptions(client_targets=False, default_slo=own)) as run:
+        for tier, expected in (("auto", own), ("flex", SLO())):
+            run.openai().chat.completions.create(
+                model=MODEL,
+                messages=HELLO,
+                max_tokens=1,
+                service_tier=tier,
+                extra_headers={"x-llm-d-slo-ttft-ms": "1", "x-llm-d-slo-tpot-ms": "1"},
+            )
+            assert run.loop.requests[-1].slo == expected
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_flex_is_told_soon_when_there_is_no_room(stream: bool) -> None:
     engine = SteppedEngine()

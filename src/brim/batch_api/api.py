@@ -11,13 +11,14 @@ from pathlib import Path
 from fastapi import APIRouter, Request
 
 from brim.batch_api import store
+from brim.batch_api.backlog import Backlog
 from brim.batch_api.database import Database
 from brim.batch_api.files import Fault, FileFolder
 from brim.batch_api.jobs import InputRules, Jobs
 from brim.batch_api.lines import BatchLine, LineResult, Submit
 from brim.batch_api.routes import BatchRoute, BatchRoutes, FileRoutes
 
-__all__ = ["BatchApi", "BatchLine", "LineCounts", "LineResult", "Limits", "Submit"]
+__all__ = ["Backlog", "BatchApi", "BatchLine", "LineCounts", "LineResult", "Limits", "Submit"]
 
 
 STORE = "batches.sqlite3"
@@ -70,8 +71,9 @@ class BatchApi:
 
     `models` tells the model names in service, None accepts any. At most `window` lines are with
     `submit` at a time, lines of the batch that expires first in front. `tenant` says whose files and
-    batches a request sees. `clock` gives wall time in Unix seconds; every `tick_seconds` late batches
-    are ended and expired files removed. `fault` is told each durable step by name.
+    batches a request sees. `clock` gives wall time in Unix seconds, `elapsed_ns` a time that never jumps;
+    every `tick_seconds` late batches are ended, expired files removed, and the forecasts made anew.
+    `fault` is told each durable step by name.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class BatchApi:
         limits: Limits | None = None,
         tenant: Callable[[Request], str] = _one_tenant,
         clock: Callable[[], float] = time.time,
+        elapsed_ns: Callable[[], int] = time.monotonic_ns,
         tick_seconds: float = 1.0,
         fault: Fault = _pass,
     ) -> None:
@@ -102,6 +105,7 @@ class BatchApi:
             InputRules(models, limits.lines, limits.line_bytes),
             window=window,
             now=now,
+            elapsed_ns=elapsed_ns,
             tick_seconds=tick_seconds,
             fault=fault,
         )
@@ -141,6 +145,10 @@ class BatchApi:
     async def job_counts(self) -> dict[str, int]:
         """Batches by status, every status present."""
         return await self._db.run(store.count_batches)
+
+    def backlog(self) -> Backlog:
+        """What is left of the jobs in progress, at most `tick_seconds` ago."""
+        return self._jobs.backlog.whole()
 
     def line_counts(self) -> LineCounts:
         recorded = self._jobs.results.recorded

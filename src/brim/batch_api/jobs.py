@@ -14,6 +14,7 @@ from itertools import accumulate
 import orjson
 
 from brim.batch_api import store, validation
+from brim.batch_api.backlog import BacklogWatch
 from brim.batch_api.database import Database
 from brim.batch_api.files import Fault, FileFolder
 from brim.batch_api.lines import (
@@ -60,10 +61,12 @@ class Jobs:
         *,
         window: int,
         now: Callable[[], int],
+        elapsed_ns: Callable[[], int],
         tick_seconds: float,
         fault: Fault,
     ) -> None:
         self.window = Window(window)
+        self.backlog = BacklogWatch(window)
         self.results = ResultWriter(db, fault)
         self.expired_lines = 0
         self._db = db
@@ -71,6 +74,7 @@ class Jobs:
         self._submit = submit
         self._rules = rules
         self._now = now
+        self._elapsed_ns = elapsed_ns
         self._tick_seconds = tick_seconds
         self._fault = fault
         self._runs: dict[str, asyncio.Task[None]] = {}
@@ -108,7 +112,7 @@ class Jobs:
             self._steps[batch_id].cancel()
 
     async def tick(self) -> None:
-        """Ends late jobs and removes expired files. Raises OSError or sqlite3.Error."""
+        """Ends late jobs, removes expired files, looks at what is left. Raises OSError or sqlite3.Error."""
         for batch_id, lines in (await self._db.run(store.expire_batches, self._now())).items():
             if lines:
                 log.warning("%s missed its completion window with %d lines left", batch_id, lines)
@@ -116,6 +120,8 @@ class Jobs:
             self.interrupt(batch_id)
         for file_id in await self._db.run(store.delete_expired_files, self._now()):
             await asyncio.to_thread(self._folder.remove, file_id)
+        left = await self._db.run(store.lines_left)
+        self.backlog.observe(self._elapsed_ns(), self.results.recorded.total(), left)
 
     async def _keep_time(self) -> None:
         while True:

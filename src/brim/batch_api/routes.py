@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import math
 import os
 import re
 import sqlite3
@@ -22,6 +23,7 @@ from brim.batch_api.database import Database
 from brim.batch_api.files import FileFolder, new_id
 from brim.batch_api.jobs import Jobs
 from brim.batch_api.rows import BatchRow, FileRow, NewBatch, Page
+from brim.core.estimators.completion import Completion
 from brim.wire.errors import ApiError, OpenAIRoute
 
 _THIRTY_DAYS = 2_592_000
@@ -185,7 +187,7 @@ class BatchRoutes:
         )
         batch = await self.db.run(store.create_batch, new)
         self.jobs.begin(batch.id)
-        return _batch_object(batch)
+        return self._object(batch)
 
     async def list(
         self,
@@ -195,21 +197,26 @@ class BatchRoutes:
     ) -> schemas.BatchList:
         rows, has_more = await self.db.run(store.list_batches, self.tenant(request), Page(limit, after))
         return schemas.BatchList(
-            data=[_batch_object(row) for row in rows],
+            data=[self._object(row) for row in rows],
             first_id=rows[0].id if rows else None,
             last_id=rows[-1].id if rows else None,
             has_more=has_more,
         )
 
     async def retrieve(self, request: Request, batch_id: str) -> schemas.Batch:
-        return _batch_object(await self.db.run(store.find_batch, self.tenant(request), batch_id))
+        return self._object(await self.db.run(store.find_batch, self.tenant(request), batch_id))
 
     async def cancel(self, request: Request, batch_id: str) -> schemas.Batch:
         tenant = self.tenant(request)
         batch, was_running = await self.db.run(store.cancel_batch, tenant, batch_id, self.now())
         if was_running:
             self.jobs.interrupt(batch_id)
-        return _batch_object(batch)
+        return self._object(batch)
+
+    def _object(self, row: BatchRow) -> schemas.Batch:
+        """A forecast is of a job in progress only: the others have no line to wait for, or not yet any."""
+        found = self.jobs.backlog.of(row.id) if row.status == "in_progress" else None
+        return _batch_object(row, None if found is None else _forecast(found, self.now()))
 
 
 def _window_seconds(window: str) -> int:
@@ -224,7 +231,14 @@ def _file_object(row: FileRow) -> schemas.FileObject:
     return schemas.FileObject.model_validate(row, from_attributes=True)
 
 
-def _batch_object(row: BatchRow) -> schemas.Batch:
+def _forecast(completion: Completion, now: int) -> schemas.CompletionForecast:
+    return schemas.CompletionForecast(
+        earliest_at=now + math.floor(completion.least_seconds),
+        latest_at=now + math.ceil(completion.most_seconds),
+    )
+
+
+def _batch_object(row: BatchRow, forecast: schemas.CompletionForecast | None) -> schemas.Batch:
     errors = schemas.BatchErrors(data=orjson.loads(row.errors)) if row.errors else None
     usage = schemas.BatchUsage(
         input_tokens=row.input_tokens,
@@ -239,5 +253,6 @@ def _batch_object(row: BatchRow) -> schemas.Batch:
             "metadata": orjson.loads(row.metadata),
             "request_counts": schemas.RequestCounts.model_validate(row, from_attributes=True),
             "usage": usage,
+            "completion_forecast": forecast,
         }
     )

@@ -111,6 +111,13 @@ class BatchUsage(BaseModel):
     total_tokens: int
 
 
+class CompletionForecast(BaseModel):
+    """Not in OpenAI's object: between these times the last line will have its result."""
+
+    earliest_at: int
+    latest_at: int
+
+
 class Batch(BaseModel):
     id: str
     object: Literal["batch"] = "batch"
@@ -134,6 +141,7 @@ class Batch(BaseModel):
     request_counts: RequestCounts
     usage: BatchUsage
     metadata: dict[str, str] | None
+    completion_forecast: CompletionForecast | None
 
 
 class BatchList(BaseModel):

@@ -149,6 +149,13 @@ def open_batches(db: sqlite3.Connection) -> list[str]:
     return [row["id"] for row in db.execute(f"SELECT id FROM batches WHERE {_OPEN} ORDER BY seq")]
 
 
+def lines_left(db: sqlite3.Connection) -> dict[str, int]:
+    """Lines without a result, by job in progress, in the order in which the jobs take places."""
+    query = """SELECT id, total - completed - failed FROM batches WHERE status = 'in_progress'
+        ORDER BY expires_at, seq"""
+    return dict(db.execute(query).fetchall())
+
+
 def count_batches(db: sqlite3.Connection) -> dict[str, int]:
     counts = dict.fromkeys(MOVES, 0)
     counts.update(db.execute("SELECT status, count(*) FROM batches GROUP BY status").fetchall())

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from brim.cli.settings import EngineSettings, read
+from brim.cli.settings import ModelSettings, read
 
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings by name.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, for programs.")]
@@ -19,7 +19,7 @@ Command = Callable[..., None]
 ARGUMENT = "model"  # the one setting that is given without its name
 
 
-def takes_settings(kind: type[EngineSettings]) -> Callable[[Command], Command]:
+def takes_settings(kind: type[ModelSettings]) -> Callable[[Command], Command]:
     """Makes a command for typer of one whose first parameter is `kind`: its own flags, then all settings.
 
     A setting that is not given as a flag comes from the environment, the file of --config, or is the default.

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from brim.cli.settings import EngineSettings
+from brim.cli.settings import EngineSettings, ModelSettings
 from brim.core.config import SchedulerConfig
 from brim.core.errors import ConfigError
 from brim.core.estimators.learned_length import Learned, LengthModel
@@ -19,20 +20,29 @@ from brim.core.policies.named import named, refuse_unknown
 from brim.core.scheduler import Scheduler
 from brim.engines.base import EngineCaps
 from brim.engines.loop import EngineLoop
+from brim.profiles.loader import load as load_profile
 from brim.server.length_log import recording
 from brim.server.options import ServiceOptions
 from brim.server.service import OpenAIService
+
+if TYPE_CHECKING:
+    from brim.engines.local.engine import LocalEngine
+    from brim.engines.local.tokenizer import HFTokenizer
 
 PREDICTORS: dict[str, Callable[[], ResponseLength]] = {"history": History, "limit": AtMost}
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A model ready to answer. `capacity_tokens` is the size of its KV cache."""
+    """A model ready to answer. `capacity_tokens` is the size of its KV cache.
+
+    `keeps_targets`: its policy gives offline requests only the time that online targets leave.
+    """
 
     caps: EngineCaps
     service: OpenAIService
     capacity_tokens: int
+    keeps_targets: bool
 
 
 @contextmanager
@@ -40,6 +50,23 @@ def running(settings: EngineSettings, options: ServiceOptions, tell: Callable[[s
     """Loads the model and runs its engine loop until the block ends. Raises ConfigError or ModelRefused."""
     _check_limits(settings)
     lengths = Measured(_length_predictor(settings.length_predictor))
+    step_time = None if settings.profile is None else load_profile(settings.profile).step_time
+    with recording(settings.record_lengths) as observe:
+        engine, tokenizer = open_engine(settings, tell)
+        caps = engine.caps
+        config = scheduler_config(settings, caps)
+        policy = named(config, lengths, step_time)
+        loop = EngineLoop(engine, Scheduler(config, policy), observe=observe, length_error=lengths.error)
+        service = OpenAIService(loop, tokenizer, options)
+        loop.start()
+        try:
+            yield Host(caps, service, caps.num_blocks * caps.block_size, policy.timing is not None)
+        finally:
+            loop.close()
+
+
+def open_engine(settings: ModelSettings, tell: Callable[[str], None]) -> tuple[LocalEngine, HFTokenizer]:
+    """Loads the model. Raises ConfigError or ModelRefused."""
     try:
         import torch
 
@@ -48,27 +75,17 @@ def running(settings: EngineSettings, options: ServiceOptions, tell: Callable[[s
         raise ConfigError(f'the local engine needs more packages ({exc}): pip install "brim[local]"') from exc
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    with recording(settings.record_lengths) as observe:
-        engine, tokenizer = load(
-            settings.model,
-            dtype=settings.dtype,
-            device=settings.device,
-            num_blocks=_num_blocks(settings),
-            block_size=settings.block_size,
-            max_model_len=settings.max_model_len,
-            seed=settings.seed,
-            cache_dir=cache_folder(),
-            progress=tell,
-        )
-        caps = engine.caps
-        config = scheduler_config(settings, caps)
-        scheduler = Scheduler(config, named(config, lengths))
-        loop = EngineLoop(engine, scheduler, observe=observe, length_error=lengths.error)
-        loop.start()
-        try:
-            yield Host(caps, OpenAIService(loop, tokenizer, options), caps.num_blocks * caps.block_size)
-        finally:
-            loop.close()
+    return load(
+        settings.model,
+        dtype=settings.dtype,
+        device=settings.device,
+        num_blocks=_num_blocks(settings),
+        block_size=settings.block_size,
+        max_model_len=settings.max_model_len,
+        seed=settings.seed,
+        cache_dir=cache_folder(),
+        progress=tell,
+    )
 
 
 def scheduler_config(settings: EngineSettings, caps: EngineCaps) -> SchedulerConfig:
@@ -108,7 +125,7 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "brim"
 
 
-def _num_blocks(settings: EngineSettings) -> int | None:
+def _num_blocks(settings: ModelSettings) -> int | None:
     if settings.kv_tokens is None:
         return None
     if settings.kv_tokens < settings.block_size:

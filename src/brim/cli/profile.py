@@ -1,22 +1,23 @@
-"""`brim profile`: the shipped step-time profiles, and new ones from published tables or from data sheets."""
+"""`brim profile`: the shipped step-time profiles, and new ones: measured, from tables, from data sheets."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from brim.cli.flags import Json
+from brim.cli.flags import Json, takes_settings
+from brim.cli.settings import MeasureSettings
 from brim.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from brim.profiles.loader import Profile
+    from brim.profiles.loader import Errors, Profile
     from brim.profiling.replay import Replay
 
-profile_app = typer.Typer(help="How long steps take: list, show, fit, replay.", no_args_is_help=True)
+profile_app = typer.Typer(help="How long steps take: list, show, measure, fit, replay.", no_args_is_help=True)
 DIFFERENT = 1
 REPLAYED = "rtxpro6000-llama-3.1-8b"
 
@@ -114,14 +115,78 @@ def roofline(
     from brim.profiling import gpus, models
     from brim.profiling.roofline import roofline as make
 
-    if output.suffix != ".json":
-        raise ConfigError(f"--output {output} must end in .json, so that it can be told from a name")
+    _check_output(output)
     profile = make(output.stem, models.model_sizes(model_config), gpus.gpu(gpu), tensor_parallel)
     _written(profile, output)
 
 
+@profile_app.command()
+@takes_settings(MeasureSettings)
+def measure(
+    settings: MeasureSettings,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The file to write [the model's name and .json].")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer and smaller steps.")] = False,
+    repeats: Annotated[
+        int | None, typer.Option(min=1, help="How often each step is timed [7; 5 with --quick].")
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Measure the steps of a model on this machine, and write the profile that fits them."""
+    try:
+        from brim.profiling.engine_steps import FULL, QUICK
+        from brim.profiling.on_engine import Measurement
+    except ImportError as exc:
+        raise _without_numpy(exc) from exc
+    from brim.cli.host import open_engine
+    from brim.cli.progress import bar, tell
+    from brim.profiles.loader import as_json
+
+    path = output or Path(f"{Path(settings.model or 'builtin').name}.json")
+    _check_output(path)
+    engine, _ = open_engine(settings, tell)
+    try:
+        grid = QUICK if quick else FULL
+        grid = replace(grid, repeats=repeats or grid.repeats)
+        measurement = Measurement.of(engine, grid, settings.max_num_seqs, settings.max_num_batched_tokens)
+        with bar(measurement.num_steps, "Measuring") as done:
+            profile = measurement.run(path.stem, done=done)
+    finally:
+        engine.close()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(as_json(profile), encoding="utf-8")
+    print(as_json(profile) if json_output else "\n".join(_measured(profile, path)))
+
+
+def _check_output(path: Path) -> None:
+    """Raises ConfigError."""
+    if path.suffix != ".json":
+        raise ConfigError(f"--output {path} must end in .json, so that it can be told from a name")
+
+
+def _measured(profile: Profile, path: Path) -> list[str]:
+    """The errors by kind of step, and what else a reader should know."""
+    fit = profile.fit
+    assert fit is not None
+    line = "{:<34}{:>6}{:>9}{:>9}{:>9}"
+    lines = [line.format("error of the fit on", "steps", "mean", "p50", "p95")]
+
+    def row(what: str, errors: Errors) -> str:
+        shares = (f"{share:.1%}" for share in (errors.mape, errors.p50, errors.p95))
+        return line.format(what, errors.rows, *shares)
+
+    lines += [
+        row("steps it was fitted to", fit.fitted),
+        row("sizes held back", fit.held_back),
+    ]
+    lines += [row(f"  {kind}", errors) for kind, errors in fit.by_kind.items()]
+    told = [f"largest error: {fit.largest_misfit}", *profile.notes]
+    return [*lines, *told, f"{path}: give it as --profile {path}"]
+
+
 def _without_numpy(exc: ImportError) -> ConfigError:
-    return ConfigError(f"the published tables need numpy and scipy ({exc}); pip install 'brim[profiling]'")
+    return ConfigError(f"a fit needs numpy and scipy ({exc}); pip install 'brim[profiling]'")
 
 
 def _beside(found: Replay) -> list[str]:

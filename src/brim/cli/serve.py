@@ -22,6 +22,8 @@ from brim.server.lines import submit_line
 from brim.server.options import ServerOptions, ServiceOptions
 from brim.server.runner import listen, make_server
 
+log = logging.getLogger("brim")
+
 
 def serve(settings: ServeSettings, *, as_json: bool) -> None:
     """Serves until it is told to stop. Raises BrimError where it can't start."""
@@ -40,6 +42,7 @@ def serve(settings: ServeSettings, *, as_json: bool) -> None:
             window=settings.batch_window,
             tenant=tenant,
         )
+        _warn_without_targets(host, settings)
         app = create_app(host.service, batch_api, options)
         facts = _facts(host, f"http://{_authority(settings.host, listener.getsockname()[1])}", settings)
         print(json.dumps(facts) if as_json else _announcement(facts), flush=True)
@@ -58,9 +61,22 @@ def _service_options(settings: ServeSettings) -> ServiceOptions:
         model_names=(settings.served_model_name,) if settings.served_model_name else (),
         max_queued_online=settings.max_queued_online,
         flex_wait_seconds=settings.flex_wait_seconds,
+        client_targets=settings.client_targets,
         default_slo=SLO(_ns(settings.ttft_ms), _ns(settings.tpot_ms)),
-        priority_slo=SLO(_ns(settings.priority_ttft_ms), _ns(settings.priority_tpot_ms)),
+        priority_slo=SLO(
+            _ns(settings.priority_ttft_ms or settings.ttft_ms),
+            _ns(settings.priority_tpot_ms or settings.tpot_ms),
+        ),
     )
+
+
+def _warn_without_targets(host: Host, settings: ServeSettings) -> None:
+    if host.keeps_targets and settings.ttft_ms is None and settings.tpot_ms is None:
+        log.warning(
+            "the policy %s gives offline requests all the time that the targets of online ones leave, and "
+            "there are none: give ttft_ms and tpot_ms",
+            settings.policy,
+        )
 
 
 def _ns(milliseconds: float | None) -> int | None:

@@ -30,8 +30,8 @@ def _comma_separated(value: Any) -> Any:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
-class EngineSettings(BaseModel):
-    """The model, its engine and its scheduler."""
+class ModelSettings(BaseModel):
+    """The model and its engine."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
@@ -39,7 +39,6 @@ class EngineSettings(BaseModel):
         None,
         description="Folder or Hugging Face id; without one, a small built-in model with random weights.",
     )
-    served_model_name: str | None = Field(None, description="The name clients use; else the model's own.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Number format; auto: bfloat16 where the device computes in it, else float32."
     )
@@ -55,6 +54,12 @@ class EngineSettings(BaseModel):
     )
     seed: int = Field(0, ge=0, description="Decides the draws of requests that bring no seed.")
     threads: int | None = Field(None, ge=1, description="CPU threads of the model; else one a core.")
+
+
+class EngineSettings(ModelSettings):
+    """The model, its engine and its scheduler."""
+
+    served_model_name: str | None = Field(None, description="The name clients use; else the model's own.")
     policy: str = Field(
         _core_default("policy"),
         description="The scheduler: brim, vllm, econoserve, echo ... (docs/policies.md).",
@@ -96,6 +101,26 @@ class EngineSettings(BaseModel):
         ge=0,
         description="Steps that a borrower must be done before its lender needs the blocks.",
     )
+    offline_step_tokens: int = Field(
+        _core_default("offline_step_tokens"),
+        ge=0,
+        description="Most tokens of offline requests in a step, under the policy bs; 0: no limit.",
+    )
+    step_limit_ms: float = Field(
+        _core_default("step_limit_ms"),
+        ge=0,
+        description="Most that a step with offline requests may take, where the policy holds it fixed.",
+    )
+    slack_share: float = Field(
+        _core_default("slack_share"),
+        ge=0,
+        le=1,
+        description="Share of the time that online requests leave which offline ones may take: bs-e, echo.",
+    )
+    profile: str | None = Field(
+        None,
+        description="Step times to start from, a name or a .json file; else learnt from the first steps.",
+    )
     length_predictor: str = Field(
         "history",
         description="How answer lengths are predicted: history, limit (max_tokens), or a model file.",
@@ -121,8 +146,13 @@ class ServeSettings(EngineSettings):
     )
     ttft_ms: float | None = Field(None, gt=0, description="TTFT target of online requests that bring none.")
     tpot_ms: float | None = Field(None, gt=0, description="TPOT target of online requests that bring none.")
-    priority_ttft_ms: float | None = Field(None, gt=0, description="The same for the tier `priority`.")
-    priority_tpot_ms: float | None = Field(None, gt=0, description="The same for the tier `priority`.")
+    priority_ttft_ms: float | None = Field(
+        None, gt=0, description="The same for tier `priority`; else ttft_ms."
+    )
+    priority_tpot_ms: float | None = Field(
+        None, gt=0, description="The same for tier `priority`; else tpot_ms."
+    )
+    client_targets: bool = Field(True, description="Take the targets that clients send in headers.")
     batch_window: int = Field(512, ge=1, description="Most batch lines with the scheduler at a time.")
     max_body_mib: int = Field(32, ge=1, description="Largest JSON body, MiB.")
     shutdown_timeout_seconds: float = Field(
@@ -139,7 +169,16 @@ class RunBatchSettings(EngineSettings):
     batch_window: int = Field(512, ge=1, description="Most lines with the scheduler at a time.")
 
 
-S = TypeVar("S", bound=EngineSettings)
+class MeasureSettings(ModelSettings):
+    """What `brim profile measure` runs."""
+
+    max_num_seqs: int = Field(_core_default("max_num_seqs"), ge=8, description="Most requests in one step.")
+    max_num_batched_tokens: int = Field(
+        _core_default("max_num_batched_tokens"), ge=136, description="Most tokens in one step."
+    )
+
+
+S = TypeVar("S", bound=ModelSettings)
 
 
 def read(kind: type[S], flags: Mapping[str, Any], config: Path | None) -> S:

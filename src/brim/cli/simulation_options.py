@@ -213,7 +213,7 @@ class Options:
                 round(self.step_overhead_us * _US_PS),
                 round(self.step_overhead_per_sequence_us * _US_PS),
             ),
-            named(config, self._predictor(trace)),
+            named(config, self._predictor(trace), profile.step_time),
             self._targets(),
             self.max_output_tokens,
             self.depth,

@@ -10,11 +10,22 @@ from brim.core.plan import StepPlan, StepResult
 
 
 @dataclass(frozen=True, slots=True)
+class Footprint:
+    """The device that an engine runs on, and what its model takes there."""
+
+    hardware: str
+    memory_bytes: int
+    weight_bytes: int
+    kv_bytes_per_token: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineCaps:
     """What an engine is and can hold; fixed once it is made.
 
     `depth` is how many plans may be under way at once: 2 where the next plan can be made while the
     device still runs the last one. `note` is said to every user, e.g. that the words mean nothing.
+    `footprint` is None where no model is run.
     """
 
     name: str
@@ -28,6 +39,7 @@ class EngineCaps:
     dtype: str = "float32"
     max_logprobs: int = 20
     note: str | None = None
+    footprint: Footprint | None = None
 
 
 class Engine(Protocol):

@@ -21,6 +21,7 @@ from typing import Any
 from brim.core.errors import EngineDead, RequestRefused
 from brim.core.estimators.length_error import LengthError
 from brim.core.events import Admitted, Event, Finished, Tokens
+from brim.core.figures import figures
 from brim.core.limits import refuse_impossible
 from brim.core.plan import StepPlan, StepResult, TokenLogprobs
 from brim.core.request import FinishReason, Request, RequestState, TaskClass
@@ -203,6 +204,10 @@ class EngineLoop:
             promised_blocks=kv.promised_blocks,
             lent_blocks=kv.lent_blocks,
         )
+
+    def figures(self) -> dict[str, float]:
+        """What the scheduler's rules know of themselves; see `core.figures`."""
+        return figures(self._scheduler)
 
     def _num_waiting(self, task_class: TaskClass) -> int:
         """Those submitted but not yet taken in count too: a burst comes between two steps."""

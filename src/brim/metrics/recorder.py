@@ -22,6 +22,7 @@ from brim.core.events import (
     Event,
     Finished,
     FirstToken,
+    MissPredicted,
     Preempted,
     QuietSteps,
     Tokens,
@@ -69,7 +70,13 @@ class ClassMetrics(Generic[D]):
     prompt_tokens: int = 0  # of requests admitted
     cached_tokens: int = 0  # of those, found in the prefix cache; never what a preemption lost and found
     output_tokens: int = 0
+    predicted_misses: int = 0  # requests of which it was told beforehand that a token will be late
     slo: Counter[tuple[str, bool]] = field(default_factory=Counter)  # (target, met), of who ended well
+
+    @property
+    def prefix_reuse(self) -> float | None:
+        """The share of the prompt tokens admitted that was found in the cache; None before the first."""
+        return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else None
 
     @property
     def ended_well(self) -> int:
@@ -177,6 +184,7 @@ class Recorder(Generic[D]):
             Admitted: self._admitted,
             FirstToken: self._first_token,
             Preempted: self._preempted,
+            MissPredicted: self._miss_predicted,
             Finished: self._finished,
         }
 
@@ -212,6 +220,9 @@ class Recorder(Generic[D]):
         track = self._tracks[event.request_id]
         track.lost_tokens = event.lost_tokens
         track.metrics.preempted += 1
+
+    def _miss_predicted(self, event: MissPredicted) -> None:
+        self._tracks[event.request_id].metrics.predicted_misses += 1
 
     def _first_token(self, event: FirstToken) -> None:
         track = self._tracks[event.request_id]

@@ -97,7 +97,10 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """`kind` tells a fit to measurements from an analytic roofline; say so wherever its figures are shown."""
+    """`kind` tells a fit to measurements from an analytic roofline; say so wherever its figures are shown.
+
+    The `source` of a fit to whole steps of an engine begins with "measured".
+    """
 
     name: str
     gpu: str

@@ -90,9 +90,8 @@ def fit_step_time(rows: Sequence[Row], weight: Weight = alike) -> StepTime:
     target = np.array([weight(row) ** 0.5 * kinds[row.kind] ** -0.5 for row in rows])
     shapes = np.array([row.shape for row in rows], dtype=float)
     inside = [knee for knee in KNEES if 2 * knee <= shapes[:, 0].max()]  # at the edge one would bend the rest
-    fits = (
-        _with_knees(shapes, target, target / seconds, knees) for knees in combinations(inside, MOST_KNEES)
-    )
+    choices = combinations(inside, min(MOST_KNEES, len(inside)))
+    fits = (_with_knees(shapes, target, target / seconds, knees) for knees in choices)
     return min(fits, key=lambda pair: pair[0])[1]
 
 

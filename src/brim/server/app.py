@@ -33,7 +33,7 @@ def create_app(
     app.state.lifecycle = lifecycle
     app.include_router(OpenAIRoutes(service, lifecycle, options).router())
     exposition = Exposition(service.loop, service.model_names[0], batch_api)
-    app.include_router(StatusRoutes(service.loop, lifecycle, exposition).router())
+    app.include_router(StatusRoutes(service.loop, lifecycle, exposition, batch_api).router())
     if batch_api is not None:
         app.include_router(batch_api.router, dependencies=[Depends(lifecycle.require_open)])
     app.add_exception_handler(HTTPException, _no_route)

@@ -15,7 +15,8 @@ class ServiceOptions:
     """What a client may ask for, and when it is turned away.
 
     `model_names` are the names answered to, the first one being the name in `/v1/models`; empty means
-    the engine's own name. The SLOs are those of requests that bring none, by service tier.
+    the engine's own name. The SLOs are those of requests that bring none, by service tier; where
+    `client_targets` is false, of all requests.
     """
 
     model_names: tuple[str, ...] = ()
@@ -23,6 +24,7 @@ class ServiceOptions:
     max_prompts: int = 128  # prompts of one completions request
     max_queued_online: int = 1024  # with more waiting: 503; the priority tier has twice as many places
     flex_wait_seconds: float = 600.0  # no first token by then: 429, and the request is dropped
+    client_targets: bool = True
     default_slo: SLO = NO_TARGETS
     priority_slo: SLO = NO_TARGETS
 

@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from brim.batch_api.api import BatchApi, LineCounts
+from brim.batch_api.api import Backlog, BatchApi, LineCounts
 from brim.core.request import FinishReason
 from brim.engines.base import EngineCaps
 from brim.engines.loop import EngineLoop, LoopStats
@@ -60,6 +60,7 @@ COUNTERS = (
     Counted("prompt_tokens_cached", "cached_tokens", "Prompt tokens not computed", lambda m: m.cached_tokens),
     Counted("prefix_cache_queries", "", "Prompt tokens looked up in the cache", lambda m: m.prompt_tokens),
     Counted("prefix_cache_hits", "", "Prompt tokens found in the cache", lambda m: m.cached_tokens),
+    Counted("", "predicted_misses", "Requests foretold to miss a target", lambda m: m.predicted_misses),
     Counted("generation_tokens", "output_tokens", "Tokens generated", lambda m: m.output_tokens),
 )
 HISTOGRAMS = (
@@ -91,6 +92,15 @@ GAUGES = (
     Gauged("brim:free_blocks", "KV cache blocks without content", lambda s: s.free_blocks),
 )
 
+FIGURES = {  # of `core.figures`
+    "step_time_error_p50": "Median error of predicted step times, as a share of the real time",
+    "step_time_error_p95": "95th percentile of the same",
+    "step_time_bias": "Median signed error of the same, above 0 where steps are shorter than predicted",
+    "online_demand_forecast_blocks": "KV cache blocks that online requests are expected to want",
+    "online_demand_coverage": "Share of the time in which that was enough, 0 to 1",
+    "offline_headroom_blocks": "KV cache blocks that offline requests may still take",
+    "offline_requests_pooled": "Offline requests waiting in the pool",
+}
 LENGTH_ERROR = {  # of `core.estimators.length_error`
     "mean_absolute_tokens": "Mean error of predicted answer lengths, tokens",
     "mean_over_tokens": "Mean of tokens predicted and never generated",
@@ -113,7 +123,7 @@ class Exposition:
         registry.register(self._engine)
         if self._batch_api is not None and self._batch_api.running:
             jobs = await self._batch_api.job_counts()
-            registry.register(_BatchFigures(jobs, self._batch_api.line_counts()))
+            registry.register(_BatchFigures(jobs, self._batch_api.line_counts(), self._batch_api.backlog()))
         ProcessCollector(registry=registry)
         return generate_latest(registry)
 
@@ -137,6 +147,8 @@ class _EngineFigures(Collector):
             yield from self._histograms(
                 measured, {str(name): measured.read(m) for name, m in by_class.items()}
             )
+        for name, value in self._loop.figures().items():
+            yield _gauge(f"brim:{name}", FIGURES[name], self._model, value)
         error = self._loop.length_error
         if error is not None and error.requests:
             for name, help_text in LENGTH_ERROR.items():
@@ -184,9 +196,10 @@ class _EngineFigures(Collector):
 
 
 class _BatchFigures(Collector):
-    def __init__(self, jobs: Mapping[str, int], lines: LineCounts) -> None:
+    def __init__(self, jobs: Mapping[str, int], lines: LineCounts, backlog: Backlog) -> None:
         self._jobs = jobs
         self._lines = lines
+        self._backlog = backlog
 
     def collect(self) -> Iterator[Metric]:
         jobs = GaugeMetricFamily("brim:batch_jobs", "Batch jobs by status", labels=["status"])
@@ -198,6 +211,14 @@ class _BatchFigures(Collector):
             lines.add_metric([result], getattr(self._lines, result))
         yield lines
         yield _gauge("brim:batch_lines_in_flight", "Batch lines being run", {}, self._lines.in_flight)
+        yield _gauge("brim:batch_backlog_lines", "Batch lines without a result", {}, self._backlog.lines)
+        seconds = GaugeMetricFamily(
+            "brim:batch_backlog_seconds", "Until all have one, where that is known", labels=["bound"]
+        )
+        if self._backlog.completion is not None:
+            seconds.add_metric(["least"], self._backlog.completion.least_seconds)
+            seconds.add_metric(["most"], self._backlog.completion.most_seconds)
+        yield seconds
 
 
 def _gauge(name: str, text: str, labels: Mapping[str, str], value: float) -> Metric:

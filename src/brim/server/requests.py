@@ -109,6 +109,7 @@ class RequestMaker:
         """What all requests of one body share."""
         tier = tier_used(body, context)
         slo = self._options.priority_slo if tier == "priority" else self._options.default_slo
+        asked = context.slo if self._options.client_targets else NO_TARGETS
         tier_priority = -1 if tier == "priority" else 0
         return Request(
             request_id="",
@@ -118,7 +119,7 @@ class RequestMaker:
             arrival_ns=context.arrival_ns,
             priority=tier_priority if body.priority is None else body.priority,
             deadline_ns=self._deadline_ns(tier, context),
-            slo=context.slo if tier == "flex" else _first_set(context.slo, slo),
+            slo=asked if tier == "flex" else _first_set(asked, slo),
             cache_salt=f"{context.tenant}/{body.cache_salt}" if context.tenant else body.cache_salt,
         )
 

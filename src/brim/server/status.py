@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 import brim
+from brim.batch_api.api import BatchApi
 from brim.engines.loop import EngineLoop
 from brim.server.lifecycle import Lifecycle
 from brim.server.prometheus import Exposition
@@ -14,10 +15,13 @@ from brim.wire.errors import OpenAIRoute
 
 
 class StatusRoutes:
-    def __init__(self, loop: EngineLoop, lifecycle: Lifecycle, exposition: Exposition) -> None:
+    def __init__(
+        self, loop: EngineLoop, lifecycle: Lifecycle, exposition: Exposition, batch_api: BatchApi | None
+    ) -> None:
         self._loop = loop
         self._lifecycle = lifecycle
         self._exposition = exposition
+        self._batch_api = batch_api
 
     def router(self) -> APIRouter:
         router = APIRouter(route_class=OpenAIRoute)
@@ -39,7 +43,12 @@ class StatusRoutes:
         return {"version": brim.__version__, "engine": caps.name, "device": caps.device, "note": caps.note}
 
     async def load(self) -> dict[str, Any]:
-        """Requests under way now; `server_load` is the name that vLLM's users know."""
+        """Requests under way now; `server_load` is the name that vLLM's users know.
+
+        `scheduler` holds what the policy knows of itself, `prefix_reuse` the share of prompt tokens found in
+        the cache since the start, by class, None before the first; `batch_backlog` what is left of batch jobs
+        and how long that will take, None while it is not known.
+        """
         stats = self._loop.stats()
         return {
             "server_load": stats.num_running + stats.num_waiting,
@@ -47,7 +56,17 @@ class StatusRoutes:
             "num_waiting_online": stats.num_waiting_online,
             "num_waiting_offline": stats.num_waiting_offline,
             "kv_usage": stats.kv_usage,
+            "prefix_reuse": {str(name): m.prefix_reuse for name, m in self._loop.metrics.by_class.items()},
+            "scheduler": self._loop.figures(),
+            "batch_backlog": self._backlog(),
         }
+
+    def _backlog(self) -> dict[str, Any] | None:
+        if self._batch_api is None:
+            return None
+        backlog = self._batch_api.backlog()
+        least, most = backlog.completion or (None, None)
+        return {"lines": backlog.lines, "least_seconds": least, "most_seconds": most}
 
     async def metrics(self) -> Response:
         """Prometheus metrics, in its text format."""

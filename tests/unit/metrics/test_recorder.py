@@ -14,6 +14,7 @@ from brim.core.events import (
     Event,
     Finished,
     FirstToken,
+    MissPredicted,
     Preempted,
     QuietSteps,
     Tokens,
@@ -114,6 +115,19 @@ def test_a_preemption_counts_and_its_gap_is_a_gap():
     assert (metrics.preempted, metrics.recomputed_tokens) == (1, 1)  # 8 of the 9 lost were found again
     assert seen(metrics.itl_seconds) == (3, 60)
     assert (metrics.queue_seconds.count, metrics.prompt_tokens, metrics.cached_tokens) == (1, 7, 4)
+
+
+def test_foretold_misses_are_counted_where_the_request_counts():
+    events = story()
+    recorder = Recorder(bucketed)
+    recorder.observe([*events[:3], MissPredicted(45 * MS, 1, "a", 7 * MS), *events[3:]])
+    assert recorder.by_class[ONLINE].predicted_misses == 1
+    assert recorder.by_class[OFFLINE].predicted_misses == 0
+
+
+def test_prefix_reuse_is_the_share_of_the_prompt_found_in_the_cache():
+    assert recorded(story()).prefix_reuse == 4 / 7
+    assert bucketed().prefix_reuse is None
 
 
 @pytest.mark.parametrize(("target", "reached_ms"), [("ttft", 30), ("tpot", 20), ("itl", 40), ("e2e", 90)])

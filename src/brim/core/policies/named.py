@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from difflib import get_close_matches
+from typing import NamedTuple
 
 from brim.core.config import SchedulerConfig
 from brim.core.errors import ConfigError
@@ -16,6 +17,7 @@ from brim.core.estimators.online_demand import OnlineDemand
 from brim.core.estimators.pace import Pace
 from brim.core.estimators.refitted import RefittedStepTime
 from brim.core.estimators.response_length import History, ResponseLength
+from brim.core.estimators.step_time import StepTime
 from brim.core.kvcache.eviction import Evicting
 from brim.core.kvcache.headroom import Headroom
 from brim.core.offline.planning import Planning
@@ -46,10 +48,18 @@ from brim.core.policies.promising import Exact, Maximum
 from brim.core.policies.timing import BySlack
 from brim.core.policy import Policy
 
-Row = Callable[[SchedulerConfig, ResponseLength], Policy]
+
+class Known(NamedTuple):
+    """What is known before anything has run: a predictor of answers, and how long a step takes."""
+
+    lengths: ResponseLength
+    step_time: StepTime | None = None  # None: the first steps teach all
 
 
-def _vllm(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+Row = Callable[[SchedulerConfig, Known], Policy]
+
+
+def _vllm(config: SchedulerConfig, known: Known) -> Policy:
     """vLLM V1: first come first served, chunked prefill, blocks on demand, the newest recomputed."""
     return Policy(
         name="vllm",
@@ -61,10 +71,10 @@ def _vllm(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
     )
 
 
-def _priority(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+def _priority(config: SchedulerConfig, known: Known) -> Policy:
     """The same, with online requests before offline ones and offline ones preempted first."""
     return replace(
-        _vllm(config, lengths),
+        _vllm(config, known),
         name="priority",
         ordering=OnlineFirst(),
         preempting=OfflineFirst(),
@@ -72,10 +82,10 @@ def _priority(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
     )
 
 
-def _vllm_2023(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+def _vllm_2023(config: SchedulerConfig, known: Known) -> Policy:
     """vLLM as first published (arXiv 2309.06180): whole prompts in steps of their own, before outputs."""
     return replace(
-        _vllm(config, lengths),
+        _vllm(config, known),
         name="vllm-2023",
         admitting=Watermark(0.01),
         chunking=WholePrompts(config.max_num_batched_tokens),
@@ -83,62 +93,62 @@ def _vllm_2023(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
     )
 
 
-def _sarathi(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+def _sarathi(config: SchedulerConfig, known: Known) -> Policy:
     """Sarathi-Serve (arXiv 2403.02310): chunks fill every step up to a budget, beside all outputs."""
     budget = min(config.max_num_batched_tokens, max(512, config.max_num_seqs))
     return replace(
-        _vllm(config, lengths), name="sarathi", admitting=Watermark(0.01), filling=FixedBudget(budget)
+        _vllm(config, known), name="sarathi", admitting=Watermark(0.01), filling=FixedBudget(budget)
     )
 
 
-def _orca(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+def _orca(config: SchedulerConfig, known: Known) -> Policy:
     """ORCA (OSDI 2022): first come first served, the maximum reserved, whole prompts beside outputs."""
     return replace(
-        _vllm(config, lengths),
+        _vllm(config, known),
         name="orca",
         chunking=WholePrompts(config.max_num_batched_tokens),
         promising=Maximum(),
     )
 
 
-def _fastserve(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+def _fastserve(config: SchedulerConfig, known: Known) -> Policy:
     """FastServe (arXiv 2305.05920): a skip-join multi-level feedback queue, the maximum reserved.
 
     Who gives way is recomputed; FastServe swaps to the host's memory.
     """
     levels = MultiLevelFeedback()
     return replace(
-        _orca(config, lengths), name="fastserve", ordering=levels, preempting=LowestLevelFirst(levels)
+        _orca(config, known), name="fastserve", ordering=levels, preempting=LowestLevelFirst(levels)
     )
 
 
-def _srtf(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+def _srtf(config: SchedulerConfig, known: Known) -> Policy:
     """Shortest expected remaining work first, blocks on demand, the longest preempted first."""
     return replace(
-        _vllm(config, lengths),
+        _vllm(config, known),
         name="srtf",
         ordering=ShortestRemaining(),
         preempting=LongestRemainingFirst(),
         admitting=Watermark(0.01),
-        expecting=_predicted(config, lengths),
+        expecting=_predicted(config, known),
     )
 
 
-def _s3(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+def _s3(config: SchedulerConfig, known: Known) -> Policy:
     """S3 (arXiv 2306.06000): the predicted length is reserved, one queue in order of arrival."""
     return replace(
-        _vllm(config, lengths),
+        _vllm(config, known),
         name="s3",
         chunking=WholePrompts(config.max_num_batched_tokens),
-        expecting=_predicted(config, lengths),
+        expecting=_predicted(config, known),
         promising=Exact(),
     )
 
 
-def _multires(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+def _multires(config: SchedulerConfig, known: Known) -> Policy:
     """Exact allocation, and always the request nearest to what is left of tokens and blocks."""
     return replace(
-        _s3(config, lengths),
+        _s3(config, known),
         name="multires",
         chunking=FillTheBudget(config.max_prefill_chunk_tokens),
         filling=_target(config),
@@ -146,31 +156,29 @@ def _multires(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
     )
 
 
-def _econoserve_d(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+def _econoserve_d(config: SchedulerConfig, known: Known) -> Policy:
     """EconoServe-D: prompts and outputs in two queues, steps filled to the target forward size."""
     return replace(
-        _vllm(config, lengths),
+        _vllm(config, known),
         name="econoserve-d",
         admitting=_guard(config),
         filling=_target(config),
-        expecting=_predicted(config, lengths),
+        expecting=_predicted(config, known),
         decoupled=True,
     )
 
 
-def _econoserve_sd(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+def _econoserve_sd(config: SchedulerConfig, known: Known) -> Policy:
     """EconoServe-SD: with exact allocation, and outputs of the same length started together."""
-    return replace(
-        _econoserve_d(config, lengths), name="econoserve-sd", promising=Exact(), grouping=SameEnd()
-    )
+    return replace(_econoserve_d(config, known), name="econoserve-sd", promising=Exact(), grouping=SameEnd())
 
 
-def _econoserve_sdo(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+def _econoserve_sdo(config: SchedulerConfig, known: Known) -> Policy:
     """EconoServe-SDO: ordered by deadline, KV held and length."""
     pace = Pace()
     ordering = ByRanges(pace)
     return replace(
-        _econoserve_sd(config, lengths),
+        _econoserve_sd(config, known),
         name="econoserve-sdo",
         ordering=ordering,
         picking=LongestFit(ordering),
@@ -178,14 +186,14 @@ def _econoserve_sdo(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
     )
 
 
-def _econoserve(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+def _econoserve(config: SchedulerConfig, known: Known) -> Policy:
     """EconoServe whole: promised blocks are lent until their host gets there."""
     lending = Lending(ByRanges(), config.loan_buffer_tokens)
-    return replace(_econoserve_sdo(config, lengths), name="econoserve", lending=lending)
+    return replace(_econoserve_sdo(config, known), name="econoserve", lending=lending)
 
 
-def _predicted(config: SchedulerConfig, lengths: ResponseLength) -> Predicted:
-    return Predicted(lengths, config.length_padding, config.block_size)
+def _predicted(config: SchedulerConfig, known: Known) -> Predicted:
+    return Predicted(known.lengths, config.length_padding, config.block_size)
 
 
 def _guard(config: SchedulerConfig) -> InverseGuard:
@@ -196,45 +204,49 @@ def _target(config: SchedulerConfig) -> FixedBudget:
     return FixedBudget(config.forward_tokens)
 
 
-def _bs(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+def _bs(config: SchedulerConfig, known: Known) -> Policy:
     """Online first, LRU prefix cache, offline preempted and held to a fixed number of tokens a step."""
     offline_tokens = config.offline_step_tokens or config.max_num_batched_tokens
     filling = FixedBudget(config.max_num_batched_tokens, offline_tokens=offline_tokens)
-    return replace(_priority(config, lengths), name="bs", filling=filling)
+    return replace(_priority(config, known), name="bs", filling=filling)
 
 
-def _bs_e(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+def _bs_e(config: SchedulerConfig, known: Known) -> Policy:
     """BS+E: the time that online requests leave instead of a fixed number of tokens."""
-    timing = BySlack(RefittedStepTime(), config.max_num_batched_tokens, config.slack_share)
-    return replace(_priority(config, lengths), name="bs-e", timing=timing)
+    timing = BySlack(RefittedStepTime(known.step_time), config.max_num_batched_tokens, config.slack_share)
+    return replace(_priority(config, known), name="bs-e", timing=timing)
 
 
-def _bs_e_s(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+def _bs_e_s(config: SchedulerConfig, known: Known) -> Policy:
     """BS+E+S: offline requests wait in a pool, prefix by prefix, and are added by score."""
-    policy = _bs_e(config, lengths)
+    policy = _bs_e(config, known)
     assert policy.timing is not None
     return replace(policy, name="bs-e-s", planning=Planning(policy.timing.steps, config.block_size))
 
 
-def _echo(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
-    """Echo (arXiv 2504.03651): eviction by class and reuse, room kept for bursts, least loss first."""
+def _echo(config: SchedulerConfig, known: Known) -> Policy:
+    """Echo (arXiv 2504.03651): eviction by class and reuse, room kept for bursts, least loss first.
+
+    Half a minute and one deviation: two of two minutes cost up to 40 % of the offline work where KV is
+    scarce, for fewer preemptions that lose little.
+    """
     return replace(
-        _bs_e_s(config, lengths),
+        _bs_e_s(config, known),
         name="echo",
         evicting=Evicting.BY_REUSE,
-        headroom=Headroom(config.num_blocks, OnlineDemand()),
+        headroom=Headroom(config.num_blocks, OnlineDemand(30.0, 15, 1.0)),
         preempting=OfflineLeastLoss(),
     )
 
 
-def _brim(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+def _brim(config: SchedulerConfig, known: Known) -> Policy:
     """Online the shortest first unless one is urgent; offline as in Echo."""
     return replace(
-        _echo(config, lengths),
+        _echo(config, known),
         name="brim",
         ordering=ShortestUnlessUrgent(),
         preempting=LeastLossThenLongest(),
-        expecting=_predicted(config, lengths),
+        expecting=_predicted(config, known),
     )
 
 
@@ -260,13 +272,16 @@ NAMED: dict[str, Row] = {
 }
 
 
-def named(config: SchedulerConfig, lengths: ResponseLength | None = None) -> Policy:
+def named(
+    config: SchedulerConfig, lengths: ResponseLength | None = None, step_time: StepTime | None = None
+) -> Policy:
     """The policy that `config.policy` names, with `lengths` to predict answers (default: their history).
 
-    Raises ConfigError with the names there are.
+    `step_time` is what the estimate of a step's time starts from, in policies that have one; without it
+    the first steps teach all. Raises ConfigError with the names there are.
     """
     refuse_unknown(config.policy)
-    return NAMED[config.policy](config, lengths or History())
+    return NAMED[config.policy](config, Known(lengths or History(), step_time))
 
 
 def refuse_unknown(name: str) -> None:

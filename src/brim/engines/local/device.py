@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 import torch
@@ -47,6 +48,16 @@ def kv_cache_bytes(device: torch.device, activation_bytes: int) -> int:
     return min(int(CPU_SHARE * _available_bytes()), CPU_CAP_BYTES)
 
 
+def hardware(device: torch.device) -> tuple[str, int]:
+    """The name of the GPU, or of the processor and how many threads are used; and its memory, bytes."""
+    if device.type == "cuda":
+        found = torch.cuda.get_device_properties(device)
+        return str(found.name), int(found.total_memory)
+    threads = torch.get_num_threads()
+    used = f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
+    return used, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def favour_small_batches(network: torch.nn.Module) -> None:
     """Lays the weights out column by column, in place, where that is faster: float32 on a CPU.
 
@@ -66,6 +77,15 @@ def _cpu_has_bfloat16() -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
 
 
 def _available_bytes() -> int:

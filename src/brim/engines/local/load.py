@@ -14,9 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from brim.core.errors import ConfigError, ModelRefused
-from brim.engines.base import EngineCaps
+from brim.engines.base import EngineCaps, Footprint
 from brim.engines.local import builtin
-from brim.engines.local.device import favour_small_batches, pick_device, pick_dtype
+from brim.engines.local.device import favour_small_batches, hardware, pick_device, pick_dtype
 from brim.engines.local.device import kv_cache_bytes as default_kv_cache_bytes
 from brim.engines.local.engine import LocalEngine
 from brim.engines.local.gate import SelfCheck, examine, max_positions
@@ -83,9 +83,16 @@ def load(
         device=str(where),
         dtype=str(number).removeprefix("torch."),
         note=builtin.NOTE if name == builtin.NAME else None,
+        footprint=_footprint(network, paged),
     )
     tell(f"KV cache: {blocks} blocks of {block_size} tokens, {blocks * paged.block_bytes / 2**20:.0f} MiB")
     return LocalEngine(paged, caps, seed=seed), HFTokenizer(tokenizer, ends)
+
+
+def _footprint(network: Any, paged: PagedModel) -> Footprint:
+    name, memory_bytes = hardware(paged.device)
+    weight_bytes = sum(each.numel() * each.element_size() for each in network.parameters())
+    return Footprint(name, memory_bytes, weight_bytes, paged.block_bytes // paged.block_size)
 
 
 def open_model(network: Any, block_size: int) -> tuple[PagedModel, int]:
