@@ -1,13 +1,18 @@
-"""A host whose steps take as long as a model says."""
+"""A host whose steps take as long as a model says, and policies that know it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from brim.core.config import SchedulerConfig
+from brim.core.estimators.refitted import RefittedStepTime
 from brim.core.estimators.step_time import StepShape, StepTime, attention_pairs
+from brim.core.offline.planning import Planning
 from brim.core.plan import StepPlan, StepResult
+from brim.core.policies.named import named
+from brim.core.policies.timing import BySlack
 from brim.core.policy import Policy
 from brim.core.scheduler import Scheduler
 from tests.helpers import Host
@@ -51,6 +56,17 @@ class TimedHost(Host):
             self._free_ns = max(self._free_ns, scheduled_ns) + took_ns
             self.now_ns = max(self.now_ns, self._free_ns)
         super()._commit(done, result, errors)
+
+
+def informed(settings: SchedulerConfig, step_time: StepTime) -> Policy:
+    """The named policy, which knows from the start how long steps take."""
+    policy = named(settings)
+    if policy.timing is None:
+        return policy
+    steps = RefittedStepTime(step_time)
+    timing = BySlack(steps, settings.max_num_batched_tokens, settings.slack_share)
+    planning = None if policy.planning is None else Planning(steps, settings.block_size)
+    return replace(policy, timing=timing, planning=planning)
 
 
 def shape_of_rows(rows: list[tuple[str, int, int]]) -> StepShape:

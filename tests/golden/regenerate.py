@@ -1,4 +1,4 @@
-"""Five small runs and their event logs, one line for each event.
+"""Six small runs and their event logs, one line for each event.
 
     python -m tests.golden.regenerate        writes the logs anew; read the difference before keeping it
 
@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from brim.core.estimators.step_time import StepTime
 from brim.core.policies.named import named
-from tests.helpers import OFFLINE, Foretold, Host, config, lines, request
+from brim.core.request import SLO
+from tests.helpers import MS, OFFLINE, Foretold, Host, config, lines, request
+from tests.timed import TimedHost, informed
 
 FOLDER = Path(__file__).parent
 EXACT = {"reserve_share": 0.0, "length_padding": 0.0}
@@ -76,9 +79,38 @@ def time_synced_groups() -> Host:
     return host.run()
 
 
+def echo_over_online() -> Host:
+    """A user's answer with documents read beside it in chunks, as long as a step may be; then a burst.
+
+    The first question about a document is read in parts, the others find it in the cache. The burst takes
+    blocks from the offline request that loses least; it ends after the burst.
+    """
+    settings = config(policy="echo", num_blocks=24, max_num_batched_tokens=32)
+    step_time = StepTime(4 * 10**9, 5 * 10**8, (), 0, 0, 0)
+    host = TimedHost(settings, step_time, policy=informed(settings, step_time))
+    host.add(request("user", [9] * 4, max_tokens=12, slo=SLO(ttft_ns=100 * MS, tpot_ns=8 * MS)))
+    host.step()
+    for at in range(3):
+        document = [*range(30), 90 + at]
+        host.add(request(f"ask-{at}", document, max_tokens=6, task_class=OFFLINE, arrival_ns=at))
+    for _ in range(9):
+        host.step()
+    for at in range(3):
+        slo = SLO(ttft_ns=400 * MS)
+        host.add(request(f"burst-{at}", [5 + at] * 20, max_tokens=4, arrival_ns=host.now_ns, slo=slo))
+    return host.run()
+
+
 RUNS: dict[str, Callable[[], Host]] = {
     run.__name__: run
-    for run in (chunks_and_prefix, starvation, online_over_offline, pipelining, time_synced_groups)
+    for run in (
+        chunks_and_prefix,
+        starvation,
+        online_over_offline,
+        pipelining,
+        time_synced_groups,
+        echo_over_online,
+    )
 }
 
 

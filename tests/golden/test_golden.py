@@ -2,8 +2,9 @@
 
 import pytest
 
-from brim.core.events import Admitted, Finished
+from brim.core.events import Admitted, Finished, MissPredicted, Tokens
 from tests.golden.regenerate import FOLDER, RUNS, log
+from tests.helpers import MS
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -54,3 +55,19 @@ def test_the_fifth_run_starts_and_ends_the_members_of_a_group_together():
     rows = [[name for name, start, _ in rows if start >= 2] for rows in RUNS["time_synced_groups"]().rows]
     changes = [names for at, names in enumerate(rows) if names and names != rows[at - 1]]
     assert changes == [["long-1", "long-2"], ["short-1", "short-2"]]
+
+
+def test_the_sixth_run_fits_offline_work_into_the_time_between_the_tokens_of_a_user():
+    host = RUNS["echo_over_online"]()
+    user = [event.now_ns for event in host.of(Tokens) if "user" in ids(event)]
+    assert (user[-1] - user[0]) / (len(user) - 1) <= 8 * MS
+    assert not host.of(MissPredicted)
+    chunks = [tokens for rows in host.rows for name, _, tokens in rows if name == "ask-0" and tokens > 1]
+    assert chunks[:6] == [8, 5, 5, 5, 5, 3]  # what came early is spent first
+    assert host.cached_tokens() | {"ask-1": 28, "ask-2": 28} == host.cached_tokens()
+    assert set(host.preempted()) == {"ask-0", "ask-1", "ask-2"}
+    assert [e.request_id for e in host.of(Finished)][-3:] == ["ask-0", "ask-1", "ask-2"]
+
+
+def ids(event: Tokens) -> list[str]:
+    return [state.request.request_id for state in event.states]

@@ -256,4 +256,4 @@ class TestFewRuns(EchoMachine.TestCase):
 
 @pytest.mark.slow
 class TestManyRuns(EchoMachine.TestCase):
-    settings = settings(max_examples=1500, stateful_step_count=60, deadline=None)
+    settings = settings(max_examples=600, stateful_step_count=50, deadline=None)

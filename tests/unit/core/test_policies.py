@@ -28,11 +28,12 @@ from brim.core.policies.preempting import (
     LongestRemainingFirst,
     LowestLevelFirst,
     OfflineFirst,
+    OfflineLeastLoss,
 )
 from brim.core.policies.promising import Exact, Maximum, OnDemand
 from brim.core.request import SLO, RequestState
 from brim.core.waiting import WaitingQueue
-from tests.helpers import MS, OFFLINE, Foretold, config, request, state
+from tests.helpers import MS, OFFLINE, ONLINE, Foretold, config, request, state
 
 SECOND = 1000 * MS
 
@@ -73,6 +74,22 @@ def test_of_one_arrival_time_the_later_added_is_preempted_first():
 def test_who_would_go_last_is_preempted_first():
     assert ordered(OfflineFirst()) == ["p", "o", "d", "v", "l", "b", "a", "u"]
     assert ordered(OfflineFirst()) == ordered(OnlineFirst())[::-1]
+
+
+def test_of_the_offline_the_one_that_loses_least_gives_way_and_a_hit_is_no_loss():
+    online, long, short, hit = (
+        state(request(name, 40, task_class=task_class), seq)
+        for seq, (name, task_class) in enumerate(zip("olsh", (ONLINE, OFFLINE, OFFLINE, OFFLINE), strict=True))
+    )
+    for one, cached, computed in ((online, 0, 1), (long, 0, 30), (short, 0, 8), (hit, 36, 4)):
+        one.admit(cached)
+        one.compute(computed)
+    assert ordered(OfflineLeastLoss(), [online, long, short, hit]) == ["h", "s", "l", "o"]
+
+
+def test_of_an_equal_loss_the_newest_gives_way():
+    twins = [state(request(name, task_class=OFFLINE), seq) for seq, name in enumerate("ab")]
+    assert ordered(OfflineLeastLoss(), twins) == ["b", "a"]
 
 
 def test_under_first_come_first_served_nobody_yields_to_the_waiting():

@@ -1,8 +1,8 @@
 """The running batch: decoding or catching up, and who enters a block when."""
 
-from brim.core.batch import Batch
+from brim.core.batch import Batch, DecodeLoad
 from brim.core.request import RequestState
-from tests.helpers import request, state
+from tests.helpers import OFFLINE, ONLINE, request, state
 
 
 def decoding(batch: Batch, name: str, prompt: int) -> RequestState:
@@ -113,3 +113,49 @@ def test_a_batch_that_was_left_remembers_nobody():
     for entered in list(batch):
         batch.remove(entered)
     assert not any([*batch._phases, batch._ending, batch._decoding, batch._catching_up])
+
+
+def test_the_load_is_of_those_that_decode_by_class_and_grows_with_every_step():
+    batch = Batch(4)
+    assert batch.load(ONLINE) == DecodeLoad(0, 0)
+    a, b = decoding(batch, "a", 4), decoding(batch, "b", 9)
+    assert (batch.load(ONLINE), batch.load(OFFLINE)) == ((2, 15), (0, 0))
+    batch.tick += 3
+    assert batch.load(ONLINE) == (2, 21)
+    batch.pause(a)
+    assert batch.load(ONLINE) == (1, 13)
+    batch.remove(b)
+    assert batch.load(ONLINE) == (0, 0)
+
+
+class Watch:
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int | None]] = []
+
+    def started(self, one: RequestState, tick: int) -> None:
+        self.told.append((one.request.request_id, tick))
+
+    def stopped(self, one: RequestState) -> None:
+        self.told.append((one.request.request_id, None))
+
+
+def test_a_watch_is_told_of_online_requests_that_start_and_stop():
+    watch = Watch()
+    batch = Batch(4, watch)
+    a, b = decoding(batch, "a", 4), decoding(batch, "b", 4)
+    batch.tick += 2
+    batch.pause(a)
+    batch.pause(a)
+    a.schedule(1)
+    batch.start_decoding(a)
+    batch.park(b)
+    batch.remove(a)
+    batch.remove(b)
+    assert watch.told == [("a", 0), ("b", 0), ("a", None), ("a", 2), ("b", None), ("a", None)]
+    offline = state(request("c", 4, task_class=OFFLINE))
+    offline.admit(0)
+    batch.add(offline)
+    offline.schedule(4)
+    batch.start_decoding(offline)
+    batch.remove(offline)
+    assert len(watch.told) == 6

@@ -34,3 +34,13 @@ def test_nothing_happens_in_the_past():
     clock.advance(7)
     with pytest.raises(ValueError, match="7 ns"):
         clock.at(6, Order.STEP, lambda: None)
+
+
+def test_nothing_happens_once_it_is_stopped():
+    clock, seen = Clock(), []
+    clock.at(5, Order.MARK, clock.stop)
+    for time_ns in (4, 5, 6):
+        clock.at(time_ns, Order.STEP, lambda: seen.append(clock.now_ns))
+    clock.run()
+    assert (seen, clock.now_ns) == ([4], 5)
+    assert not clock.advance(5)

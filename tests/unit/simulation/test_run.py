@@ -169,6 +169,16 @@ def test_a_window_counts_who_arrives_in_it_and_what_happens_in_it() -> None:
     assert row["compute"]["busy_share"] == pytest.approx(15 / 50)
 
 
+@pytest.mark.parametrize("skip", [True, False])
+def test_a_run_that_is_stopped_counts_what_was_over_by_then(skip: bool) -> None:
+    """11 ms a step: at 60 ms the second has drawn four tokens, and a sixth step is under way."""
+    two = trace(asked(0, 1, 1), asked(10, 1, 50))
+    row = result(two, setup(stop_ns=60 * MS, skip=skip))
+    assert (row["online"]["requests"], row["online"]["finished"]) == (2, 1)
+    assert row["steps"] == 6
+    assert row["duration_seconds"] == 0.055
+
+
 def test_two_runs_give_the_same_bytes() -> None:
     requests = trace(*(asked(7 * i, 3 + i % 5, 1 + i % 7) for i in range(30)))
     (one, first), (two, second) = run(requests), run(requests)

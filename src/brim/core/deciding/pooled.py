@@ -11,6 +11,8 @@ from brim.core.deciding.time_left import TimeLeft
 from brim.core.offline.planning import Offer
 from brim.core.request import RequestView
 
+_MOST_REFUSALS = 4  # in a step: where blocks lack, a smaller request may fit, but not all are asked
+
 
 def add_from_pool(draft: Draft) -> None:
     """Adds offline requests one by one, as long as each makes the step better."""
@@ -18,14 +20,16 @@ def add_from_pool(draft: Draft) -> None:
     if planning is None or time is None or draft.budget.refused or not _has_room(draft, time):
         return
     heads = {next(family): family for family in draft.board.offline_families(planning.families)}
-    gain_ns = planning.work_ns(time.offline_part)
-    while heads and _has_room(draft, time):
+    gain_ns, refusals = planning.work_ns(time.offline_part), 0
+    while heads and refusals < _MOST_REFUSALS and _has_room(draft, time):
         best = planning.best([offer for view in heads if (offer := _offer(draft, view))], time.shape, gain_ns)
         if best is None:
             return
+        family = heads.pop(best.view)
         if try_admit(draft, best.view):
             gain_ns += planning.gain_ns(best)
-        family = heads.pop(best.view)
+        else:
+            refusals += 1
         heads |= {view: family for view in islice(family, 1) if view not in draft.admit}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import tracemalloc
 from collections.abc import Hashable, Iterable, Sequence
+from itertools import islice
 
 import hypothesis.strategies as st
 import pytest
@@ -139,6 +140,44 @@ def test_the_most_urgent_is_always_offered_and_first():
     crowd.add("x")
     crowd.publish("abc")
     assert crowd.names(crowd.pool.candidates()) == ["stuv", "abcz"]
+
+
+def test_a_family_is_all_of_a_prefix_and_a_bucket_the_most_urgent_first():
+    crowd = Crowd()
+    for at in range(30):
+        crowd.add(f"abcd{chr(200 + at)}")
+    crowd.add("abcdefghijkl")  # another bucket
+    crowd.publish("abcd")
+    urgent, family, other = (crowd.names(one) for one in crowd.pool.families(64))
+    assert urgent == [f"abcd{chr(200)}"]
+    assert family == [f"abcd{chr(200 + at)}" for at in range(30)]
+    assert other == ["abcdefghijkl"]
+    assert [len(list(one)) for one in crowd.pool.families(5)] == [1, 5, 1]
+
+
+def test_a_look_at_the_first_of_a_family_looks_at_few(monkeypatch):
+    crowd, looks = Crowd(), []
+    nearest = Node.nearest
+    monkeypatch.setattr(Node, "nearest", lambda node, most: looks.append(most) or nearest(node, most))
+    for _ in range(300):
+        crowd.add("abc")
+    crowd.publish("abc")
+    family = crowd.pool.families(256)[1]
+    for taken, looked in ((1, []), (7, [8]), (1, [8, 32]), (200, [8, 32, 128, 256])):
+        assert len(list(islice(family, taken))) == taken
+        assert looks == looked
+
+
+def test_the_hashes_of_the_cached_prefix_are_known():
+    crowd = Crowd()
+    ab, abcd, xyz = crowd.add("ab"), crowd.add("abcdef"), crowd.add("xyz")
+    crowd.publish("abcd")
+    crowd.publish("xyzw")
+    known = ["".join(map(str, crowd.pool.cached_hashes(one)[-1:])) for one in (ab, abcd, xyz)]
+    assert known == ["ab", "abcd", "xyz"]
+    assert crowd.pool.cached_hashes(abcd) == chain("abcd")
+    crowd.evict("ab")
+    assert crowd.pool.cached_hashes(abcd) == chain("a")
 
 
 def test_one_resident_document_drains_before_the_next():

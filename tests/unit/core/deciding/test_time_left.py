@@ -1,0 +1,84 @@
+"""What is left of a step's time: 10 ms a step and 1 ms a token, attention for nothing."""
+
+import hypothesis.strategies as st
+from hypothesis import given
+
+from brim.core.deciding.time_left import TimeLeft
+from brim.core.estimators.step_time import StepShape
+from tests.helpers import MS
+
+NOTHING = StepShape(0)
+
+
+def predict(shape: StepShape) -> int:
+    return 10 * MS + MS * shape.new_tokens
+
+
+def left(limit_ms: int | None, online: int = 5, least_tokens: int = 4) -> TimeLeft:
+    limit_ns = None if limit_ms is None else limit_ms * MS
+    return TimeLeft(predict, StepShape(online, 0, online, 10 * online), limit_ns, least_tokens)
+
+
+def test_a_chunk_fills_the_time():
+    assert left(30).chunk(0, 100) == 15
+    assert left(30).chunk(0, 7) == 7
+    assert left(15).chunk(0, 100) == 0
+
+
+def test_without_a_limit_there_is_time_for_all():
+    assert left(None).chunk(0, 10**6) == 10**6
+    assert left(None).add_last([5, 6]) == 0
+
+
+def test_what_was_added_takes_time_from_the_next():
+    time = left(30)
+    time.add_chunk(0, 10)
+    assert time.chunk(0, 100) == 5
+    assert time.offline_part == StepShape(10, 55, 0, 0)
+
+
+def test_a_machine_without_online_work_is_never_idle_for_a_target():
+    idle = left(1, online=0)
+    assert (idle.chunk(0, 100), idle.chunk(0, 3)) == (4, 3)
+    idle.add_chunk(0, 4)
+    assert idle.chunk(0, 100) == 0
+    assert left(1, online=0).add_last([7] * 6) == 2
+
+
+def test_all_decodes_or_none():
+    time = left(20)
+    assert not time.add_all(6, 60)
+    assert time.shape == StepShape(5, 0, 5, 50)
+    assert time.add_all(5, 60)
+    assert time.offline_part == StepShape(5, 0, 5, 60)
+
+
+def test_nobody_decodes_though_there_is_no_time():
+    assert left(1).add_all(0, 0)
+
+
+def test_the_last_stay_the_first_are_left_out():
+    time = left(18)
+    assert time.add_last([100, 20, 3, 4, 5]) == 2
+    assert time.offline_part == StepShape(3, 0, 3, 12)
+
+
+def test_all_may_have_to_be_left_out():
+    time = left(15)
+    assert time.add_last([1, 2]) == 2
+    assert time.offline_part == NOTHING
+
+
+@given(
+    st.integers(0, 60),
+    st.integers(0, 8),
+    st.integers(1, 5),
+    st.lists(st.integers(1, 50), max_size=12),
+)
+def test_as_many_as_there_is_time_for_and_no_fewer(limit_ms, online, least_tokens, contexts):
+    time = left(limit_ms, online, least_tokens)
+    stay = len(contexts) - time.add_last(contexts)
+    fits = [n for n in range(len(contexts) + 1) if predict(StepShape(online + n)) <= limit_ms * MS]
+    least = 0 if online else min(least_tokens, len(contexts))
+    assert stay == max(max(fits, default=0), least)
+    assert time.shape.decode_context == 10 * online + sum(contexts[len(contexts) - stay :])

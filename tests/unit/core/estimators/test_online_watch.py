@@ -1,0 +1,103 @@
+"""What a scheduler's calls tell of online requests: due times, and work still to be done."""
+
+from brim.core.batch import Batch
+from brim.core.estimators.online_watch import OnlineWatch
+from brim.core.estimators.slack import PromptWork
+from brim.core.request import SLO, RequestState
+from tests.helpers import MS, OFFLINE, request, state
+
+PACED = SLO(ttft_ns=100 * MS, tpot_ns=10 * MS)
+
+
+def decoding(
+    watch: OnlineWatch, batch: Batch, one: RequestState, first_ns: int, *, committed: bool = True
+) -> RequestState:
+    """Its prompt was run in the step before the coming one."""
+    one.admit(0)
+    batch.add(one)
+    one.schedule(one.num_prompt_tokens)
+    batch.tick += 1
+    batch.start_decoding(one)
+    if committed:
+        commit(watch, batch, one, first_ns)
+    return one
+
+
+def commit(watch: OnlineWatch, batch: Batch, one: RequestState, first_ns: int) -> None:
+    watch.committed(first_ns)
+    one.compute(one.num_prompt_tokens)
+    one.append(1)
+    watch.first_token(one, first_ns, batch.tick)
+
+
+def both() -> tuple[OnlineWatch, Batch]:
+    watch = OnlineWatch()
+    return watch, Batch(4, watch)
+
+
+def test_the_second_token_is_due_a_tpot_after_the_first():
+    watch, batch = both()
+    decoding(watch, batch, state(request("a", slo=PACED, max_tokens=9)), 50 * MS)
+    assert watch.dues.least(batch.tick, watch.last_ns) == (60 * MS, "a")
+    assert watch.dues.least(batch.tick + 3, 55 * MS) == (75 * MS, "a")  # twice the target after the last
+
+
+def test_while_its_first_token_is_in_flight_the_gap_counts():
+    watch, batch = both()
+    watch.committed(20 * MS)
+    one = decoding(watch, batch, state(request("a", slo=PACED, max_tokens=9)), 0, committed=False)
+    assert watch.dues.least(batch.tick, 30 * MS) == (50 * MS, "a")
+    batch.tick += 1  # the step that draws its second is scheduled
+    commit(watch, batch, one, 32 * MS)
+    assert watch.dues.least(batch.tick, 40 * MS) == (52 * MS, "a")  # the third: 2 x 10 ms after the first
+
+
+def test_offline_requests_have_no_due_time():
+    watch, batch = both()
+    decoding(watch, batch, state(request("a", slo=PACED, task_class=OFFLINE)), 50 * MS)
+    watch.admitted(state(request("b", task_class=OFFLINE, slo=PACED)), 0)
+    assert len(watch.dues) == 0
+    assert watch.arrivals.ttft_ns is None
+
+
+def test_who_sits_out_is_due_by_its_own_last_token():
+    watch, batch = both()
+    one = decoding(watch, batch, state(request("a", slo=PACED, max_tokens=9)), 50 * MS)
+    batch.pause(one)
+    assert watch.dues.least(batch.tick, 0) is None
+    watch.committed(90 * MS)
+    assert watch.work(one, 1, 0, MS) == PromptWork("a", 60 * MS, 4, 1, 1)
+    batch.start_decoding(one)
+    assert watch.dues.least(batch.tick, 90 * MS) == (60 * MS, "a")
+
+
+def test_a_first_token_is_due_by_the_ttft_and_the_hit_is_no_work():
+    watch = OnlineWatch()
+    waiting = state(request("a", 20, arrival_ns=7, slo=PACED))
+    assert watch.work(waiting, 0, 12, MS) == PromptWork("a", 100 * MS + 7, 12, 8, 0)
+    assert watch.work(state(request("b", 20)), 5, 0, MS) == PromptWork("b", None, 0, 20, 5)
+
+
+def test_a_deadline_is_shared_by_prompt_and_answer():
+    """60 prompt tokens and 40 of output: the prompt has 60 % of the time."""
+    waiting = state(request("a", 60, max_tokens=40, slo=SLO(e2e_ns=1000 * MS)))
+    assert OnlineWatch().work(waiting, 0, 0, MS).due_ns == 600 * MS
+
+
+def test_an_arrival_is_one_that_enters_for_the_first_time():
+    watch, one = OnlineWatch(), state(request("a", 20, slo=PACED))
+    watch.admitted(one, 4)
+    one.admit(4)
+    one.preempt()
+    watch.admitted(one, 16)
+    assert (watch.arrivals.ttft_ns, watch.arrivals.prompt_tokens) == (100 * MS, 16)
+
+
+def test_who_has_ended_is_forgotten():
+    watch, batch = both()
+    one = decoding(watch, batch, state(request("a", slo=PACED)), 50 * MS)
+    batch.remove(one)
+    watch.ended(one)
+    assert not watch._last_ns
+    assert not watch._decoding
+    assert len(watch.dues) == 0
