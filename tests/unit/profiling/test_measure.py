@@ -146,6 +146,16 @@ def test_steps_read_only_what_was_written_and_have_the_sizes_they_are_timed_for(
     assert sorted(measured) == sorted(3 * [each.shape for each in several])
 
 
+def test_every_round_times_every_step_in_an_order_of_its_own() -> None:
+    engine = TimedEngine()
+    sizes = QUICK.sizes(Limits(256, 2048, 8192, 16384, 16))
+    timed_steps(engine, sizes, 3, clock_ns=lambda: engine.now_ns)
+    shapes = engine.shapes[-4 * len(sizes) :]
+    rounds = [tuple(shapes[at : at + len(sizes)]) for at in range(0, len(shapes), len(sizes))]
+    assert all(sorted(each) == sorted(size.shape for size in sizes) for each in rounds)
+    assert len(set(rounds)) == 4
+
+
 def test_blocks_are_counted_as_they_are_taken() -> None:
     steps = EngineSteps(ScriptedEngine(num_blocks=9, block_size=4), lambda: 0)
     steps.fill(7)
