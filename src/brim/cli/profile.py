@@ -143,8 +143,12 @@ def measure(
     from brim.cli.progress import bar, tell
     from brim.profiles.loader import as_json
 
-    path = output or Path(f"{Path(settings.model or 'builtin').name}.json")
+    path = output or Path(f"{Path(settings.model or 'builtin').resolve().name}.json")
     _check_output(path)
+    try:  # before minutes of work
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(f"can't write {path}: {exc.strerror}; give another --output") from exc
     engine, _ = open_engine(settings, tell)
     try:
         grid = QUICK if quick else FULL
@@ -154,7 +158,6 @@ def measure(
             profile = measurement.run(path.stem, done=done)
     finally:
         engine.close()
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(as_json(profile), encoding="utf-8")
     print(as_json(profile) if json_output else "\n".join(_measured(profile, path)))
 

@@ -204,8 +204,14 @@ class EngineSteps:
         self._num_steps += 1
         self._released = tuple(state.request.request_id for state in states)
         start_ns = self._clock_ns()
-        self._engine.begin(plan)
-        result = self._engine.finish()
+        try:
+            self._engine.begin(plan)
+            result = self._engine.finish()
+        except (RuntimeError, MemoryError) as exc:  # memory that ran out is both, by device
+            raise ConfigError(
+                f"the engine can't run a step of {plan.num_tokens} tokens: {exc}; "
+                "fewer --kv-tokens or --max-num-batched-tokens leave it more memory"
+            ) from exc
         took_ns = self._clock_ns() - start_ns
         if result.errors:
             why = next(iter(result.errors.values()))

@@ -51,6 +51,19 @@ def test_the_first_result_of_a_line_wins(db: Database) -> None:
     assert [line.line_number for line in db.call(store.pending_lines, "batch_1", 0, 9)] == [2]
 
 
+def test_what_is_left_is_told_in_the_order_in_which_jobs_expire(db: Database) -> None:
+    for number, seconds in ((2, 7_200), (3, 60), (4, 30)):
+        name = f"batch_{number}"
+        new = NewBatch(name, "", "/v1/completions", "file-1", "1h", "null", 60, None, "", NOW, NOW + seconds)
+        db.call(store.create_batch, new)
+        if number < 4:  # the last one is still being checked
+            where = [InputLine(line, f"line-{line}", 0, 0) for line in range(number)]
+            db.call(store.begin_batch, name, "m", where, NOW)
+    begin(db, 6)
+    db.call(store.record_lines, [record(1), record(2, "failed")])
+    assert list(db.call(store.lines_left).items()) == [("batch_3", 3), ("batch_1", 4), ("batch_2", 2)]
+
+
 def test_a_result_that_comes_after_the_cancel_changes_nothing(db: Database) -> None:
     begin(db, 2)
     db.call(store.cancel_batch, "", "batch_1", NOW)

@@ -112,6 +112,15 @@ def test_a_step_that_fails_is_said() -> None:
         Failing().measured()
 
 
+def test_memory_that_runs_out_is_said() -> None:
+    class Small(TimedEngine):
+        def begin(self, plan: StepPlan) -> None:
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(ConfigError, match="out of memory; fewer --kv-tokens"):
+        Small().measured()
+
+
 SOME_SIZES = st.builds(
     Sizes, st.integers(0, 6), st.integers(1, 60), st.integers(0, 3), st.integers(2, 60), st.integers(0, 60)
 ).filter(lambda each: bool(each.decodes + each.prompts))
@@ -135,6 +144,16 @@ def test_steps_read_only_what_was_written_and_have_the_sizes_they_are_timed_for(
     assert [each.row.shape for each in timed] == [each.shape for each in several]
     measured = seen[-3 * len(several) :]  # before them the cache is filled
     assert sorted(measured) == sorted(3 * [each.shape for each in several])
+
+
+def test_every_round_times_every_step_in_an_order_of_its_own() -> None:
+    engine = TimedEngine()
+    sizes = QUICK.sizes(Limits(256, 2048, 8192, 16384, 16))
+    timed_steps(engine, sizes, 3, clock_ns=lambda: engine.now_ns)
+    shapes = engine.shapes[-4 * len(sizes) :]
+    rounds = [tuple(shapes[at : at + len(sizes)]) for at in range(0, len(shapes), len(sizes))]
+    assert all(sorted(each) == sorted(size.shape for size in sizes) for each in rounds)
+    assert len(set(rounds)) == 4
 
 
 def test_blocks_are_counted_as_they_are_taken() -> None:
@@ -178,7 +197,13 @@ def test_the_local_engine_on_a_tiny_grid(tmp_path: Path, monkeypatch: pytest.Mon
     assert json.loads(simulated.stdout)["profile"] == "mine"
 
 
-def test_a_wrong_output_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
-    made = CliRunner().invoke(app, ["profile", "measure", "-o", str(tmp_path / "mine")])
+@pytest.mark.parametrize(
+    ("output", "message"), [("mine", "must end in .json"), ("file/mine.json", "give another --output")]
+)
+def test_a_wrong_output_is_refused_before_the_model_is_loaded(
+    tmp_path: Path, output: str, message: str
+) -> None:
+    (tmp_path / "file").touch()
+    made = CliRunner().invoke(app, ["profile", "measure", "-o", str(tmp_path / output)])
     assert isinstance(made.exception, ConfigError)
-    assert "must end in .json" in str(made.exception)
+    assert message in str(made.exception)

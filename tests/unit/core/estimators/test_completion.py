@@ -47,6 +47,16 @@ def test_nothing_is_said_while_nothing_is_known(counts: list[int]) -> None:
     assert told(counts).expect(100) is None
 
 
+@pytest.mark.parametrize("seconds", [18, 40, 63])
+def test_stretches_that_are_joined_are_as_if_they_had_been_long(seconds: int) -> None:
+    counts = [random.Random(seconds).randrange(9) for _ in range(seconds)]
+    long = CompletionForecast(stretch_seconds=2.0 if seconds < 34 else 4.0)
+    long.observe(0, 0, 1000)
+    for second, ended in enumerate(counts, 1):
+        long.observe(second * S, ended, 1000)
+    assert long.expect(100) == told(counts).expect(100)
+
+
 def test_nothing_left_is_done() -> None:
     assert CompletionForecast().expect(0) == Completion(0, 0)
 
