@@ -41,10 +41,11 @@ from brim.core.policies.preempting import (
     OfflineLeastLoss,
 )
 from brim.core.policies.promising import Exact, Maximum
-from brim.core.policies.timing import BySlack
+from brim.core.policies.timing import BySlack, FixedLatency
 from brim.core.policy import Policy
 
 Row = Callable[[SchedulerConfig, ResponseLength], Policy]
+_STEP_LIMIT_MS = 50.0  # where none is given: a usual target for the time between tokens
 
 
 def _vllm(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
@@ -225,6 +226,21 @@ def _echo(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
     )
 
 
+def _hygen(config: SchedulerConfig, lengths: ResponseLength) -> Policy:
+    """HyGen (arXiv 2501.14808): a step with offline requests has a fixed time, they come by shared prefix.
+
+    Its own order is that of a walk over a prefix tree; here the pool offers what the cache holds most of.
+    """
+    steps = RefittedStepTime()
+    limit_ns = round((config.step_limit_ms or _STEP_LIMIT_MS) * 1e6)
+    return replace(
+        _priority(config, lengths),
+        name="hygen",
+        timing=FixedLatency(steps, limit_ns),
+        planning=Planning(steps, config.block_size),
+    )
+
+
 NAMED: dict[str, Row] = {
     "vllm": _vllm,
     "priority": _priority,
@@ -243,6 +259,7 @@ NAMED: dict[str, Row] = {
     "bs-e": _bs_e,
     "bs-e-s": _bs_e_s,
     "echo": _echo,
+    "hygen": _hygen,
 }
 
 
