@@ -48,6 +48,7 @@ def econoserve(
     """EconoServe (arXiv 2411.06364): each claim of its abstract beside what is measured here."""
     from brim.reproduction.econoserve import reproduce
     from brim.reproduction.plan import full_plan, quick_plan
+    from brim.reproduction.plots import draw
     from brim.reproduction.report import text
     from brim.reproduction.writing import refuse_unwritable, write
 
@@ -58,7 +59,45 @@ def econoserve(
         raise ConfigError(f"no set-up has {' or '.join(setup or [])} in its name")
     refuse_unwritable(output)
     for results in reproduce(plan, jobs or os.cpu_count() or 1, _Progress):
-        write(results, output)
+        write(results, output, text, draw)
+    print(json.dumps(results) if json_output else text(results))
+
+
+@reproduce_app.command()
+def echo(
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Two set-ups, fewer documents: the directions only."),
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="A folder with traces of Azure, ServeGen, LooGLE and ShareGPT.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The folder for tables, picture and results.json.")
+    ] = Path("docs/results/echo"),
+    setup: Annotated[
+        list[str] | None, typer.Option(help="Only the set-ups with this in their name; several times.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Virtual time that each point measures.")] = 240.0,
+    jobs: Annotated[int, typer.Option(help="Processes of 3 GB each; 0: one for each core.")] = 0,
+    seed: Annotated[int, typer.Option(help="Decides whatever is drawn.")] = 0,
+    json_output: flags.Json = False,
+) -> None:
+    """Echo (arXiv 2504.03651): its claims on offline work beside online load, and what is measured here."""
+    from brim.reproduction.echo.experiment import reproduce
+    from brim.reproduction.echo.plan import full_plan, quick_plan
+    from brim.reproduction.echo.plots import draw
+    from brim.reproduction.echo.report import text
+    from brim.reproduction.writing import refuse_unwritable, write
+
+    if seconds <= 0 or jobs < 0:
+        raise ConfigError("--seconds must be above 0, --jobs 0 or more")
+    plan = quick_plan(seed, data) if quick else full_plan(seconds, seed, data, setup or [])
+    if not plan.benches:
+        raise ConfigError(f"no set-up has {' or '.join(setup or [])} in its name")
+    refuse_unwritable(output)
+    for results in reproduce(plan, jobs or os.cpu_count() or 1, _Progress):
+        write(results, output, text, draw)
     print(json.dumps(results) if json_output else text(results))
 
 

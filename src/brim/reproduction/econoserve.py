@@ -8,7 +8,7 @@ from statistics import fmean
 from brim.reproduction.benches import HOST_PS, Bench
 from brim.reproduction.claims import claims
 from brim.reproduction.plan import Plan, budget_points, points, saturation_point
-from brim.reproduction.points import WARM_UP, Point
+from brim.reproduction.points import WARM_UP, Point, measure
 from brim.reproduction.pool import measure_all
 from brim.reproduction.ratios import packing
 from brim.simulation.results import Figures
@@ -30,7 +30,7 @@ def reproduce(plan: Plan, jobs: int, tell: Tell) -> Iterator[Figures]:
 
 def _reproduce_on(bench: Bench, plan: Plan, jobs: int, tell: Tell) -> Figures:
     def run(points: Sequence[Point], what: str) -> list[Figures]:
-        return measure_all(points, jobs, tell(f"{bench.name}: {what}", len(points)))
+        return measure_all(measure, points, jobs, tell(f"{bench.name}: {what}", len(points)))
 
     backlog = run([saturation_point(plan, bench)], "saturation")
     saturation = backlog[0]["saturated_throughput"]

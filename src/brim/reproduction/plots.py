@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from brim.reproduction.claims import over_rates
+from brim.reproduction.report import picture
 from brim.simulation.bound import NAME as BOUND
 from brim.simulation.results import Figures
 
@@ -18,8 +19,13 @@ PANELS = (
 SETTINGS = {"svg.hashsalt": "brim", "svg.fonttype": "none"}  # the same figures give the same file
 
 
-def draw(bench: Figures, path: Path) -> None:
-    """Writes an SVG."""
+def draw(results: Figures, folder: Path) -> None:
+    """Writes an SVG for each set-up."""
+    for bench in results["benches"]:
+        _draw(bench, folder / picture(bench["name"]))
+
+
+def _draw(bench: Figures, path: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
+from typing import TypeVar
 
-from brim.reproduction.points import Point, measure
 from brim.simulation.results import Figures
 
 Done = Callable[[], None]
+P = TypeVar("P")
 
 
-def measure_all(points: Sequence[Point], jobs: int, done: Done) -> list[Figures]:
-    """`done` is called after each point. The longest should stand first. The first error ends it all."""
+def measure_all(measure: Callable[[P], Figures], points: Sequence[P], jobs: int, done: Done) -> list[Figures]:
+    """`done` is called after each point. The longest should stand first. The first error ends it all.
+
+    `measure` must be a function of a module, for the other processes to find it.
+    """
     if jobs == 1:
         return [_told(measure(point), done) for point in points]
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:

@@ -1,12 +1,12 @@
-"""Results into a folder: results.json, tables.md and a picture for each set-up."""
+"""Results into a folder: results.json, tables.md and pictures."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from brim.core.errors import ConfigError
-from brim.reproduction.report import picture, text
 from brim.simulation.results import Figures
 
 
@@ -22,10 +22,9 @@ def refuse_unwritable(folder: Path) -> None:
         raise ConfigError('the pictures need matplotlib: pip install "brim[plot]"') from exc
 
 
-def write(results: Figures, folder: Path) -> None:
-    from brim.reproduction.plots import draw
-
+def write(
+    results: Figures, folder: Path, text: Callable[[Figures], str], draw: Callable[[Figures, Path], None]
+) -> None:
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (folder / "tables.md").write_text(text(results), encoding="utf-8")
-    for bench in results["benches"]:
-        draw(bench, folder / picture(bench["name"]))
+    draw(results, folder)

@@ -100,11 +100,11 @@ def test_a_full_plan_has_every_row_at_every_load_and_the_most_requests() -> None
 def test_processes_give_the_same_figures_in_the_order_asked() -> None:
     asked = [small(Row(name)) for name in ("vllm-2023", "vllm", "sarathi")]
     told: list[None] = []
-    together, alone = (measure_all(asked, jobs, lambda: told.append(None)) for jobs in (2, 1))
+    together, alone = (measure_all(measure, asked, jobs, lambda: told.append(None)) for jobs in (2, 1))
     assert [without_real_time(run) for run in together] == [without_real_time(run) for run in alone]
     assert len(told) == 6
 
 
 def test_an_error_in_a_process_is_raised() -> None:
     with pytest.raises(ConfigError, match="no policy"):
-        measure_all([small(Row("vlm")), small(Row("vllm"))], 2, lambda: None)
+        measure_all(measure, [small(Row("vlm")), small(Row("vllm"))], 2, lambda: None)

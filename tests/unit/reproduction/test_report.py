@@ -14,6 +14,8 @@ from brim.reproduction.claims import rate_held
 from brim.reproduction.econoserve import reproduce
 from brim.reproduction.markdown import cell, table
 from brim.reproduction.plan import Plan
+from brim.reproduction.plots import draw
+from brim.reproduction.report import text
 from brim.reproduction.writing import refuse_unwritable, write
 from brim.simulation.results import Figures
 
@@ -32,15 +34,15 @@ def results() -> Figures:
 
 
 def test_files_are_written(results: Figures, tmp_path: Path) -> None:
-    write(results, tmp_path)
+    write(results, tmp_path, text, draw)
     assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(results))
-    text = (tmp_path / "tables.md").read_text()
+    told = (tmp_path / "tables.md").read_text()
     [picture] = tmp_path.glob("*.svg")
-    assert picture.name in text
+    assert picture.name in told
     for heading in ("What packing can give", "Claims", "Ablation at 1x", "Switch by switch at 1x"):
-        assert f"# {heading}" in text
+        assert f"# {heading}" in told
     first = picture.read_bytes()
-    write(results, tmp_path)
+    write(results, tmp_path, text, draw)
     assert picture.read_bytes() == first
 
 

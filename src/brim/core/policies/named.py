@@ -45,7 +45,7 @@ from brim.core.policies.preempting import (
     OfflineLeastLoss,
 )
 from brim.core.policies.promising import Exact, Maximum
-from brim.core.policies.timing import BySlack
+from brim.core.policies.timing import BySlack, FixedLatency
 from brim.core.policy import Policy
 
 
@@ -57,6 +57,7 @@ class Known(NamedTuple):
 
 
 Row = Callable[[SchedulerConfig, Known], Policy]
+_STEP_LIMIT_MS = 50.0  # where none is given: a usual target for the time between tokens
 
 
 def _vllm(config: SchedulerConfig, known: Known) -> Policy:
@@ -250,6 +251,21 @@ def _brim(config: SchedulerConfig, known: Known) -> Policy:
     )
 
 
+def _hygen(config: SchedulerConfig, known: Known) -> Policy:
+    """HyGen (arXiv 2501.14808): a step with offline requests has a fixed time, they come by shared prefix.
+
+    Its own order is that of a walk over a prefix tree; here the pool offers what the cache holds most of.
+    """
+    steps = RefittedStepTime(known.step_time)
+    limit_ns = round((config.step_limit_ms or _STEP_LIMIT_MS) * 1e6)
+    return replace(
+        _priority(config, known),
+        name="hygen",
+        timing=FixedLatency(steps, limit_ns),
+        planning=Planning(steps, config.block_size),
+    )
+
+
 NAMED: dict[str, Row] = {
     "vllm": _vllm,
     "priority": _priority,
@@ -269,6 +285,7 @@ NAMED: dict[str, Row] = {
     "bs-e-s": _bs_e_s,
     "echo": _echo,
     "brim": _brim,
+    "hygen": _hygen,
 }
 
 
