@@ -15,16 +15,17 @@ A step that took twice the expected, or half, changes nothing: a hiccup. The thi
 
 from __future__ import annotations
 
+from brim.core.estimators.guard import Guard
 from brim.core.estimators.least_squares import NormalEquations
 from brim.core.estimators.step_error import StepError
 from brim.core.estimators.step_ranges import Hiccups, Range, is_outlier, range_of
 from brim.core.estimators.step_time import StepShape, StepTime, attention_pairs
 
-GUARD = 0.08
+LEAST_GUARD = 0.08
 
 _MOST_RANGES = 96
 _REFIT_EVERY = 256  # observations; more often at first
-_START_WEIGHT = 0.1  # of a row of the step time that it started from; one observed step weighs 1
+_START_WEIGHT = 0.001  # of a row of the step time that it started from; one observed step weighs 1
 _SEASONED_STEPS = 8  # of a range whose past tells of the machine
 _DRIFT_SHARE = 1 / 16  # by which one step moves the estimate of the machine's change
 _DRIFT = 0.03  # a change that is carried out
@@ -43,11 +44,11 @@ UNKNOWN = StepTime(
 class RefittedStepTime:
     """Predicts steps from their sizes, and learns from what they took.
 
-    `step_time` is the present fit. `guard` is the share that `guarded_ns` adds for decisions: half of all
-    steps take longer than the expected.
+    `step_time` is the present fit. `guard` is what `guarded_ns` adds for decisions, at least the given share:
+    half of all steps take longer than the expected.
     """
 
-    def __init__(self, start: StepTime | None = None, guard: float = GUARD) -> None:
+    def __init__(self, start: StepTime | None = None, guard: float = LEAST_GUARD) -> None:
         self.step_time = start or UNKNOWN
         self.error = StepError()
         self.num_outliers = 0  # steps that were not believed
@@ -55,7 +56,7 @@ class RefittedStepTime:
         self._start = self._coefficients = _coefficients(self.step_time)
         self._start_rows = self._rows_of(self.step_time)
         self._informed = start is not None
-        self._guarded_per_mille = 1000 + round(1000 * guard)
+        self.guard = Guard(guard)
         self._ranges: dict[tuple[int, ...], Range] = {}  # the one seen longest ago is first
         self._observations = 0
         self._refit_at = 1
@@ -73,7 +74,7 @@ class RefittedStepTime:
 
     def guarded_ns(self, shape: StepShape) -> int:
         """The same with the guard on top: what a decision should count on."""
-        return self.step_time.picoseconds(shape) * self._guarded_per_mille // 1_000_000
+        return self.step_time.picoseconds(shape) * (1000 + round(1000 * self.guard.share)) // 1_000_000
 
     # ---- learning --------------------------------------------------------------------------------------
 
@@ -92,6 +93,7 @@ class RefittedStepTime:
         if self._informed:
             expected_ps = self.step_time.picoseconds(shape)
             self.error.add(expected_ps / took_ps)
+            self.guard.observe(took_ps / expected_ps)
             if not self._believes(seen, took_ps / (expected_ps * seen.bias), steps):
                 self.num_outliers += 1
                 return

@@ -65,6 +65,16 @@ def test_it_finds_the_machine_and_what_lies_between_the_sizes_seen(start):
     assert abs(figures["bias"]) < 0.01
 
 
+def test_what_is_seen_counts_for_more_than_the_proportions_of_the_start():
+    """Attention is 40 times as dear beside the products as the start says."""
+    machine = StepTime(7_000_000_000, 220_000_000, (), 2_000_000, 0, 2_000_000)
+    step_time = RefittedStepTime()
+    for shape in SEEN * 20:
+        step_time.observe(shape, machine.picoseconds(shape) // 1000)
+    errors = [step_time.seconds(shape) / machine.seconds(shape) - 1 for shape in SEEN + BETWEEN]
+    assert max(map(abs, errors)) < 0.02
+
+
 def test_equal_histories_make_equal_fits():
     assert trained(seed=3).step_time == trained(seed=3).step_time
 

@@ -1,0 +1,42 @@
+"""The guard finds the share of steps that may take longer, whatever the noise is like."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from brim.core.estimators.guard import LATE_SHARE, MOST, RISE, Guard
+
+
+def late_steps(guard: Guard, ratios: list[float]) -> int:
+    """How many took longer than guarded when they were seen."""
+    late = 0
+    for ratio in ratios:
+        late += ratio > 1 + guard.share
+        guard.observe(ratio)
+    return late
+
+
+@given(st.lists(st.floats(0.2, 1 + MOST), max_size=2000), st.floats(0, 0.5))
+def test_no_history_makes_more_steps_late_than_the_way_from_least_to_most(ratios, least):
+    guard = Guard(least)
+    assert late_steps(guard, ratios) <= LATE_SHARE * len(ratios) + (MOST - least) / RISE + 1
+    assert least <= guard.share <= MOST
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.1, 0.3])
+def test_under_noise_few_steps_take_longer(sigma):
+    draw = random.Random(0)
+    guard = Guard(0.08)
+    late_steps(guard, [draw.lognormvariate(0, sigma) for _ in range(5_000)])
+    late = late_steps(guard, [draw.lognormvariate(0, sigma) for _ in range(20_000)])
+    assert late <= 2 * LATE_SHARE * 20_000
+
+
+def test_it_comes_back_when_the_noise_is_over_and_not_below_what_it_started_from():
+    guard = Guard(0.08)
+    late_steps(guard, [1.4] * 10)
+    assert guard.share > 0.3
+    late_steps(guard, [1.0] * 20_000)
+    assert guard.share == 0.08
