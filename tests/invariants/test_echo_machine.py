@@ -233,8 +233,7 @@ class EchoMachine(RuleBasedStateMachine):
         assert not scheduler.kv._contents
         assert not scheduler._time._missing
         if (watch := scheduler._time.watch) is not None:
-            assert not (watch._decoding or watch._last_ns)
-            assert len(watch.dues) == 0
+            assert (len(watch._decoding), len(watch._last_ns), len(watch.dues)) == (0, 0, 0)
 
     def every_request_has_said_what_the_script_says(self) -> None:
         finished = [event.request_id for event in self.host.of(Finished)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -58,6 +59,8 @@ def running(settings: EngineSettings, options: ServiceOptions, tell: Callable[[s
         policy = named(config, lengths, step_time)
         loop = EngineLoop(engine, Scheduler(config, policy), observe=observe, length_error=lengths.error)
         service = OpenAIService(loop, tokenizer, options)
+        gc.collect()
+        gc.freeze()  # a model's many objects stay: to go through them all stops every stream for 0.2 s
         loop.start()
         try:
             yield Host(caps, service, caps.num_blocks * caps.block_size, policy.timing is not None)
