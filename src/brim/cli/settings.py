@@ -109,13 +109,17 @@ class EngineSettings(ModelSettings):
     step_limit_ms: float = Field(
         _core_default("step_limit_ms"),
         ge=0,
-        description="Most that a step with offline requests may take, where the policy holds it fixed.",
+        description="Most that a step with offline requests may take, under the policy hygen; 0: 50.",
     )
     slack_share: float = Field(
         _core_default("slack_share"),
         ge=0,
         le=1,
-        description="Share of the time that online requests leave which offline ones may take: bs-e, echo.",
+        description="Share of the time that online requests leave, for offline ones: brim, echo, bs-e.",
+    )
+    offline_score: Literal["rate", "difference"] = Field(
+        _core_default("offline_score"),
+        description="How offline requests are chosen for a step: gain over its time, or gain less time.",
     )
     profile: str | None = Field(
         None,

@@ -29,8 +29,19 @@ LENGTHS = "history, oracle, noisy or limit"
 MAY_BE_ZERO = {
     *("max_output_tokens", "seed", "measure_from", "step_overhead_us", "step_overhead_per_sequence_us"),
     *("max_prefill_chunk_tokens", "prompt_floor_tokens", "reserve_share", "length_padding"),
-    "loan_buffer_tokens",
+    *("loan_buffer_tokens", "offline_step_tokens", "step_limit_ms", "slack_share"),
 }
+AS_THEY_ARE = (  # settings of the scheduler that follow from nothing else
+    *(
+        "block_size",
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        "max_prefill_chunk_tokens",
+        "prompt_floor_tokens",
+    ),
+    *("reserve_share", "length_padding", "loan_buffer_tokens", "offline_step_tokens", "step_limit_ms"),
+    *("slack_share", "offline_score"),
+)
 _MS, _US_PS = 1_000_000, 1_000_000  # nanoseconds in a millisecond; picoseconds in a microsecond
 
 
@@ -94,6 +105,22 @@ class Options:
     )
     loan_buffer_tokens: int = field(
         default=_core("loan_buffer_tokens"), metadata=_help("Steps that a guest must leave before its host.")
+    )
+    offline_step_tokens: int = field(
+        default=_core("offline_step_tokens"),
+        metadata=_help("Most tokens of offline requests in a step, under bs; 0: no limit."),
+    )
+    step_limit_ms: float = field(
+        default=_core("step_limit_ms"),
+        metadata=_help("Most that a step with offline requests may take, under hygen; 0: 50."),
+    )
+    slack_share: float = field(
+        default=_core("slack_share"),
+        metadata=_help("Of the time that online requests leave, for offline ones: brim, echo, bs-e."),
+    )
+    offline_score: str = field(
+        default=_core("offline_score"),
+        metadata=_help("How offline requests are chosen: rate (gain over time) or difference."),
     )
     enable_prefix_caching: bool | None = field(
         default=None,
@@ -235,18 +262,11 @@ class Options:
         )
         return SchedulerConfig(
             num_blocks=kv_tokens // self.block_size,
-            block_size=self.block_size,
             max_model_len=self.max_model_len or min(1 << longest.bit_length(), capacity),
-            max_num_seqs=self.max_num_seqs,
-            max_num_batched_tokens=self.max_num_batched_tokens,
             enable_prefix_caching=caching,
             policy=policy,
-            max_prefill_chunk_tokens=self.max_prefill_chunk_tokens,
             target_forward_tokens=self.target_forward_tokens or profile.target_forward_tokens,
-            prompt_floor_tokens=self.prompt_floor_tokens,
-            reserve_share=self.reserve_share,
-            length_padding=self.length_padding,
-            loan_buffer_tokens=self.loan_buffer_tokens,
+            **{name: getattr(self, name) for name in AS_THEY_ARE},
         )
 
     def _predictor(self, trace: Trace) -> ResponseLength:

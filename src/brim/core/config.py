@@ -33,6 +33,7 @@ class SchedulerConfig:
     offline_step_tokens: int = 0  # most of offline requests in a step, where that is fixed; 0: no limit
     step_limit_ms: float = 0.0  # most that a step with offline requests may take, where that is fixed
     slack_share: float = 1.0  # of the time that online requests leave, for offline ones
+    offline_score: str = "rate"  # gain over time, or the "difference" of the two
 
     def __post_init__(self) -> None:
         for name in ("num_blocks", "block_size", "max_model_len", "max_num_seqs", "max_num_batched_tokens"):
@@ -52,6 +53,8 @@ class SchedulerConfig:
             raise ConfigError("reserve_share must be from 0 to under 0.5, length_padding from 0 to 100")
         if not 0 <= self.slack_share <= 1:
             raise ConfigError(f"slack_share must be from 0 to 1, not {self.slack_share}")
+        if self.offline_score not in ("rate", "difference"):
+            raise ConfigError(f"offline_score must be rate or difference, not {self.offline_score}")
         if self.max_model_len > self.capacity_tokens:
             raise ConfigError(
                 f"max_model_len {self.max_model_len} does not fit in the KV cache of {self.capacity_tokens} "

@@ -197,6 +197,10 @@ def _predicted(config: SchedulerConfig, known: Known) -> Predicted:
     return Predicted(known.lengths, config.length_padding, config.block_size)
 
 
+def _planning(config: SchedulerConfig, steps: RefittedStepTime) -> Planning:
+    return Planning(steps, config.block_size, by_rate=config.offline_score == "rate")
+
+
 def _guard(config: SchedulerConfig) -> InverseGuard:
     return InverseGuard(config.reserve_share, config.floor_tokens)
 
@@ -222,7 +226,7 @@ def _bs_e_s(config: SchedulerConfig, known: Known) -> Policy:
     """BS+E+S: offline requests wait in a pool, prefix by prefix, and are added by score."""
     policy = _bs_e(config, known)
     assert policy.timing is not None
-    return replace(policy, name="bs-e-s", planning=Planning(policy.timing.steps, config.block_size))
+    return replace(policy, name="bs-e-s", planning=_planning(config, policy.timing.steps))
 
 
 def _echo(config: SchedulerConfig, known: Known) -> Policy:
@@ -262,7 +266,7 @@ def _hygen(config: SchedulerConfig, known: Known) -> Policy:
         _priority(config, known),
         name="hygen",
         timing=FixedLatency(steps, limit_ns),
-        planning=Planning(steps, config.block_size),
+        planning=_planning(config, steps),
     )
 
 
