@@ -1,4 +1,4 @@
-"""Online and offline requests side by side under random traffic, with targets, at both depths, in tiny caches.
+"""Online and offline requests under random traffic, with targets, at both depths, in tiny caches.
 
 C1 every request ends, and says what the script says   C2 where somebody waits, something runs
 C3 the books balance, the pool's as well               C4 reuse is what a recount of the waiting finds
@@ -208,7 +208,9 @@ class EchoMachine(RuleBasedStateMachine):
             if self.config.enable_prefix_caching:
                 TokenHashing().extend(hashes, view, self.config.block_size)
             wanted.update(hashes[: (view.num_tokens - 1) // self.config.block_size])
-        assert {h: pool.reuse(h) for h in kv._pool.index._block_ids} == {h: wanted[h] for h in kv._pool.index._block_ids}
+        assert {h: pool.reuse(h) for h in kv._pool.index._block_ids} == {
+            h: wanted[h] for h in kv._pool.index._block_ids
+        }
         assert not {view.request.request_id for view in pool} & set(kv._contents)
 
     def teardown(self) -> None:

@@ -79,7 +79,9 @@ def test_who_would_go_last_is_preempted_first():
 def test_of_the_offline_the_one_that_loses_least_gives_way_and_a_hit_is_no_loss():
     online, long, short, hit = (
         state(request(name, 40, task_class=task_class), seq)
-        for seq, (name, task_class) in enumerate(zip("olsh", (ONLINE, OFFLINE, OFFLINE, OFFLINE), strict=True))
+        for seq, (name, task_class) in enumerate(
+            zip("olsh", (ONLINE, OFFLINE, OFFLINE, OFFLINE), strict=True)
+        )
     )
     for one, cached, computed in ((online, 0, 1), (long, 0, 30), (short, 0, 8), (hit, 36, 4)):
         one.admit(cached)

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from brim.core.decide import decide
-from brim.core.decision import Decision
 from brim.core.deciding.online_part import online_step
+from brim.core.decision import Decision
 from brim.core.estimators.due_times import Pacing
 from brim.core.estimators.online_demand import OnlineDemand
 from brim.core.estimators.refitted import RefittedStepTime
