@@ -1,4 +1,4 @@
-"""How long a step may take, and how much of it online prompts may have: 10 ms a step, 1 ms a token, no guard."""
+"""How long a step may take, and how much of it online prompts may have: 10 ms a step, 1 ms a token."""
 
 import pytest
 
