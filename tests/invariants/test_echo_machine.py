@@ -1,4 +1,4 @@
-"""Online and offline requests side by side: random traffic with targets, at both depths, in tiny caches.
+"""Online and offline requests under random traffic, with targets, at both depths, in tiny caches.
 
 C1 every request ends, and says what the script says   C2 where somebody waits, something runs
 C3 the books balance, the pool's as well               C4 reuse is what a recount of the waiting finds
@@ -208,9 +208,8 @@ class EchoMachine(RuleBasedStateMachine):
             if self.config.enable_prefix_caching:
                 TokenHashing().extend(hashes, view, self.config.block_size)
             wanted.update(hashes[: (view.num_tokens - 1) // self.config.block_size])
-        assert {h: pool.reuse(h) for h in kv._pool.index._block_ids} == {
-            h: wanted[h] for h in kv._pool.index._block_ids
-        }
+        cached = kv._pool.index._block_ids
+        assert {h: pool.reuse(h) for h in cached} == {h: wanted[h] for h in cached}
         assert not {view.request.request_id for view in pool} & set(kv._contents)
 
     def teardown(self) -> None:
@@ -233,7 +232,7 @@ class EchoMachine(RuleBasedStateMachine):
         assert not scheduler.kv._contents
         assert not scheduler._time._missing
         if (watch := scheduler._time.watch) is not None:
-            assert (len(watch._decoding), len(watch._last_ns), len(watch.dues)) == (0, 0, 0)
+            assert (watch._decoding, watch._last_ns, len(watch.dues)) == (set(), {}, 0)
 
     def every_request_has_said_what_the_script_says(self) -> None:
         finished = [event.request_id for event in self.host.of(Finished)]

@@ -33,7 +33,7 @@ from brim.core.policies.preempting import (
 from brim.core.policies.promising import Exact, Maximum, OnDemand
 from brim.core.request import SLO, RequestState
 from brim.core.waiting import WaitingQueue
-from tests.helpers import MS, OFFLINE, ONLINE, Foretold, config, request, state
+from tests.helpers import MS, OFFLINE, Foretold, config, request, state
 
 SECOND = 1000 * MS
 
@@ -77,12 +77,8 @@ def test_who_would_go_last_is_preempted_first():
 
 
 def test_of_the_offline_the_one_that_loses_least_gives_way_and_a_hit_is_no_loss():
-    online, long, short, hit = (
-        state(request(name, 40, task_class=task_class), seq)
-        for seq, (name, task_class) in enumerate(
-            zip("olsh", (ONLINE, OFFLINE, OFFLINE, OFFLINE), strict=True)
-        )
-    )
+    online = state(request("o", 40))
+    long, short, hit = (state(request(name, 40, task_class=OFFLINE), seq) for seq, name in enumerate("lsh"))
     for one, cached, computed in ((online, 0, 1), (long, 0, 30), (short, 0, 8), (hit, 36, 4)):
         one.admit(cached)
         one.compute(computed)

@@ -26,9 +26,7 @@ class OnlineWatch:
         request_id = view.request.request_id
         self._last_ns.pop(request_id, None)
         self._decoding.add(request_id)
-        if (
-            view.num_tokens == view.num_prompt_tokens
-        ):  # its first token is in flight: until then the gap counts
+        if view.num_tokens == view.num_prompt_tokens:  # its first token is in flight
             gap_ns = pacing(view.request, self._committed_ns, 1).gap_ns
             self.dues.pace(request_id, Pacing(gap_ns, None), self._committed_ns)
         self.dues.start(request_id, view.num_scheduled_tokens - view.num_prompt_tokens + 1, tick)
