@@ -217,7 +217,7 @@ def test_what_online_requests_hold_is_seen_in_skipped_steps_too() -> None:
         on = setup(settings={"policy": "echo"}, skip=skip)
         demand = OnlineDemand(window_seconds=0.08, num_sub_windows=4)
         policy = replace(named(on.config), headroom=Headroom(100, demand))
-        result(trace(asked(0, 5, 40), asked(700, 5, 1)), replace(on, policy=policy))
+        result(trace(asked(0, 5, 40), asked(430, 5, 1)), replace(on, policy=policy))
         forecasts.append((demand.forecast_blocks, demand.coverage))
     assert forecasts[0] == forecasts[1]
     assert forecasts[0][0] > 0
