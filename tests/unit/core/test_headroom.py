@@ -28,13 +28,6 @@ def test_a_forecast_beyond_the_cache_leaves_nothing():
     assert headroom(100, 0, 100, 0).offline_limit(0) == 0
 
 
-def test_only_what_has_come_takes_blocks_away():
-    kept = headroom(60, 60)
-    assert kept.offline_limit(10) == 40
-    assert kept.shortfall(online_blocks=10, offline_blocks=90) == 0
-    assert kept.shortfall(online_blocks=25, offline_blocks=90) == 15
-
-
 @given(
     before=st.lists(st.integers(0, 60), min_size=1, max_size=6),
     arriving=st.lists(st.integers(1, 15), min_size=2, max_size=12),

@@ -7,6 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from brim.core.estimators.online_demand import OnlineDemand
+from brim.core.kvcache.headroom import Headroom
+from brim.core.policies.named import named
 from brim.core.request import SLO
 from brim.simulation.results import figures
 from brim.simulation.targets import Targets
@@ -205,3 +208,16 @@ def test_prefixes_that_the_trace_calls_equal_are_found() -> None:
     )  # the third block of 4 holds the last token: it has to run
     without = online(trace(*same, other, block_tokens=8), replace(caching, config=setup().config))
     assert without["prefix_hit_rate"] is None
+
+
+def test_what_online_requests_hold_is_seen_in_skipped_steps_too() -> None:
+    """An answer that grows for 600 ms, seen in windows of 20 ms."""
+    forecasts = []
+    for skip in (True, False):
+        on = setup(settings={"policy": "echo"}, skip=skip)
+        demand = OnlineDemand(window_seconds=0.08, num_sub_windows=4)
+        policy = replace(named(on.config), headroom=Headroom(100, demand))
+        result(trace(asked(0, 5, 40), asked(430, 5, 1)), replace(on, policy=policy))
+        forecasts.append((demand.forecast_blocks, demand.coverage))
+    assert forecasts[0] == forecasts[1]
+    assert forecasts[0][0] > 0

@@ -20,13 +20,7 @@ class Headroom:
     def offline_limit(self, online_blocks: int) -> int:
         """Blocks that offline requests may hold: to be asked before they take more.
 
-        While online requests take what was forecast for them it stays as it is; beyond, it falls.
+        While online requests take what was forecast for them it stays as it is; beyond, it falls. A forecast
+        takes nothing back: a preemption loses work, and the burst may not come.
         """
         return max(self.num_blocks - max(online_blocks, self.demand.forecast_blocks), 0)
-
-    def shortfall(self, online_blocks: int, offline_blocks: int) -> int:
-        """Blocks that offline requests must give up at once.
-
-        A forecast alone takes nothing from anybody: a preemption loses work, and the burst may not come.
-        """
-        return max(online_blocks + offline_blocks - self.num_blocks, 0)
