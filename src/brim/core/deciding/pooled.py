@@ -8,7 +8,7 @@ from brim.core.deciding.draft import Draft
 from brim.core.deciding.prompts import try_admit
 from brim.core.deciding.spare_time import tokens_for
 from brim.core.deciding.time_left import TimeLeft
-from brim.core.offline.planning import Offer
+from brim.core.offline.planning import Offer, presses
 from brim.core.request import RequestView
 
 _MOST_REFUSALS = 4  # in a step: where blocks lack, a smaller request may fit, but not all are asked
@@ -22,7 +22,9 @@ def add_from_pool(draft: Draft) -> None:
     heads = {next(family): family for family in draft.board.offline_families(planning.families)}
     gain_ns, refusals = planning.work_ns(time.offline_part), 0
     while heads and refusals < _MOST_REFUSALS and _has_room(draft, time):
-        best = planning.best([offer for view in heads if (offer := _offer(draft, view))], time.shape, gain_ns)
+        offers = [offer for view in heads if (offer := _offer(draft, view))]
+        pressing = [offer for offer in offers if presses(offer.view, draft.now_ns)]
+        best = planning.best(pressing or offers, time.shape, 0.0 if pressing else gain_ns)
         if best is None:
             return
         family = heads.pop(best.view)

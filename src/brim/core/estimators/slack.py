@@ -123,17 +123,25 @@ class Slack:
 
     `predict` gives the nanoseconds of a step, with a guard on top. `share` is how much of the slack may be
     spent: 0 keeps steps as short as without offline requests, 1 goes as far as the targets allow.
-    Raises ConfigError where it is not from 0 to 1.
+    `expect` gives them without the guard: what eats up the guard alone is no miss yet. Raises ConfigError
+    where the share is not from 0 to 1.
     """
 
     def __init__(
-        self, predict: Predict, dues: DueTimes, arrivals: Arrivals, token_budget: int, share: float = 1.0
+        self,
+        predict: Predict,
+        dues: DueTimes,
+        arrivals: Arrivals,
+        token_budget: int,
+        share: float = 1.0,
+        expect: Predict | None = None,
     ) -> None:
         if not 0 <= share <= 1:
             raise ConfigError(f"the share of the slack that may be spent must be from 0 to 1, not {share}")
         self.dues = dues
         self.arrivals = arrivals
         self._predict = predict
+        self._expect = expect or predict
         self._token_budget = token_budget
         self._share = share
 
@@ -154,7 +162,8 @@ class Slack:
         if least is None:
             return StepLimit(None, online_ns)
         spare_ns = least.step_ns - online_ns
-        miss = Miss(least.request_id, -spare_ns) if spare_ns < 0 and least.request_id is not None else None
+        late_ns = (self._expect(shape) if shape.new_tokens else 0) - least.step_ns
+        miss = Miss(least.request_id, late_ns) if late_ns > 0 and least.request_id is not None else None
         limit_ns = online_ns + int(max(spare_ns, 0) * self._share)
         return StepLimit(limit_ns, online_ns, least.request_id, miss)
 

@@ -31,6 +31,17 @@ class Offer(NamedTuple):
     wanted_blocks: int
 
 
+def presses(view: RequestView, now_ns: int) -> bool:
+    """Whether its deadline is so near that it goes before whatever scores more: a twentieth of its time.
+
+    Else one without a hit could wait for ever where requests with hits keep coming.
+    """
+    request = view.request
+    if request.deadline_ns is None:
+        return False
+    return request.deadline_ns - now_ns <= (request.deadline_ns - request.arrival_ns) // 20
+
+
 class Planning:
     """Score = (benefit - punishment) / predicted time of the step, all in predicted seconds.
 

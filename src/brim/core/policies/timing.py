@@ -37,18 +37,22 @@ class BySlack:
     def __init__(self, steps: RefittedStepTime, token_budget: int, share: float = 1.0) -> None:
         self.steps = steps
         self.watch = OnlineWatch()
-        self._slack = Slack(steps.guarded_ns, self.watch.dues, self.watch.arrivals, token_budget, share)
+        dues, arrivals = self.watch.dues, self.watch.arrivals
+        self._slack = Slack(steps.guarded_ns, dues, arrivals, token_budget, share, steps.nanoseconds)
 
     def limit(self, step: OnlineStep) -> StepLimit:
         return self._slack.limit(step)
 
     def prompt_tokens(self, step: OnlineStep, most: int) -> int:
-        """What is due allows, and no less than the pace that those who decode bear for long."""
+        """What is due allows, and no less than nearly the pace that those who decode bear for long.
+
+        As it is expected to take, without a guard: with one, prompts would wait for steps that have the time.
+        """
         pace_ns = self.watch.dues.least_pace_ns()
         due = self.watch.dues.least(step.tick, step.last_ns)
         if pace_ns is None or due is None:
             return most
-        limit_ns = max(due.due_ns - step.start_ns, pace_ns)
+        limit_ns = max(due.due_ns - step.start_ns, pace_ns * 9 // 10)
         return _chunk(self.steps, step, most, limit_ns)
 
 

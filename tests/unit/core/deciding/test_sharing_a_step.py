@@ -162,6 +162,14 @@ def test_the_longest_prefix_enters_first_and_its_family_follows():
     assert decided(replace(board, hits={})).admit == [a, b, c]
 
 
+def test_near_its_deadline_a_request_goes_before_those_with_hits():
+    """It would make the step longer by more than it is worth, but only 50 of its 1,000 ms are left."""
+    (a,), (b,) = offline("a", 24, deadline_ns=1000 * MS), offline("b", 24)
+    board = roomy(pooled=[[a], [b]], hits={b: 20})
+    assert decided(board, now_ms=949).admit == [b]
+    assert decided(board, now_ms=950).admit == [a, b]
+
+
 def test_seats_and_tokens_end_the_adding():
     a, b, c = offline("abc", 24)
     assert len(decided(roomy(pooled=[[a, b, c]], max_num_seqs=2)).admit) == 2
