@@ -13,7 +13,7 @@ STEP_TIME = {"step_time_error_p50", "step_time_error_p95", "step_time_bias"}
 HEADROOM = {"online_demand_forecast_blocks", "online_demand_coverage", "offline_headroom_blocks"}
 POOL = {"offline_requests_pooled"}
 ALL = STEP_TIME | POOL | HEADROOM
-HAVE = {"bs-e": STEP_TIME, "bs-e-s": STEP_TIME | POOL, "echo": ALL, "brim": ALL}
+HAVE = {"bs-e": STEP_TIME, "bs-e-s": STEP_TIME | POOL, "hygen": STEP_TIME | POOL, "echo": ALL, "brim": ALL}
 
 
 def mixed(policy: str) -> Host:
