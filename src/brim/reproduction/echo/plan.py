@@ -16,6 +16,7 @@ AZURE, DIURNAL = "azure", "diurnal"
 RATES = {A100: 2.0, H100: 4.0}  # online requests/s
 SHUFFLED = "documents, shuffled"
 BASELINE, FULL, ONLINE_LAST, FIXED = "bs", "echo", "echo, online evicted last", "hygen"
+OWN = "brim"  # this project's own
 LADDER = (BASELINE, "bs-e", "bs-e-s", FULL)
 # of bs, offline in a step
 TOKENS = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 1024, 1536)
@@ -102,7 +103,7 @@ def _rows(plan: Plan, bench: Bench, step_tokens: float | None) -> list[Row]:
         rows += [Row(name, name) for name in LADDER[1:-1]]
     if bench in plan.whole:
         limits = tuple(round(share * bench.tpot_ms, 1) for share in LIMIT_SHARES)
-        rows.append(Row(ONLINE_LAST, FULL, online_last=True))
+        rows += [Row(ONLINE_LAST, FULL, online_last=True), Row(OWN, OWN)]
         rows.append(Row(FIXED, FIXED, "step_limit_ms", limits, len(limits) - 1))
     return rows
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from brim.reproduction.echo.aims import CLAIMED_HIT_RATE, CLAIMED_RATIO, row_of
-from brim.reproduction.echo.plan import BASELINE, FIXED, FULL, LADDER, ONLINE_LAST
+from brim.reproduction.echo.plan import BASELINE, FIXED, FULL, LADDER, ONLINE_LAST, OWN
 from brim.reproduction.echo.points import satisfied
 from brim.reproduction.markdown import cell, table
 from brim.simulation.results import Figures
 
 PICTURE = "echo.svg"
-ORDER = (*LADDER, ONLINE_LAST, FIXED)
+ORDER = (*LADDER, ONLINE_LAST, FIXED, OWN)
 HEAD = """# Echo's experiments: tables
 
 Written by `brim reproduce echo`; [the analysis](../echo.md) is not. Built from the published abstract and

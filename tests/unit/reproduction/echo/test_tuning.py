@@ -87,7 +87,7 @@ def test_a_whole_bench_has_every_row_once() -> None:
     made = points(plan, plan.benches[0], {"attainment": 1.0}, 1000)
     labels = [point.row.label for point in made]
     assert labels[0] == "bs"
-    assert sorted(labels) == ["bs", "bs-e", "bs-e-s", "echo", "echo, online evicted last", "hygen"]
+    assert sorted(labels) == ["brim", "bs", "bs-e", "bs-e-s", "echo", "echo, online evicted last", "hygen"]
     quick: Plan = quick_plan(0, None)
     made = points(quick, Bench(A100, AZURE, SHUFFLED, 50), {"attainment": 1.0}, 1000)
     assert {point.row.label for point in made} == {"bs", "bs-e", "bs-e-s", "echo"}
