@@ -254,4 +254,4 @@ class TestFewRuns(EchoMachine.TestCase):
 
 @pytest.mark.slow
 class TestManyRuns(EchoMachine.TestCase):
-    settings = settings(max_examples=600, stateful_step_count=50, deadline=None)
+    settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
