@@ -1,4 +1,4 @@
-"""How large a prompt chunk may be for a step to end in time, and what one more row costs."""
+"""How large a prompt chunk may be for a step to end in time."""
 
 from __future__ import annotations
 
@@ -26,11 +26,6 @@ def with_decodes(shape: StepShape, num: int, context: int) -> StepShape:
     """The step with so many decodes more, which attend to `context` tokens together."""
     tokens, pairs, decodes, decode_context = shape
     return StepShape(tokens + num, pairs, decodes + num, decode_context + context)
-
-
-def decode_cost_ns(predict: Predict, shape: StepShape, context: int) -> int:
-    """By how much one more decode of `context` tokens lengthens the step."""
-    return predict(with_decode(shape, context)) - predict(shape)
 
 
 def largest_chunk(predict: Predict, others: StepShape, start: int, most: int, limit_ns: int) -> int:

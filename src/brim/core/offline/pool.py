@@ -77,11 +77,6 @@ class OfflinePool:
         """Raises KeyError where the request does not wait."""
         self._trie.remove(self._waiters.pop(view.request.request_id))
 
-    @property
-    def most_urgent(self) -> RequestView | None:
-        first = self._by_urgency.first()
-        return None if first is None else first.view
-
     def candidates(self) -> list[RequestView]:
         """The most urgent request, so that nothing starves; then one of each bucket of uncached length.
 

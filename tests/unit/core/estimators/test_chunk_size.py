@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brim.core.estimators.chunk_size import decode_cost_ns, largest_chunk, with_chunk, with_decode
+from brim.core.estimators.chunk_size import largest_chunk, with_chunk, with_decode
 from brim.core.estimators.step_time import StepShape, StepTime, attention_pairs
 
 TIME = StepTime(5_000_000, 20_000, ((8, 9_000),), 700, 4_000, 30_000, 11_000, 5_000)
@@ -17,7 +17,6 @@ def test_a_row_adds_its_sizes():
     shape = StepShape(3, 0, 3, 90)
     assert with_chunk(shape, 5, 10) == StepShape(8, attention_pairs(5, 10), 3, 90)
     assert with_chunk(shape, 1, 10) == with_decode(shape, 11) == StepShape(4, 0, 4, 101)
-    assert decode_cost_ns(predict, shape, 50) == predict(StepShape(4, 0, 4, 140)) - predict(shape)
 
 
 @given(
