@@ -61,6 +61,15 @@ def test_an_admission_that_does_not_fit_changes_nothing():
     assert counts(kv) == (2, 0, 5)
 
 
+def test_an_admission_that_does_not_fit_keeps_no_hashes_that_were_not_there():
+    kv = manager()
+    enter(kv, "a", 20)
+    late, looked_at = state(request("b", 12)), state(request("c", 12))
+    kv.hit_blocks(looked_at)
+    assert kv.admit(late) is kv.admit(looked_at) is None
+    assert set(kv._contents) == {"a", "c"}
+
+
 def test_a_shared_prefix_shares_its_blocks():
     kv = manager()
     a = enter(kv, "a", range(9))

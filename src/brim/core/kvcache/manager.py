@@ -141,8 +141,11 @@ class KVCacheManager:
 
         None, and nothing done, where `admission_blocks` are not available.
         """
+        hashed = state.request.request_id in self._contents
         hits = self.hit_blocks(state)
         if self._cost(state, hits) > self.available_blocks:
+            if not hashed:
+                self.forget(state.request.request_id)
             return None
         self.ledger.disown(hits)
         for block_id in hits:
