@@ -37,6 +37,7 @@ class Slice:
     until_ns: int
     events: list[Event] = field(default_factory=list)
     busy_ns: int = 0
+    offline_left: int = 0
     step_error: dict[str, float] = field(default_factory=dict)
 
     def counts(self, now_ns: int) -> bool:

@@ -1,10 +1,10 @@
 """Interactive and batch requests on one engine: how much offline work each policy does at which latencies.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.local_frontier [--load 0.45] [--rounds 3] [--seconds 8]
+    OMP_NUM_THREADS=1 python -m benchmarks.local_frontier [--load 0.45] [--rounds 3] [--seconds 7]
 
 A small model with random weights runs on the local engine's CPU path, through the same loop as `brim serve`.
 Online requests are a Poisson stream at `--load`, the share of time that they alone keep the engine busy;
-offline requests are a backlog of 200 with a common beginning of 500 tokens. Online requests alone, measured
+offline requests are a backlog of 200 that begin with the same 500 tokens. Online requests alone, measured
 first, set the targets: 1.5, 2 and 4 times their p99 of TTFT and of ITL. Then the contenders take turns, a
 slice each, on a fresh scheduler and the same requests, `--rounds` times. What came in the first seconds of a
 slice does not count. Latencies and tokens per second are medians over the rounds; attainment, the share of
@@ -48,7 +48,7 @@ from brim.engines.loop import EngineLoop, TokenStream
 from brim.workloads.arrivals import Poisson
 
 VOCABULARY = 1536
-BACKLOG, SHARED_TOKENS = 200, 500
+SHARED_TOKENS = 500
 BUDGETS = (8, 16, 32, 64, 128, 256)  # offline_step_tokens
 DRAIN_SECONDS = 3.0  # for the last online requests of a slice
 SIZES = {"num_blocks": 2048, "block_size": 16, "max_model_len": 1024}
@@ -74,11 +74,11 @@ def online_requests(rate: float, seconds: float, slo: SLO, seed: int) -> list[Re
 
 
 def offline_requests(count: int, seed: int) -> list[Request]:
-    """The same 500 tokens and 32 to 96 of their own, answers of 8 to 16."""
+    """The same 500 tokens and 64 to 160 of their own, answers of 12 to 24."""
     draw = Random(-seed - 1)
     shared = _tokens(draw, SHARED_TOKENS)
     return [
-        _request(f"off{at}", shared + _tokens(draw, draw.randint(32, 96)), draw.randint(8, 16), OFFLINE)
+        _request(f"off{at}", shared + _tokens(draw, draw.randint(64, 160)), draw.randint(12, 24), OFFLINE)
         for at in range(count)
     ]
 
@@ -134,7 +134,7 @@ def run_slice(
     start_ns = time.monotonic_ns()
     found = Slice(*(start_ns + int(edge * SECOND) for edge in window))
     loop = EngineLoop(kept, scheduler, observe=found.events.extend)
-    asyncio.run(_serve(loop, start_ns, online, offline, window[1]))
+    found.offline_left = asyncio.run(_serve(loop, start_ns, online, offline, window[1]))
     found.busy_ns = sum(took_ns for begun_ns, took_ns in kept.steps if found.counts(begun_ns))
     if scheduler.policy.timing is not None:
         found.step_error = scheduler.policy.timing.steps.error.figures()
@@ -147,12 +147,14 @@ async def _serve(
     online: Sequence[Request],
     offline: Sequence[Request],
     until_seconds: float,
-) -> None:
+) -> int:
+    """Returns how many of the offline requests are under way or wait after that time."""
     loop.start()
     try:
         readers = {asyncio.create_task(_read(loop.submit(request))) for request in offline}
         waiting = {asyncio.create_task(_arrive(loop, start_ns, request)) for request in online}
         await asyncio.sleep(until_seconds)
+        offline_left = sum(not reader.done() for reader in readers)
         if waiting:
             await asyncio.wait(waiting, timeout=DRAIN_SECONDS)
         for reader in readers | waiting:
@@ -160,6 +162,7 @@ async def _serve(
                 reader.cancel()
             elif error := reader.exception():
                 raise error
+        return offline_left
     finally:
         await asyncio.to_thread(loop.close)
 
@@ -183,6 +186,7 @@ def open_engine() -> Engine:
     """14M parameters, llama-shaped, random weights: a step takes 10 to 30 ms on one core."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.utils import logging
 
     from brim.engines.local import builtin
     from brim.engines.local.load import load
@@ -198,6 +202,7 @@ def open_engine() -> Engine:
         bos_token_id=None,
         eos_token_id=None,
     )
+    logging.disable_progress_bar()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         LlamaForCausalLM(config).save_pretrained(folder)
@@ -209,8 +214,9 @@ def open_engine() -> Engine:
 class Bench:
     """One engine, one rate of online requests, one set of targets; a slice at a time."""
 
-    def __init__(self, kept: Kept, warm_up: float, seconds: float) -> None:
+    def __init__(self, kept: Kept, warm_up: float, seconds: float, backlog: int) -> None:
         self._kept = kept
+        self._backlog = backlog
         self._window = (warm_up, warm_up + seconds)
         self.rate = 4.0
         self.targets = [SLO() for _ in SCALES]
@@ -218,8 +224,10 @@ class Bench:
     def turn(self, who: Contender, seed: int) -> dict[str, Any]:
         slo = SLO() if who.scale is None else self.targets[SCALES.index(who.scale)]
         online = online_requests(self.rate, self._window[1], slo, seed)
-        offline = offline_requests(BACKLOG if who.with_offline else 0, seed)
+        offline = offline_requests(self._backlog if who.with_offline else 0, seed)
         found = run_slice(self._kept, who, online, offline, self._window)
+        if offline and not found.offline_left:
+            raise SystemExit(f"{who.name} has done the whole backlog: give a larger --backlog")
         return figures(found, self.targets)
 
     def calibrate(self, load: float, turns: int = 3) -> None:
@@ -243,8 +251,9 @@ def parse() -> argparse.Namespace:
         "--load", type=float, default=0.45, help="share of time busy with online requests alone"
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=8.0, help="counted in each slice")
-    parser.add_argument("--warm-up", type=float, default=2.0, help="seconds before them")
+    parser.add_argument("--seconds", type=float, default=7.0, help="counted in each slice")
+    parser.add_argument("--warm-up", type=float, default=3.0, help="seconds before them")
+    parser.add_argument("--backlog", type=int, default=200, help="offline requests of a slice")
     parser.add_argument("--only", nargs="+", help="contenders to run, such as 'echo 2x'")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     return parser.parse_args()
@@ -255,7 +264,7 @@ def main() -> None:
 
     args = parse()
     torch.set_num_threads(1)
-    bench = Bench(Kept(open_engine()), args.warm_up, args.seconds)
+    bench = Bench(Kept(open_engine()), args.warm_up, args.seconds, args.backlog)
     bench.calibrate(args.load)
     alone = bench.set_targets(seeds=range(100, 103))
     print(f"{bench.rate:.2f} online requests/s; alone p99 TTFT / ITL", end=" ")
