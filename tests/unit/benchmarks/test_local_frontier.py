@@ -20,13 +20,16 @@ from benchmarks.local_frontier import (
     SHARED_TOKENS,
     SIZES,
     Kept,
+    config_of,
     contenders,
     offline_requests,
     online_requests,
     run_slice,
 )
 
+from brim.core.policies.named import named
 from brim.core.request import SLO
+from brim.core.scheduler import Scheduler
 from brim.engines.scripted import ScriptedEngine
 
 NONE_NS, AMPLE_NS = 1, 60_000_000_000
@@ -104,13 +107,14 @@ def test_a_slice_counts_every_online_request_of_its_window(capsys: pytest.Captur
     window, who = (0.1, 0.4), Contender("echo 2x", "echo", 2.0)
     online = online_requests(40, window[1], SLO(ttft_ns=AMPLE_NS), 1)
     kept = Kept(ScriptedEngine(SIZES["num_blocks"], SIZES["block_size"], max_model_len=1024))
-    ran = run_slice(kept, who, online, offline_requests(20, 1), window)
+    ran = run_slice(kept, Scheduler(config_of(who)), online, offline_requests(20, 1), window)
     ample, none = SLO(ttft_ns=AMPLE_NS, itl_ns=AMPLE_NS), SLO(ttft_ns=NONE_NS)
     result = figures(ran, [none, ample, ample])
     arrived = sum(request.arrival_ns >= window[0] * 10**9 for request in online)
     assert result["met"] == [(0, arrived), (arrived, arrived), (arrived, arrived)]
     assert result["step_error"]["steps"] > 0
     assert result["busy"] > 0
+    assert ran.offline_left <= 20
 
     show([summed_up(who, [result])])
     assert "100.00 % met" in capsys.readouterr().out
@@ -118,6 +122,23 @@ def test_a_slice_counts_every_online_request_of_its_window(capsys: pytest.Captur
 
 def test_online_requests_alone_leave_no_offline_tokens() -> None:
     kept = Kept(ScriptedEngine(SIZES["num_blocks"], SIZES["block_size"], max_model_len=1024))
-    result = figures(run_slice(kept, ALONE, online_requests(30, 0.2, SLO(), 1), [], (0, 0.2)), [SLO()] * 3)
+    scheduler = Scheduler(config_of(ALONE))
+    ran = run_slice(kept, scheduler, online_requests(30, 0.2, SLO(), 1), [], (0, 0.2))
+    result = figures(ran, [SLO()] * 3)
     assert result["offline_tokens_s"] == 0
     assert result["ttft_ms"][0] > 0
+
+
+def test_a_policy_goes_on_with_the_next_slice() -> None:
+    """Nobody of the slice before is left in what it knows."""
+    kept = Kept(ScriptedEngine(SIZES["num_blocks"], SIZES["block_size"], max_model_len=1024))
+    config = config_of(Contender("echo 2x", "echo", 2.0))
+    policy = named(config)
+    for seed in (1, 2):
+        online = online_requests(40, 0.2, SLO(ttft_ns=AMPLE_NS, itl_ns=AMPLE_NS), seed)
+        scheduler = Scheduler(config, policy)
+        ran = run_slice(kept, scheduler, online, offline_requests(3000, seed), (0, 0.2))
+        assert ran.offline_left > 0
+        assert len(scheduler) == 0
+        assert policy.timing is not None
+        assert not len(policy.timing.watch.dues)
