@@ -38,6 +38,7 @@ bench: $(VENV)/.dev ## the benchmarks, side by side in one run each
 	$(BIN)/python benchmarks/simulator.py
 	$(BIN)/python benchmarks/http_streams.py
 	$(BIN)/python benchmarks/local_decode.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.local_frontier
 
 clean: ## remove .venv and every cache
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
