@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,12 @@ from brim.core.errors import ConfigError
 reproduce_app = typer.Typer(
     help="Run published experiments again, in virtual time.", no_args_is_help=True, add_completion=False
 )
+
+
+SetUps = Annotated[
+    list[str] | None, typer.Option(help="Only the set-ups with this in their name; several times.")
+]
+Seed = Annotated[int, typer.Option(help="Decides whatever is drawn.")]
 
 
 @reproduce_app.callback()
@@ -34,15 +41,13 @@ def econoserve(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="The folder for tables, pictures and results.json.")
     ] = Path("docs/results/econoserve"),
-    setup: Annotated[
-        list[str] | None, typer.Option(help="Only the set-ups with this in their name; several times.")
-    ] = None,
+    setup: SetUps = None,
     hours: Annotated[float, typer.Option(help="Virtual time of arrivals in each point.")] = 1.0,
     max_requests: Annotated[
         int, typer.Option(help="End a point sooner after so many requests; 0: never.")
     ] = 0,
     jobs: Annotated[int, typer.Option(help="Processes; 0: one for each core.")] = 0,
-    seed: Annotated[int, typer.Option(help="Decides whatever is drawn.")] = 0,
+    seed: Seed = 0,
     json_output: flags.Json = False,
 ) -> None:
     """EconoServe (arXiv 2411.06364): each claim of its abstract beside what is measured here."""
@@ -55,8 +60,7 @@ def econoserve(
     if hours <= 0 or max_requests < 0 or jobs < 0:
         raise ConfigError("--hours must be above 0, --max-requests and --jobs 0 or more")
     plan = quick_plan(seed) if quick else full_plan(hours, max_requests, seed, data, setup or [])
-    if not plan.benches:
-        raise ConfigError(f"no set-up has {' or '.join(setup or [])} in its name")
+    _refuse_nothing(plan.benches, setup)
     refuse_unwritable(output)
     for results in reproduce(plan, jobs or os.cpu_count() or 1, _Progress):
         write(results, output, text, draw)
@@ -75,12 +79,10 @@ def echo(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="The folder for tables, picture and results.json.")
     ] = Path("docs/results/echo"),
-    setup: Annotated[
-        list[str] | None, typer.Option(help="Only the set-ups with this in their name; several times.")
-    ] = None,
+    setup: SetUps = None,
     seconds: Annotated[float, typer.Option(help="Virtual time that each point measures.")] = 240.0,
     jobs: Annotated[int, typer.Option(help="Processes of 3 GB each; 0: one for each core.")] = 0,
-    seed: Annotated[int, typer.Option(help="Decides whatever is drawn.")] = 0,
+    seed: Seed = 0,
     json_output: flags.Json = False,
 ) -> None:
     """Echo (arXiv 2504.03651): its claims on offline work beside online load, and what is measured here."""
@@ -93,12 +95,16 @@ def echo(
     if seconds <= 0 or jobs < 0:
         raise ConfigError("--seconds must be above 0, --jobs 0 or more")
     plan = quick_plan(seed, data) if quick else full_plan(seconds, seed, data, setup or [])
-    if not plan.benches:
-        raise ConfigError(f"no set-up has {' or '.join(setup or [])} in its name")
+    _refuse_nothing(plan.benches, setup)
     refuse_unwritable(output)
     for results in reproduce(plan, jobs or os.cpu_count() or 1, _Progress):
         write(results, output, text, draw)
     print(json.dumps(results) if json_output else text(results))
+
+
+def _refuse_nothing(benches: Sequence[object], setup: list[str] | None) -> None:
+    if not benches:
+        raise ConfigError(f"no set-up has {' or '.join(setup or [])} in its name")
 
 
 class _Progress:

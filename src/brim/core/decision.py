@@ -135,7 +135,7 @@ class Board(Protocol):
 
     @property
     def online_blocks(self) -> int:
-        """Held by online requests, or promised to them and not yet written."""
+        """Held by online requests, offline ones sharing some of them or not."""
 
     @property
     def offline_blocks(self) -> int:

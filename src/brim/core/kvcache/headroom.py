@@ -8,9 +8,7 @@ from brim.core.estimators.online_demand import OnlineDemand
 class Headroom:
     """Keeps room for the online requests that are expected, not only for those that are here.
 
-    `online_blocks` is always what they hold and what they are promised and have not yet written. Cached
-    blocks that nobody references are held by nobody. What is promised and unwritten may be lent to offline
-    requests: loans don't count against `offline_limit`.
+    `online_blocks` is always what they hold. Cached blocks that nobody references are held by nobody.
     """
 
     def __init__(self, num_blocks: int, demand: OnlineDemand) -> None:
