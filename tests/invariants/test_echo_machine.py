@@ -16,7 +16,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 
 from brim.core.estimators.online_demand import OnlineDemand
 from brim.core.estimators.step_time import StepTime
@@ -27,7 +27,8 @@ from brim.core.plan import StepPlan
 from brim.core.policies.named import named
 from brim.core.request import SLO, FinishReason, Request, RequestState
 from brim.core.scheduler import Scheduler
-from tests.helpers import MS, OFFLINE, ONLINE, config, lines, reference, request
+from tests.helpers import MS, OFFLINE, ONLINE, config, lines, reference
+from tests.invariants.traffic import Traffic
 from tests.timed import TimedHost
 
 POLICIES = ["bs", "bs-e", "bs-e-s", "echo"]
@@ -61,7 +62,7 @@ class WatchedScheduler(Scheduler):
         return entered
 
 
-class EchoMachine(RuleBasedStateMachine):
+class EchoMachine(Traffic):
     @initialize(
         depth=st.integers(1, 2),
         policy=st.sampled_from(POLICIES),
@@ -131,30 +132,6 @@ class EchoMachine(RuleBasedStateMachine):
         self, stem: int, common: int, own: int, max_tokens: int, due: int | None, **facts: Any
     ) -> None:
         self.enter([*range(stem * 50, stem * 50 + common), *[999 - stem] * own], max_tokens, due, **facts)
-
-    @precondition(lambda self: self.requests)
-    @rule(at=st.integers(0, 99), own=st.integers(1, 3), task_class=st.sampled_from([ONLINE, OFFLINE]))
-    def continue_a_conversation(self, at: int, own: int, **facts: Any) -> None:
-        """From what another request, over or still running, has said so far."""
-        earlier = self.requests[f"r{at % len(self.requests)}"]
-        said = self.host.outputs[earlier.request_id]
-        self.enter([*earlier.prompt_token_ids, *said, *[998] * own], 2, **facts)
-
-    def enter(self, prompt: list[int], max_tokens: int, due: int | None = None, **facts: Any) -> None:
-        prompt = prompt[: self.config.max_model_len - 1]
-        max_tokens = min(max_tokens, self.config.max_model_len - len(prompt))
-        now_ns = self.host.now_ns
-        deadline_ns = None if due is None else now_ns + due * MS
-        name = f"r{len(self.requests)}"
-        asked = request(name, prompt, max_tokens, arrival_ns=now_ns, deadline_ns=deadline_ns, **facts)
-        self.requests[name] = asked
-        self.do(lambda host: host.add(asked))
-
-    @precondition(lambda self: self.requests)
-    @rule(at=st.integers(0, 99))
-    def abort(self, at: int) -> None:
-        name = f"r{at % len(self.requests)}"
-        self.do(lambda host: host.scheduler.abort(name, host.now_ns))
 
     @rule(milliseconds=st.sampled_from([1, 40, 400]))
     def wait(self, milliseconds: int) -> None:

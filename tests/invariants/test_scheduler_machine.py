@@ -13,17 +13,18 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 
 from brim.core.events import Finished, Preempted
 from brim.core.policies.named import NAMED
 from brim.core.request import FinishReason, Request
-from tests.helpers import MS, OFFLINE, ONLINE, Host, config, lines, reference, request
+from tests.helpers import OFFLINE, ONLINE, Host, config, lines, reference
+from tests.invariants.traffic import Traffic
 
 NORMAL = (FinishReason.LENGTH, FinishReason.STOP)
 
 
-class SchedulerMachine(RuleBasedStateMachine):
+class SchedulerMachine(Traffic):
     @initialize(
         depth=st.integers(1, 2),
         policy=st.sampled_from(sorted(NAMED)),
@@ -56,7 +57,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.requests: dict[str, Request] = {}
         self.calls: list[Callable[[Host], Any]] = []
 
-    def both(self, call: Callable[[Host], Any]) -> None:
+    def do(self, call: Callable[[Host], Any]) -> None:
         """Does the same to host and twin; the twin never takes the quiet way.
 
         Where blocks are lent it may: a guest can come to fit by time alone, and is looked at with the next
@@ -97,40 +98,16 @@ class SchedulerMachine(RuleBasedStateMachine):
     ) -> None:
         self.enter([*range(stem * 50, stem * 50 + common), *[999 - stem] * own], max_tokens, due, **facts)
 
-    @precondition(lambda self: self.requests)
-    @rule(at=st.integers(0, 99), own=st.integers(1, 3), task_class=st.sampled_from([ONLINE, OFFLINE]))
-    def continue_a_conversation(self, at: int, own: int, **facts: Any) -> None:
-        """From what another request, over or still running, has said so far."""
-        earlier = self.requests[f"r{at % len(self.requests)}"]
-        said = self.host.outputs[earlier.request_id]
-        self.enter([*earlier.prompt_token_ids, *said, *[998] * own], 2, **facts)
-
-    def enter(self, prompt: list[int], max_tokens: int, due: int | None = None, **facts: Any) -> None:
-        prompt = prompt[: self.config.max_model_len - 1]
-        max_tokens = min(max_tokens, self.config.max_model_len - len(prompt))
-        now_ns = self.host.now_ns
-        deadline_ns = None if due is None else now_ns + due * MS
-        name = f"r{len(self.requests)}"
-        asked = request(name, prompt, max_tokens, arrival_ns=now_ns, deadline_ns=deadline_ns, **facts)
-        self.requests[name] = asked
-        self.both(lambda host: host.add(asked))
-
-    @precondition(lambda self: self.requests)
-    @rule(at=st.integers(0, 99))
-    def abort(self, at: int) -> None:
-        name = f"r{at % len(self.requests)}"
-        self.both(lambda host: host.scheduler.abort(name, host.now_ns))
-
     @rule(times=st.integers(1, 6))
     def step(self, times: int) -> None:
         for _ in range(times):
-            self.both(lambda host: host.step())
+            self.do(lambda host: host.step())
 
     @precondition(lambda self: self.requests)
     @rule(at=st.integers(0, 99))
     def fail(self, at: int) -> None:
         errors = {f"r{at % len(self.requests)}": "no luck"}
-        self.both(lambda host: host.step(errors))
+        self.do(lambda host: host.step(errors))
 
     # ---- what must hold in the end
 
@@ -141,9 +118,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         for _ in range(20 + 4 * sum(left)):
             if self.host.idle:
                 break
-            self.both(lambda host: host.step())
+            self.do(lambda host: host.step())
         assert self.host.idle, f"still there: {list(self.host.scheduler.states())}"
-        self.both(lambda host: host.step())
+        self.do(lambda host: host.step())
         assert self.host.scheduler.kv.used_blocks == 0
         self.every_request_has_said_what_the_script_says()
         self.the_same_calls_give_the_same_bytes()
