@@ -31,7 +31,7 @@ from tests.helpers import MS, OFFLINE, ONLINE, config, lines, reference
 from tests.invariants.traffic import Traffic
 from tests.timed import TimedHost
 
-POLICIES = ["bs", "bs-e", "bs-e-s", "echo"]
+POLICIES = ["bs", "bs-e", "bs-e-s", "hygen", "echo", "brim"]
 NORMAL = (FinishReason.LENGTH, FinishReason.STOP)
 TARGETS = [
     SLO(),
