@@ -55,6 +55,9 @@ class Batch:
     def __iter__(self) -> Iterator[RequestState]:
         return iter(self._running)
 
+    def __contains__(self, state: object) -> bool:
+        return state in self._running
+
     @property
     def num_decoding(self) -> int:
         return len(self._decoding)
