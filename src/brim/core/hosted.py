@@ -14,16 +14,17 @@ from typing import NamedTuple
 
 from brim.core import events
 from brim.core.config import SchedulerConfig
+from brim.core.decide import decide
 from brim.core.errors import InvariantViolated
+from brim.core.estimators.step_time import shape_of
 from brim.core.flight import Intent
-from brim.core.kvcache.eviction import eviction
+from brim.core.kvcache.eviction import Eviction
 from brim.core.kvcache.hosted import Host, HostedCache
 from brim.core.kvcache.ledger import Ledger
-from brim.core.kvcache.prefix_index import BlockHashing
-from brim.core.offline.pool import OfflinePool
-from brim.core.plan import StepPlan, StepResult
+from brim.core.kvcache.prefix_index import BlockHashing, CacheObserver
+from brim.core.plan import Chunk, StepPlan, StepResult
 from brim.core.policy import Policy
-from brim.core.request import Request, RequestState
+from brim.core.request import Request, RequestState, TaskClass
 from brim.core.scheduler import Scheduler
 
 
@@ -35,6 +36,14 @@ class Orders(NamedTuple):
 
     admit: Sequence[str] = ()
     tokens: Mapping[str, int] = {}
+
+
+class Foreseen(NamedTuple):
+    """Orders that were not given, all tokens they come to, and how long that step might take."""
+
+    orders: Orders
+    scheduled: Mapping[str, int]
+    step_ns: int | None  # None where the policy does not ask how long steps take
 
 
 class _HostsTokens:
@@ -63,14 +72,15 @@ class HostedScheduler(Scheduler):
         self._row_ids: frozenset[str] = frozenset()
         self.deviations = 0  # steps in which the host did not do what it was told
 
-    def _cache(self, ledger: Ledger, pool: OfflinePool | None, hashing: BlockHashing | None) -> HostedCache:
+    def _cache(self, rule: Eviction, hashing: BlockHashing | None, ledger: Ledger, *_: object) -> HostedCache:
         return HostedCache(
-            self._host,
-            self.config.block_size,
-            prefix_caching=self.config.enable_prefix_caching,
-            eviction=eviction(self.policy.evicting, pool),
-            ledger=ledger,
+            self._host, self.config.block_size, self.config.enable_prefix_caching, rule, ledger
         )
+
+    @property
+    def observer(self) -> CacheObserver | None:
+        """Whom the host shall tell which prefixes can be found; None where nobody asks."""
+        return self.queues.pool
 
     def add(self, request: Request, now_ns: int) -> None:
         super().add(request, now_ns)
@@ -78,12 +88,50 @@ class HostedScheduler(Scheduler):
 
     def adopt(self, request: Request, now_ns: int) -> None:
         """A request that the host was running before we came; no step may be in flight."""
-        self.add(request, now_ns)
+        HostedScheduler.add(self, request, now_ns)
         self._entered(self._states[request.request_id], 0, now_ns)
 
     def order(self, now_ns: int) -> Orders:
         """Decides on the coming step. Raises InvariantViolated where two steps are in flight already."""
         self._intent = intent = self._prepare(now_ns)
+        return self._as_orders(intent)
+
+    def foresee(self, now_ns: int) -> Foreseen:
+        """What `order` would say, while the host goes its own way: nothing of it is carried out."""
+        self._feed()
+        self.queues.reorder(now_ns)
+        self._time.step_begins(now_ns, self.kv.online_blocks)
+        decision = decide(self.policy, self._board, now_ns)
+        to_run = [(self._state(view), n) for view, n in decision.chunk_tokens.items()]
+        admitted = [self._state(view) for view in decision.admit]
+        self._settled = False
+        intent = Intent(admitted, to_run, decision.hold_decodes and len(to_run) > 0)
+        stopped = {*decision.preempt, *decision.pause, *decision.park}
+        rows = () if intent.hold_decodes else [s for s in self.batch.rows() if s not in stopped]
+        scheduled = {state.request.request_id: n for state, n in [*((s, 1) for s in rows), *to_run]}
+        return Foreseen(self._as_orders(intent), scheduled, self._predicted_ns(rows, to_run))
+
+    def offline_tokens(self, scheduled: Mapping[str, int]) -> int:
+        """Of what runs or would run, the tokens of offline requests."""
+        of = self._states
+        return sum([n for i, n in scheduled.items() if of[i].request.task_class is TaskClass.OFFLINE])
+
+    def newest_step_ns(self) -> int | None:
+        """What the newest step in flight is predicted to take; None where nobody asks how long steps take."""
+        shape = self._in_flight[-1].shape if self._in_flight else None
+        timing = self.policy.timing
+        return None if timing is None or shape is None else timing.steps.nanoseconds(shape)
+
+    def _predicted_ns(
+        self, rows: Sequence[RequestState], to_run: Sequence[tuple[RequestState, int]]
+    ) -> int | None:
+        if self.policy.timing is None:
+            return None
+        chunks = [Chunk(state, state.num_scheduled_tokens, n, False) for state, n in to_run]
+        context = sum([state.num_scheduled_tokens + 1 for state in rows])
+        return self.policy.timing.steps.nanoseconds(shape_of(chunks, len(rows), context))
+
+    def _as_orders(self, intent: Intent) -> Orders:
         tokens = {state.request.request_id: 0 for state in self._idle(intent)}
         tokens.update((state.request.request_id, num_tokens) for state, num_tokens in intent.to_run)
         return Orders([state.request.request_id for state in intent.admitted], tokens)
@@ -103,7 +151,9 @@ class HostedScheduler(Scheduler):
         if preempted or not self._as_told(intent, scheduled):
             self.deviations += 1
             intent = self._follow(intent, scheduled, preempted, now_ns)
-        for state in intent.admitted:  # prefixes that others compute in this very step may be hits for the host
+        for (
+            state
+        ) in intent.admitted:  # prefixes that others compute in this very step may be hits for the host
             start = self._host.num_computed_tokens(state.request.request_id)
             state.admit(start - scheduled[state.request.request_id])
         run = [(state, scheduled[state.request.request_id]) for state, _ in intent.to_run]
@@ -158,6 +208,11 @@ class HostedScheduler(Scheduler):
         self._time.admitted(state, start)
         self._events.append(events.Admitted(now_ns, self._num_steps, request_id, start, resumed))
 
+    def drawing(self) -> list[RequestState]:
+        """Who draws a token in the oldest step in flight, and is still here to take it."""
+        flight = self._in_flight[0]
+        return [state for state in flight.plan.sampling() if state not in flight.dropped]
+
     def ended(self, plan: StepPlan, over: Collection[str], now_ns: int) -> list[events.Event]:
         """The oldest step in flight is over, and so are these requests; returns all events since then.
 
@@ -166,5 +221,5 @@ class HostedScheduler(Scheduler):
         self._tokens.ended = over
         told = self.commit(plan, StepResult([0] * len(plan.sampling())), now_ns)
         for request_id in over:
-            self.abort(request_id, now_ns)  # whoever ended without a token
+            super().abort(request_id, now_ns)  # whoever ended without a token
         return told

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import takewhile
+from typing import Any
 
 from brim.core import events
 from brim.core.appending import Appender
@@ -51,31 +52,21 @@ class Scheduler:
         pool = None if self.policy.planning is None else OfflinePool()
         self.queues = Queues(self.policy.ordering, pool)
         ledger = Ledger(config.block_size, self.batch, buffer_steps=self.policy.loan_buffer_steps)
-        self.kv = self._cache(ledger, pool, hashing)
+        self.kv = self._cache(eviction(self.policy.evicting, pool), hashing, ledger, pool)
         self._states: dict[str, RequestState] = {}
         self._in_flight: deque[Flight] = deque()
         self._appender = Appender()
         self._board = PoolBoard(config, self.batch, self.queues, self.kv, self._in_flight)
         self._released: list[str] = []  # ids the engine has not yet been told to let go
         self._events: list[events.Event] = []
-        self._num_arrivals = 0
-        self._num_steps = 0
+        self._num_arrivals = self._num_steps = 0
         self._fed_tick = -1  # the tick for which the decoding requests have their blocks
         self.allocation_failures = 0  # times that a running request lacked the block for its next token
         self._settled = False  # the last decision was empty, and nothing it rested on has changed
 
-    def _cache(
-        self, ledger: Ledger, pool: OfflinePool | None, hashing: BlockHashing | None
-    ) -> KVCacheManager:
-        return KVCacheManager(
-            self.config.num_blocks,
-            self.config.block_size,
-            prefix_caching=self.config.enable_prefix_caching,
-            eviction=eviction(self.policy.evicting, pool),
-            hashing=hashing,
-            ledger=ledger,
-            observer=pool,
-        )
+    def _cache(self, *books: Any) -> KVCacheManager:
+        config = self.config
+        return KVCacheManager(config.num_blocks, config.block_size, config.enable_prefix_caching, *books)
 
     def __len__(self) -> int:
         """Requests that are not over."""
@@ -110,7 +101,7 @@ class Scheduler:
 
     def take_events(self) -> list[events.Event]:
         """What has happened since the last call, oldest first."""
-        told, self._events = self._events, []
+        self._events, told = [], self._events
         return told
 
     # ---- one step --------------------------------------------------------------------------------------
@@ -136,7 +127,7 @@ class Scheduler:
     def _launch(self, intent: Intent, now_ns: int) -> StepPlan:
         rows = () if intent.hold_decodes else self.batch.rows()
         chunks = [Chunk.scheduled(state, num_tokens) for state, num_tokens in intent.to_run]
-        if not rows and not chunks:
+        if not (rows or chunks):
             return StepPlan(self._num_steps, ())
         shape = self._time.shape(self.batch, rows, chunks)
         if not intent.hold_decodes:  # else no line of progress moves on
@@ -291,8 +282,8 @@ class Scheduler:
         return self._states[view.request.request_id]
 
     def _wait(self, state: RequestState, now_ns: int) -> None:
-        self.queues.push(state, self.kv, now_ns)
         self._settled = False
+        self.queues.push(state, self.kv, now_ns)
 
     def _prompt_done(self, state: RequestState, now_ns: int) -> None:
         if self.policy.decoupled and state not in self.kv.ledger:
@@ -349,8 +340,7 @@ class Scheduler:
         self._events.append(events.Preempted(now_ns, self._num_steps, state.request.request_id, lost_tokens))
 
     def _fail(self, flight: Flight, request_id: str, message: str, now_ns: int) -> None:
-        state = self._states.get(request_id)
-        if state is not None and state not in flight.dropped:
+        if (state := self._states.get(request_id)) is not None and state not in flight.dropped:
             flight.dropped.add(state)
             self._end(state, flight.plan.step_id, now_ns, FinishReason.ERROR, message)
 

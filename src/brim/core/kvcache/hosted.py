@@ -32,9 +32,8 @@ class Host(Protocol):
     def free_blocks(self) -> int:
         """Held by nobody, whatever they contain."""
 
-    @property
-    def empty_blocks(self) -> int:
-        """Of these, the ones whose content nobody can find."""
+    def wanted_among(self, count: int) -> int:
+        """Of so many blocks, taken now, how many would lose a content that somebody waits for."""
 
     def table(self, request_id: str, start: int) -> Sequence[int]:
         """The block ids that a request holds, from the `start`-th on; none where it holds none."""
@@ -96,14 +95,6 @@ class HostedBlocks:
         return self._host.num_blocks
 
     @property
-    def num_free(self) -> int:
-        return self._host.empty_blocks
-
-    @property
-    def num_cached(self) -> int:
-        return self._host.free_blocks - self._host.empty_blocks
-
-    @property
     def num_available(self) -> int:
         return self._host.free_blocks - self.num_reserved
 
@@ -145,8 +136,6 @@ class HostedBlocks:
         held = Counter(holders)
         if self.num_reserved != sum(block_id < 0 for block_id in held):
             raise InvariantViolated(f"{self.num_reserved} blocks are reserved, not those in the tables")
-        if self.num_available < 0:
-            raise InvariantViolated("more blocks are reserved than the host has")
         for block_id, times in held.items():
             if block_id >= 0 and self._host.ref_count(block_id) < times:
                 raise InvariantViolated(f"the host counts fewer than {times} holders of block {block_id}")
@@ -168,7 +157,7 @@ class HostedCache(KVCacheManager):
     waits_for_steps = False
 
     def __init__(
-        self, host: Host, block_size: int, *, prefix_caching: bool, eviction: Eviction, ledger: Ledger
+        self, host: Host, block_size: int, prefix_caching: bool, eviction: Eviction, ledger: Ledger
     ) -> None:
         super().__init__(
             0,
@@ -197,6 +186,9 @@ class HostedCache(KVCacheManager):
         for state in states:
             self._open.setdefault(state, len(state.block_ids))
         return super().feed(states)
+
+    def wanted_among(self, count: int) -> int:
+        return self._host.wanted_among(count)
 
     def take_over(self, state: RequestState) -> None:
         """The host let the request enter, or had before we came."""

@@ -45,7 +45,6 @@ class KVCacheManager:
         self,
         num_blocks: int,
         block_size: int,
-        *,
         prefix_caching: bool = True,
         eviction: Eviction | None = None,
         hashing: BlockHashing | None = None,

@@ -26,6 +26,7 @@ __all__ = [
     "content_key",
     "content_of",
     "create_request_queue",
+    "paused",
     "reasons_against",
     "reasons_against_request",
 ]
@@ -51,6 +52,7 @@ SCHEDULER = (  # methods overridden or called, attributes read or set
     "max_num_active_reqs",
     "kv_cache_manager",
     "policy",
+    "pause_state",
 )
 POOL = (
     "blocks",
@@ -67,11 +69,16 @@ POOL = (
 
 def content_key(block_hash: bytes) -> Any:
     """The name of a block's content in vLLM's index, for the one group of layers there is."""
-    return make_block_hash_with_group_id(block_hash, 0)  # type: ignore[arg-type]
+    return make_block_hash_with_group_id(block_hash, 0)
 
 
 def content_of(key: Any) -> bytes:
     return get_block_hash(key)
+
+
+def paused(scheduler: Any) -> bool:
+    """Whether an operator holds requests back (sleep, new weights)."""
+    return bool(getattr(scheduler.pause_state, "value", 0))
 
 
 def untested_version() -> str | None:
@@ -112,7 +119,7 @@ def _untested_features(scheduler: Any) -> Iterator[str]:
         "context parallelism": parallel.decode_context_parallel_size > 1,
         "an encoder-decoder model": scheduler.is_encoder_decoder,
         "a pooling model": config.model_config.runner_type == "pooling",
-        "prompts in one piece (chunked prefill is off)": not scheduler.scheduler_config.enable_chunked_prefill,
+        "chunked prefill off": not scheduler.scheduler_config.enable_chunked_prefill,
         "layers of several kinds in the KV cache": len(groups) != 1
         or not isinstance(groups[0].kv_cache_spec, FullAttentionSpec)
         or bool(groups[0].kv_cache_spec.sliding_window),

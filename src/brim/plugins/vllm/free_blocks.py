@@ -30,9 +30,9 @@ class FreeBlocks:
     def num_free_blocks(self) -> int:
         return len(self._plain) + len(self._ranked)
 
-    @property
-    def num_plain(self) -> int:
-        return len(self._plain)
+    def wanted_among(self, count: int) -> int:
+        """Of the next so many to go, how many have a content that somebody waits for."""
+        return self._eviction.wanted_among(count - len(self._plain))
 
     def popleft(self) -> Any:
         if self._plain:

@@ -1,4 +1,4 @@
-"""`vllm serve MODEL --scheduler-cls brim.plugins.vllm.scheduler.BrimScheduler`: vLLM schedules what Brim decides.
+"""`vllm serve MODEL --scheduler-cls brim.plugins.vllm.BrimScheduler`: vLLM schedules what Brim decides.
 
 Before each step Brim decides who enters, who gives way and how many tokens everybody runs. vLLM's own
 `schedule` carries that out, unmodified, and Brim notes what it really did. Where anything goes wrong in
@@ -8,9 +8,11 @@ Brim, vLLM goes on as if Brim were not there.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from brim.core.config import SchedulerConfig
@@ -20,8 +22,10 @@ from brim.core.figures import figures
 from brim.core.hosted import HostedScheduler
 from brim.core.plan import StepPlan
 from brim.core.policies.named import named
+from brim.plugins.journal import JournaledScheduler
 from brim.plugins.vllm import compat, views
 from brim.plugins.vllm.settings import MODES, UNTOLD_POLICY, Settings
+from brim.plugins.vllm.shadow import Shadow
 from brim.profiles.loader import load as load_profile
 
 logger = logging.getLogger("vllm.brim")  # a child of vLLM's logger, so that it has its handlers
@@ -29,6 +33,9 @@ logger = logging.getLogger("vllm.brim")  # a child of vLLM's logger, so that it 
 
 class BrimScheduler(compat.AsyncScheduler):
     """vLLM's scheduler with Brim's decisions. Works with asynchronous scheduling and without."""
+
+    waiting: Any  # vLLM's
+    max_num_scheduled_tokens: int  # vLLM's
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -41,8 +48,10 @@ class BrimScheduler(compat.AsyncScheduler):
         self._in_flight: deque[tuple[Any, StepPlan | None]] = deque()
         self._blocked: dict[str, Any] = {}  # requests that vLLM could not let in yet
         self._given_way: set[str] = set()  # preempted by vLLM of its own accord
+        self._at = "stock"  # the mode that is in force
         self._stale = False  # Brim's books have to be made anew
-        self._brim_figures = {"brim_resyncs": 0.0, "brim_failures": 0.0}
+        self._failures = 0
+        self._shadow = Shadow()
         self._reasons = compat.reasons_against(self)
         self._check_version()
 
@@ -51,10 +60,15 @@ class BrimScheduler(compat.AsyncScheduler):
         if untested is not None:
             self._reasons.insert(0, untested)
         if self._reasons and self._settings.strict:
-            raise ConfigError(f"Brim can't schedule here: {'; '.join(self._reasons)}. Drop strict to run stock.")
+            raise ConfigError(
+                f"Brim can't schedule here: {'; '.join(self._reasons)}. Drop strict to run stock."
+            )
         if self._reasons:
             self._mode = "stock"
             logger.warning("Brim leaves vLLM's scheduling as it is: %s", "; ".join(self._reasons))
+
+    def _why_not(self) -> str:
+        return f"Brim can't schedule here: {'; '.join(self._reasons)}"
 
     # ---- what vLLM calls -------------------------------------------------------------------------------
 
@@ -67,7 +81,7 @@ class BrimScheduler(compat.AsyncScheduler):
         if reason is not None:
             self._step_back(reason)
         elif self._brim is not None:
-            self._tell(request)
+            self._guarded(self._tell, request)
         elif self._settings.waits and views.says_something(request):
             self._mode = self._settings.mode
 
@@ -79,36 +93,33 @@ class BrimScheduler(compat.AsyncScheduler):
         done = super().finish_requests(ids, *args, **kwargs)
         for request_id in ids:
             self._blocked.pop(request_id, None)
-            if self._brim is not None:
-                self._brim.abort(request_id, time.monotonic_ns())
+            self._guarded(self._aborted, request_id)
         return done
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
-        if self._wants_change():
+        if self._at != self._mode or self._stale:
             if any(output.total_num_scheduled_tokens for output, _ in self._in_flight):
                 return self._empty_step(*args, **kwargs)
             self._change()
-        if self._brim is None:
-            return self._took_off(super().schedule(*args, **kwargs), None)
+        now_ns = time.monotonic_ns()
+        self._guarded(self._decide, now_ns)
         try:
-            now_ns = time.monotonic_ns()
-            self._give_orders(self._brim, now_ns)
             output = super().schedule(*args, **kwargs)
-            plan = self._brim.ran(output.num_scheduled_tokens, self._given_way, now_ns)
-            return self._took_off(output, plan or None)
         finally:
             self._most_tokens = {}
-            self._given_way = set()
+        plan = self._guarded(self._take_in, output, now_ns)
+        self._in_flight.append((output, plan or None))
+        return output
 
     def update_from_output(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         outputs = super().update_from_output(scheduler_output, *args, **kwargs)
         plan = self._landed(scheduler_output)
-        if plan is not None and self._brim is not None:
-            self._brim.ended(plan, self.finished_req_ids, time.monotonic_ns())
+        if plan is not None:
+            self._guarded(self._step_ended, plan)
         return outputs
 
     def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> bool:
-        self._stale = True
+        self._stale = self._brim is not None
         return super().reset_prefix_cache(*args, **kwargs)
 
     def _preempt_request(self, request: compat.Request, *args: Any, **kwargs: Any) -> None:
@@ -133,7 +144,7 @@ class BrimScheduler(compat.AsyncScheduler):
         if mode not in MODES:
             raise ConfigError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
         if mode != "stock" and self._reasons:
-            raise ConfigError(f"Brim can't schedule here: {'; '.join(self._reasons)}")
+            raise ConfigError(self._why_not())
         self._mode = mode
         return mode
 
@@ -142,10 +153,11 @@ class BrimScheduler(compat.AsyncScheduler):
         own = {} if self._brim is None else figures(self._brim)
         deviations = 0 if self._brim is None else self._brim.deviations
         return {
-            **self._brim_figures,
             **own,
-            "brim_active": float(self._brim is not None),
+            **(self._shadow.figures() if self._at == "shadow" else {}),
+            "brim_active": float(self._at == "active"),
             "brim_deviations": float(deviations),
+            "brim_failures": float(self._failures),
         }
 
     def brim_check(self) -> None:
@@ -155,18 +167,45 @@ class BrimScheduler(compat.AsyncScheduler):
 
     # ---- how -------------------------------------------------------------------------------------------
 
-    def _give_orders(self, brim: HostedScheduler, now_ns: int) -> None:
+    def _guarded(self, call: Callable[..., StepPlan | None], *args: Any) -> StepPlan | None:
+        """Whatever goes wrong in Brim, vLLM goes on: from then on by itself."""
+        if self._brim is None:
+            return None
+        try:
+            return call(self._brim, *args)
+        except Exception:
+            if self._settings.strict:
+                raise
+            self._failures += 1
+            self._mode = "stock"
+            logger.exception("Brim failed: vLLM schedules by itself from now on")
+            self._disengage()
+            return None
+
+    def _decide(self, brim: HostedScheduler, now_ns: int) -> None:
         for request in list(self._blocked.values()):
             if self._handle_blocked_waiting_request(request):
                 del self._blocked[request.request_id]
-                self._tell(request)
+                self._tell(brim, request)
+        if self._at == "shadow":
+            self._shadow.foresee(brim, now_ns)
+        if self._at == "shadow" or compat.paused(self):
+            return
         orders = brim.order(now_ns)
         self._most_tokens = orders.tokens
         self.waiting.let_in(orders.admit)
 
-    def _took_off(self, output: Any, plan: StepPlan | None) -> Any:
-        self._in_flight.append((output, plan))
-        return output
+    def _take_in(self, brim: HostedScheduler, output: Any, now_ns: int) -> StepPlan:
+        given_way, self._given_way = self._given_way, set()
+        plan = brim.ran(output.num_scheduled_tokens, given_way, now_ns)
+        self._shadow.ran(brim, output.num_scheduled_tokens)
+        return plan
+
+    def _step_ended(self, brim: HostedScheduler, plan: StepPlan) -> None:
+        brim.ended(plan, self.finished_req_ids, time.monotonic_ns())
+
+    def _aborted(self, brim: HostedScheduler, request_id: str) -> None:
+        brim.abort(request_id, time.monotonic_ns())
 
     def _landed(self, output: Any) -> StepPlan | None:
         """The plan of a step that is over; steps that ran nothing need not be reported."""
@@ -180,25 +219,36 @@ class BrimScheduler(compat.AsyncScheduler):
         """Runs nothing, so that what is in flight lands."""
         most, self.max_num_scheduled_tokens = self.max_num_scheduled_tokens, 0
         try:
-            return self._took_off(super().schedule(*args, **kwargs), None)
+            output = super().schedule(*args, **kwargs)
         finally:
             self.max_num_scheduled_tokens = most
-
-    def _wants_change(self) -> bool:
-        return self._stale if self._brim is not None and self._mode == "active" else (
-            (self._mode == "active") != (self._brim is not None)
-        )
+        self._in_flight.append((output, None))
+        return output
 
     def _change(self) -> None:
+        """To the mode that is wanted; with nothing in flight."""
         self._disengage()
-        self._stale = False
-        if self._mode == "active":
+        self._at, self._stale = self._mode, False
+        if self._mode != "stock":
             self._engage()
 
     def _engage(self) -> None:
-        host, settings = self._brim_host, self._settings
+        host, settings, queued = self._brim_host, self._settings, list(self.waiting)
+        self._brim = brim = self._new_brim()
+        if self._at == "active":
+            host.engage(brim.kv.eviction, brim.observer)
+            self.waiting = views.GatedQueue(queued)
+        now_ns = time.monotonic_ns()
+        for request in self.running:
+            brim.adopt(views.facts(request, self.max_model_len, settings.slo), now_ns)
+        for request in queued:
+            self._tell(brim, request)
+        logger.info("Brim is %s, by policy %s", self._at, brim.config.policy)
+
+    def _new_brim(self) -> HostedScheduler:
+        settings = self._settings
         config = SchedulerConfig(
-            num_blocks=host.num_blocks,
+            num_blocks=self._brim_host.num_blocks,
             block_size=self.block_size,
             max_model_len=self.max_model_len,
             max_num_seqs=min(self.max_num_active_reqs, self.max_num_scheduled_tokens),
@@ -208,36 +258,28 @@ class BrimScheduler(compat.AsyncScheduler):
             policy=settings.policy or UNTOLD_POLICY,
             **settings.rules,
         )
+        if settings.decision_log is not None:
+            path = Path(f"{settings.decision_log}.{os.getpid()}")  # an engine core is a process
+            return JournaledScheduler(config, self._brim_host, path, settings.profile)
         step_time = None if settings.profile is None else load_profile(settings.profile).step_time
-        brim = HostedScheduler(config, host, named(config, self._lengths, step_time))
-        host.engage(brim.kv.eviction, brim.queues.pool)
-        waiting = list(self.waiting)
-        self._brim, self.waiting = brim, views.GatedQueue(waiting)
-        now_ns = time.monotonic_ns()
-        for request in self.running:
-            brim.adopt(views.facts(request, self.max_model_len, settings.slo), now_ns)
-        for request in waiting:
-            self._tell(request)
-        logger.info("Brim schedules now, by policy %s", config.policy)
+        return HostedScheduler(config, self._brim_host, named(config, self._lengths, step_time))
 
     def _disengage(self) -> None:
         if self._brim is None:
             return
-        waiting = sorted(self.waiting, key=lambda request: request.arrival_time)
-        self._brim, self._blocked = None, {}
+        self._brim, self._blocked, self._given_way = None, {}, set()
         self._brim_host.disengage()
-        self.waiting = compat.create_request_queue(self.policy)
-        for request in waiting:
-            self.waiting.add_request(request)
-        logger.info("vLLM schedules by itself now")
+        if isinstance(self.waiting, views.GatedQueue):
+            queued, self.waiting = list(self.waiting), compat.create_request_queue(self.policy)
+            for request in sorted(queued, key=lambda request: request.arrival_time):
+                self.waiting.add_request(request)
+        logger.info("vLLM schedules by itself")
 
-    def _tell(self, request: compat.Request) -> None:
-        assert self._brim is not None
+    def _tell(self, brim: HostedScheduler, request: compat.Request) -> None:
         if self._is_blocked_waiting_status(request.status):
             self._blocked[request.request_id] = request
         else:
-            facts = views.facts(request, self.max_model_len, self._settings.slo)
-            self._brim.add(facts, time.monotonic_ns())
+            brim.add(views.facts(request, self.max_model_len, self._settings.slo), time.monotonic_ns())
 
     def _step_back(self, reason: str) -> None:
         """For good: what was not tested once will come again."""

@@ -10,7 +10,6 @@ from typing import Any
 from brim.core.errors import ConfigError
 from brim.core.kvcache.eviction import Eviction
 from brim.core.kvcache.prefix_index import CacheObserver
-from brim.core.offline.pool import OfflinePool
 from brim.core.request import SLO, SamplingParams, TaskClass
 from brim.core.request import Request as Facts
 from brim.plugins.vllm.compat import (
@@ -125,9 +124,8 @@ class VllmHost:
     def free_blocks(self) -> int:
         return self._pool.get_num_free_blocks()
 
-    @property
-    def empty_blocks(self) -> int:
-        return 0 if self._free is None else self._free.num_plain
+    def wanted_among(self, count: int) -> int:
+        return 0 if self._free is None else self._free.wanted_among(count)
 
     def table(self, request_id: str, start: int) -> Sequence[int]:
         blocks = self._tables.get(request_id, ())
@@ -174,11 +172,11 @@ class VllmHost:
         if self._free is not None:
             self._free.online.update(block_ids)
 
-    def engage(self, eviction: Eviction, pool: OfflinePool | None) -> None:
-        """From now on the pool is told what is cached, and blocks are evicted by the rule if it needs that."""
-        if pool is not None:
-            self._observe(pool)
-        if pool is not None and eviction.by_class:
+    def engage(self, eviction: Eviction, observer: CacheObserver | None) -> None:
+        """From now on the observer is told what is cached, and a rule that needs that says who is evicted."""
+        if observer is not None:
+            self._observe(observer)
+        if observer is not None and eviction.by_class:
             self._free = FreeBlocks(eviction, self._known, self._pool.free_block_queue.get_all_free_blocks())
             self._pool.free_block_queue = self._free
 
