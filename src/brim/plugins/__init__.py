@@ -1,0 +1,1 @@
+"""Brim inside other engines."""
