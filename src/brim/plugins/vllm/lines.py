@@ -79,8 +79,6 @@ class LineRunner:
 
     def _body(self, line: BatchLine) -> bytes:
         """Raises ApiError 400."""
-        if line.body.get("stream"):
-            raise ApiError(400, "A batch line can't be streamed.", param="stream")
         own = line.body.get("vllm_xargs")
         if not isinstance(own, dict | None):
             raise ApiError(400, "vllm_xargs must be an object.", param="vllm_xargs", code="invalid_value")

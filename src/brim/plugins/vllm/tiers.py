@@ -1,6 +1,6 @@
 """Service tiers and latency targets of clients, as the facts that the scheduler reads from `vllm_xargs`.
 
-vLLM takes `service_tier` and does nothing with it, knows no targets, and refuses the tier `fast`.
+vLLM does nothing with `service_tier`, and knows no targets.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from brim.wire.targets import FAIRNESS_ID, target_ms
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 METRICS = ("ttft", "tpot", "itl", "e2e")
 PRIORITY_TIERS = ("priority", "fast")
+TIERS = ("auto", "default", "flex", "scale", *PRIORITY_TIERS)
 
 Fact = str | float
 Facts = dict[str, Fact]
@@ -52,6 +53,7 @@ def translate(raw: bytes, asked: Facts, rules: TierRules) -> Translated | None:
     """The body with its facts in `vllm_xargs`; None where it has none, or is for vLLM to refuse.
 
     A fact that the body's own `vllm_xargs` hold goes before the same from a header, and that before a tier's.
+    Raises ApiError 400 for a tier that is none.
     """
     if not asked and rules.client_targets and b'"service_tier"' not in raw:
         return None
@@ -61,6 +63,9 @@ def translate(raw: bytes, asked: Facts, rules: TierRules) -> Translated | None:
         return None
     if not isinstance(body, dict) or not isinstance(body.get("vllm_xargs"), dict | None):
         return None
+    if body.get("service_tier") not in (None, *TIERS):
+        message = f"service_tier must be one of {', '.join(TIERS)}."
+        raise ApiError(400, message, param="service_tier", code="invalid_value")
     tier = _put(body, asked, rules)
     return Translated(json.dumps(body).encode(), tier)
 
@@ -101,15 +106,14 @@ class Tiers:
         if not _is_generation(scope):
             await self._app(scope, receive, send)
             return
-        try:
-            asked = facts_in(Headers(scope=scope), self._rules)
-        except ApiError as exc:
-            await exc.response()(scope, receive, send)
-            return
         raw = await _read(receive)
         if raw is None:
             return  # the client left
-        translated = translate(raw, asked, self._rules)
+        try:
+            translated = translate(raw, facts_in(Headers(scope=scope), self._rules), self._rules)
+        except ApiError as exc:
+            await exc.response()(scope, receive, send)
+            return
         if translated is None:
             await self._app(scope, _again(raw, receive), send)
         else:
