@@ -7,6 +7,7 @@ Every private name of vLLM that the HTTP side touches stands in this file.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any, Protocol
 
 from brim.core.errors import EngineDead
@@ -22,12 +23,21 @@ class EngineClient(Protocol):
 
 
 def install() -> None:
-    """The entry point in the group `vllm.general_plugins`: runs once in each of vLLM's processes."""
+    """The entry point in the group `vllm.general_plugins`: runs in each of vLLM's processes."""
     from vllm.v1.engine.core import EngineCore
 
+    _log_beside(logging.getLogger("vllm"))
     EngineCore.brim_status = _status
     EngineCore.brim_switch = _switch
     EngineCore.brim_figures = _figures
+
+
+def _log_beside(other: logging.Logger) -> None:
+    """What Brim logs goes where vLLM's own lines go, which otherwise only its own loggers do."""
+    log = logging.getLogger("brim")
+    if other.handlers:
+        log.handlers, log.propagate = other.handlers, False
+        log.setLevel(other.level)
 
 
 def _status(core: Any) -> dict[str, str]:
