@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,7 +17,7 @@ from brim.cli.settings import RunBatchSettings, ServeSettings
 from brim.cli.simulate import compare_command, simulate_command
 from brim.cli.trace import trace_app
 from brim.cli.train_lengths import train_lengths
-from brim.core.errors import BrimError
+from brim.core.errors import BrimError, ConfigError
 
 app = typer.Typer(
     help="Interactive and batch LLM traffic on the same GPUs.",
@@ -31,22 +31,37 @@ app.add_typer(profile_app, name="profile")
 app.add_typer(reproduce_app, name="reproduce")
 app.command("simulate")(simulate_command)
 app.command("compare")(compare_command)
+Engine = Annotated[
+    Literal["local", "vllm"], typer.Option("--engine", help="Brim's own, or vLLM's server with Brim inside.")
+]
 SOME_FAILED = 1
 WRONG_USE = 2
 INTERRUPTED = 130
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True})
 @takes_settings(ServeSettings)
-def serve(settings: ServeSettings, json_output: Json = False) -> None:
+def serve(
+    settings: ServeSettings, context: typer.Context, engine: Engine = "local", json_output: Json = False
+) -> None:
     """Serve a model with OpenAI's API: chat, completions, files and batches.
 
     Every setting can also be given as an environment variable (BRIM_PORT=8001) or in the YAML file of
     --config (port: 8001); the flag wins over the environment, and that over the file.
-    """
-    from brim.cli.serve import serve as run
 
-    run(settings, as_json=json_output)
+    With --engine vllm it prints and becomes vLLM's own server with Brim inside:
+    brim serve MODEL --engine vllm [-- vLLM's own flags].
+    """
+    if engine == "vllm":
+        from brim.cli.vllm import serve as become_vllm
+
+        become_vllm(settings, context.args, as_json=json_output)
+    elif context.args:
+        raise ConfigError(f"what is {context.args[0]}? Flags after `--` are for --engine vllm")
+    else:
+        from brim.cli.serve import serve as run
+
+        run(settings, as_json=json_output)
 
 
 @app.command("run-batch")

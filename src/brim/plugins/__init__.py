@@ -1,1 +1,1 @@
-"""Brim's rules inside hosts that own their loop."""
+"""Brim inside other engines."""

@@ -10,16 +10,17 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from brim.batch_api.api import Backlog, BatchApi, LineCounts
+from brim.batch_api.api import BatchApi
 from brim.core.request import FinishReason
 from brim.engines.base import EngineCaps
 from brim.engines.loop import EngineLoop, LoopStats
 from brim.metrics.histogram import Histogram
 from brim.metrics.recorder import ClassMetrics
+from brim.server.batch_figures import BatchFigures, gauge
 
 
 class Counted(NamedTuple):
@@ -122,8 +123,7 @@ class Exposition:
         registry = CollectorRegistry()
         registry.register(self._engine)
         if self._batch_api is not None and self._batch_api.running:
-            jobs = await self._batch_api.job_counts()
-            registry.register(_BatchFigures(jobs, self._batch_api.line_counts(), self._batch_api.backlog()))
+            registry.register(await BatchFigures.of(self._batch_api))
         ProcessCollector(registry=registry)
         return generate_latest(registry)
 
@@ -135,9 +135,9 @@ class _EngineFigures(Collector):
 
     def collect(self) -> Iterator[Metric]:
         stats = self._loop.stats()
-        for gauge in GAUGES:
-            yield _gauge(gauge.name, gauge.help, self._model, gauge.read(stats))
-        yield _gauge(
+        for row in GAUGES:
+            yield gauge(row.name, row.help, self._model, row.read(stats))
+        yield gauge(
             "vllm:cache_config_info", "The KV cache's layout", self._model | _layout(self._loop.caps), 1
         )
         by_class = self._loop.metrics.by_class
@@ -148,11 +148,11 @@ class _EngineFigures(Collector):
                 measured, {str(name): measured.read(m) for name, m in by_class.items()}
             )
         for name, value in self._loop.figures().items():
-            yield _gauge(f"brim:{name}", FIGURES[name], self._model, value)
+            yield gauge(f"brim:{name}", FIGURES[name], self._model, value)
         error = self._loop.length_error
         if error is not None and error.requests:
             for name, help_text in LENGTH_ERROR.items():
-                yield _gauge(f"brim:length_{name}", help_text, self._model, error.figures()[name])
+                yield gauge(f"brim:length_{name}", help_text, self._model, error.figures()[name])
         yield from self._outcomes({str(name): m for name, m in by_class.items()})
 
     def _counters(self, row: Counted, by_class: Mapping[str, int]) -> Iterator[Metric]:
@@ -193,38 +193,6 @@ class _EngineFigures(Collector):
                 "vllm:request_success_total", self._model | {"finished_reason": reason}, number
             )
         yield from (finished, success, met)
-
-
-class _BatchFigures(Collector):
-    def __init__(self, jobs: Mapping[str, int], lines: LineCounts, backlog: Backlog) -> None:
-        self._jobs = jobs
-        self._lines = lines
-        self._backlog = backlog
-
-    def collect(self) -> Iterator[Metric]:
-        jobs = GaugeMetricFamily("brim:batch_jobs", "Batch jobs by status", labels=["status"])
-        for status, number in self._jobs.items():
-            jobs.add_metric([status], number)
-        yield jobs
-        lines = CounterMetricFamily("brim:batch_lines", "Batch lines ended, by result", labels=["result"])
-        for result in ("completed", "failed", "expired"):
-            lines.add_metric([result], getattr(self._lines, result))
-        yield lines
-        yield _gauge("brim:batch_lines_in_flight", "Batch lines being run", {}, self._lines.in_flight)
-        yield _gauge("brim:batch_backlog_lines", "Batch lines without a result", {}, self._backlog.lines)
-        seconds = GaugeMetricFamily(
-            "brim:batch_backlog_seconds", "Until all have one, where that is known", labels=["bound"]
-        )
-        if self._backlog.completion is not None:
-            seconds.add_metric(["least"], self._backlog.completion.least_seconds)
-            seconds.add_metric(["most"], self._backlog.completion.most_seconds)
-        yield seconds
-
-
-def _gauge(name: str, text: str, labels: Mapping[str, str], value: float) -> Metric:
-    gauge = GaugeMetricFamily(name, text)
-    gauge.add_sample(name, dict(labels), value)
-    return gauge
 
 
 def _add_histogram(family: Metric, labels: Mapping[str, str], parts: list[Histogram]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from typing import Any
 
@@ -26,11 +25,11 @@ from brim.server.schemas import ChatRequest, CompletionRequest, GenerationReques
 from brim.server.service import OpenAIService
 from brim.server.sse import EventStream
 from brim.wire.errors import ApiError, OpenAIRoute
+from brim.wire.targets import FAIRNESS_ID, target_ms
 
 BYTES_FOR_A_THREAD = 262_144  # parsing more than this would hold up the streams that are open
 CLIENT_LEFT = 499  # nobody reads it; access logs do
 IGNORED_FIELDS = "x-brim-ignored-fields"
-FAIRNESS_ID = "x-llm-d-inference-fairness-id"
 
 
 class OpenAIRoutes:
@@ -157,22 +156,8 @@ async def _parsed(raw: bytes, schema: type[GenerationRequest]) -> Parsed[Generat
 
 
 def _target_ns(request: Request, metric: str) -> int | None:
-    """A target in milliseconds from the headers, under its present or its old name."""
-    for name in (f"x-llm-d-slo-{metric}-ms", f"x-slo-{metric}-ms"):
-        if name in request.headers:
-            return _milliseconds(name, request.headers[name])
-    return None
-
-
-def _milliseconds(name: str, text: str) -> int:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < 1e9:
-        message = f"{name} must be a number of milliseconds above 0."
-        raise ApiError(400, message, param=name, code="invalid_value")
-    return round(value * 1e6)
+    asked_ms = target_ms(request.headers, metric)
+    return None if asked_ms is None else round(asked_ms * 1e6)
 
 
 def _documented(path: str, schema: type[GenerationRequest]) -> dict[str, Any]:

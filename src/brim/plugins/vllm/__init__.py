@@ -1,8 +1,12 @@
-"""vLLM as a host: its scheduler, unmodified, with Brim's decisions."""
+"""Brim inside vLLM: its scheduler, and what its HTTP server lacks. vLLM is imported only where it runs."""
+
+from __future__ import annotations
+
+from typing import Any
 
 
-def __getattr__(name: str) -> object:
-    """`BrimScheduler`, where vLLM is told it as a class: it is imported when vLLM asks for it."""
+def __getattr__(name: str) -> Any:
+    """`--scheduler-cls brim.plugins.vllm.BrimScheduler`; the class stands on one of vLLM's."""
     if name == "BrimScheduler":
         from brim.plugins.vllm.scheduler import BrimScheduler
 

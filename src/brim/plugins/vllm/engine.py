@@ -1,0 +1,94 @@
+"""From vLLM's API server to the scheduler inside its engine cores, and back.
+
+An engine core runs any of its methods for the API server as a "utility"; `install` gives it ours.
+Every private name of vLLM that the HTTP side touches stands in this file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Protocol
+
+from brim.core.errors import EngineDead
+
+MODES = ("stock", "shadow", "active")
+
+
+class EngineClient(Protocol):
+    """Of vLLM's `EngineClient`, what is used here."""
+
+    @property
+    def errored(self) -> bool: ...
+
+
+def install() -> None:
+    """The entry point in the group `vllm.general_plugins`: runs in each of vLLM's processes."""
+    from vllm.v1.engine.core import EngineCore
+
+    _log_beside(logging.getLogger("vllm"))
+    EngineCore.brim_status = _status
+    EngineCore.brim_switch = _switch
+    EngineCore.brim_figures = _figures
+
+
+def _log_beside(other: logging.Logger) -> None:
+    """What Brim logs goes where vLLM's own lines go, which otherwise only its own loggers do."""
+    log = logging.getLogger("brim")
+    if other.handlers:
+        log.handlers, log.propagate = other.handlers, False
+        log.setLevel(other.level)
+
+
+def _status(core: Any) -> dict[str, str]:
+    """The scheduler's class and its mode, which is empty where the scheduler is not Brim's."""
+    scheduler = core.scheduler
+    return {"scheduler": type(scheduler).__name__, "mode": getattr(scheduler, "brim_mode", "")}
+
+
+def _switch(core: Any, mode: str) -> dict[str, str]:
+    if hasattr(core.scheduler, "brim_switch"):
+        core.scheduler.brim_switch(mode)
+    return _status(core)
+
+
+def _figures(core: Any) -> dict[str, float]:
+    return core.scheduler.brim_figures() if hasattr(core.scheduler, "brim_figures") else {}
+
+
+class Engines:
+    """The engine cores that one API server manages. Each call answers by the core's number, as vLLM's
+    metrics do, and raises EngineDead once they are gone."""
+
+    def __init__(self, client: EngineClient) -> None:
+        self._client = client
+
+    @property
+    def dead(self) -> bool:
+        return self._client.errored
+
+    async def status(self) -> dict[str, dict[str, str]]:
+        return await self._all("brim_status")
+
+    async def switch(self, mode: str) -> dict[str, dict[str, str]]:
+        """Puts every scheduler in that one of MODES, and tells their status then."""
+        return await self._all("brim_switch", mode)
+
+    async def figures(self) -> dict[str, dict[str, float]]:
+        return await self._all("brim_figures")
+
+    async def _all(self, method: str, *args: str) -> dict[str, Any]:
+        core = self._client.engine_core  # type: ignore[attr-defined]  # no public way leads there
+        if self.dead:
+            raise EngineDead("vLLM's engine has stopped; restart the server.")
+        answers = await asyncio.gather(
+            *(core._call_utility_async(method, *args, engine=each) for each in core.core_engines)
+        )
+        return dict(zip(map(str, core.engine_ranks_managed), answers, strict=True))
+
+
+def registry() -> Any:
+    """The Prometheus registry that vLLM's own /metrics shows."""
+    from vllm.v1.metrics.prometheus import get_prometheus_registry
+
+    return get_prometheus_registry()

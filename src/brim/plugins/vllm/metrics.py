@@ -1,0 +1,93 @@
+"""vLLM's /metrics with Brim's figures below: of the scheduler, by engine, and of the batch jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from fastapi import Response
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from brim.batch_api.api import BatchApi
+from brim.plugins.vllm.engine import Engines
+from brim.server.batch_figures import BatchFigures
+from brim.server.prometheus import COUNTERS, FIGURES, GAUGES, HISTOGRAMS, Exposition
+
+log = logging.getLogger("brim")
+
+_WAIT_SECONDS = 2.0
+_SAMPLE = re.compile(r"([a-zA-Z_]\w*?)(_total|_bucket|_sum|_count)?(?:\{(.*)\})?")
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+_HELP = {
+    **FIGURES,
+    **{row.brim: row.help for row in (*COUNTERS, *HISTOGRAMS) if row.brim},
+    **{row.name.removeprefix("brim:"): row.help for row in GAUGES},
+}
+
+
+class VllmExposition:
+    """Renders all figures of one moment. `own` gives vLLM's registry, with several API servers a new one for
+    each scrape."""
+
+    def __init__(
+        self, engines: Callable[[], Engines], batch_api: BatchApi | None, own: Callable[[], Any]
+    ) -> None:
+        self._engines = engines
+        self._batch_api = batch_api
+        self._own = own
+
+    async def metrics(self) -> Response:
+        """Prometheus metrics, in its text format: vLLM's, and Brim's where they can be had."""
+        registry = CollectorRegistry()
+        registry.register(EngineFigures(await self._figures()))
+        if self._batch_api is not None and self._batch_api.running:
+            registry.register(await BatchFigures.of(self._batch_api))
+        body = await asyncio.to_thread(generate_latest, self._own()) + generate_latest(registry)
+        return Response(body, headers={"content-type": Exposition.content_type})
+
+    async def _figures(self) -> dict[str, dict[str, float]]:
+        """Nothing where the engine can't tell: vLLM's own figures matter most just then."""
+        try:
+            return await asyncio.wait_for(self._engines().figures(), _WAIT_SECONDS)
+        except Exception as exc:
+            log.warning("the scheduler's figures are missing from /metrics: %s", exc or type(exc).__name__)
+            return {}
+
+
+class EngineFigures(Collector):
+    """Figures by engine and by name. A name may hold labels, `slo_attainment_total{class="online"}`;
+    what ends in `_total` is a counter, what has a `_bucket` a histogram, all else a gauge."""
+
+    def __init__(self, by_engine: Mapping[str, Mapping[str, float]]) -> None:
+        self._by_engine = by_engine
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        for engine, figures in self._by_engine.items():
+            for key, value in figures.items():
+                name, suffix, labels = _sample(key, figures)
+                family = families.get(name)
+                if family is None:
+                    text = _HELP.get(name, name.replace("_", " "))
+                    family = families[name] = Metric(f"brim:{name}", text, _TYPES.get(suffix, "gauge"))
+                family.add_sample(f"brim:{name}{suffix}", {"engine": engine, **labels}, value)
+        yield from families.values()
+
+
+_TYPES = {"_total": "counter", "_bucket": "histogram", "_sum": "histogram", "_count": "histogram"}
+
+
+def _sample(key: str, figures: Mapping[str, float]) -> tuple[str, str, dict[str, str]]:
+    """A family's name, the sample's suffix and its labels."""
+    match = _SAMPLE.fullmatch(key)
+    if match is None:
+        raise ValueError(f"{key!r} is no name of a figure")
+    name, suffix, labels = match[1], match[2] or "", dict(_LABEL.findall(match[3] or ""))
+    if suffix in ("_sum", "_count") and not any(other.startswith(f"{name}_bucket{{") for other in figures):
+        return name + suffix, "", labels
+    return name, suffix, labels
