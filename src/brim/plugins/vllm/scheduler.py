@@ -28,7 +28,7 @@ from brim.plugins.vllm.settings import MODES, UNTOLD_POLICY, Settings
 from brim.plugins.vllm.shadow import Shadow
 from brim.profiles.loader import load as load_profile
 
-logger = logging.getLogger("vllm.brim")  # a child of vLLM's logger, so that it has its handlers
+logger = logging.getLogger(__name__)
 
 
 class BrimScheduler(compat.AsyncScheduler):
@@ -40,7 +40,8 @@ class BrimScheduler(compat.AsyncScheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._settings = Settings.read(self.vllm_config.additional_config)
-        self._mode = "stock" if self._settings.waits else self._settings.mode  # what is wanted
+        self._armed = self._settings.waits  # for the first request that says something of itself
+        self._mode = "stock" if self._armed else self._settings.mode  # what is wanted
         self._brim: HostedScheduler | None = None
         self._brim_host = views.VllmHost(self)
         self._lengths = History()
@@ -82,7 +83,7 @@ class BrimScheduler(compat.AsyncScheduler):
             self._step_back(reason)
         elif self._brim is not None:
             self._guarded(self._tell, request)
-        elif self._settings.waits and views.says_something(request):
+        elif self._armed and views.says_something(request):
             self._mode = self._settings.mode
 
     def finish_requests(self, request_ids: Any, *args: Any, **kwargs: Any) -> Any:
@@ -145,8 +146,13 @@ class BrimScheduler(compat.AsyncScheduler):
             raise ConfigError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
         if mode != "stock" and self._reasons:
             raise ConfigError(self._why_not())
-        self._mode = mode
+        self._mode, self._armed = mode, False
         return mode
+
+    @property
+    def brim_mode(self) -> str:
+        """The mode that is in force; without a policy `stock` until a request brings a class or a target."""
+        return self._at
 
     def brim_figures(self) -> dict[str, float]:
         """By name; see `core.figures`."""

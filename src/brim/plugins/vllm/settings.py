@@ -1,4 +1,4 @@
-"""What `--additional-config '{"brim": {...}}'` may say."""
+"""What `--additional-config '{"brim": {...}}'` may say to the scheduler; its `server` is in `options`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Settings:
         policy = told.get("policy")
         if policy == "stock":
             policy, own["mode"] = None, "stock"
-        _refuse_unknown(set(told) - set(own) - set(rules) - set(TARGETS) - {"policy"})
+        _refuse_unknown(set(told) - set(own) - set(rules) - set(TARGETS) - {"policy", "server"})
         if policy is not None:
             refuse_unknown(policy)
         if own.get("mode", "active") not in MODES:
@@ -82,7 +82,7 @@ def slo_of(told: Mapping[str, Any]) -> SLO:
 
 
 def _refuse_unknown(names: set[str]) -> None:
-    known = ["policy", "mode", "profile", "decision_log", "strict", *TARGETS, *RULES]
+    known = ["policy", "server", "mode", "profile", "decision_log", "strict", *TARGETS, *RULES]
     for name in sorted(names):
         close = get_close_matches(name, known, 1)
         hint = f"did you mean {close[0]!r}? " if close else ""

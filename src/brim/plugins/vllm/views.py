@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from brim.core.errors import ConfigError
@@ -23,6 +24,7 @@ from brim.plugins.vllm.compat import (
 from brim.plugins.vllm.free_blocks import FreeBlocks
 from brim.plugins.vllm.settings import slo_of
 
+logger = logging.getLogger(__name__)
 TOLD = frozenset({"task_class", "ttft_ms", "tpot_ms", "itl_ms", "e2e_ms", "deadline_ms"})
 
 
@@ -38,15 +40,14 @@ def says_something(request: Request) -> bool:
 
 
 def facts(request: Request, max_model_len: int, default: SLO) -> Facts:
-    """Raises ConfigError where its `vllm_xargs` make no sense."""
-    told = extra_args(request)
-    try:
-        task_class = TaskClass(told.get("task_class", "online"))
-    except ValueError:
-        raise ConfigError(f"task_class must be online or offline, not {told['task_class']!r}") from None
-    own, deadline_ms = slo_of(told), told.get("deadline_ms")
+    """What a client says that makes no sense is left out, and logged: here nobody is left to tell it."""
     arrival_ns = time.monotonic_ns() - round((time.time() - request.arrival_time) * 1e9)
-    room = max_model_len - request.num_prompt_tokens
+    try:
+        task_class, slo, deadline_ns = _told(extra_args(request), arrival_ns)
+    except ConfigError as exc:
+        logger.warning("request %s is online without targets: %s", request.request_id, exc)
+        task_class, slo, deadline_ns = TaskClass.ONLINE, SLO(), None
+    told, room = extra_args(request), max_model_len - request.num_prompt_tokens
     return Facts(
         request.request_id,
         request.prompt_token_ids or (),
@@ -54,10 +55,20 @@ def facts(request: Request, max_model_len: int, default: SLO) -> Facts:
         task_class,
         arrival_ns,
         request.priority,
-        None if deadline_ms is None else arrival_ns + round(float(deadline_ms) * 1e6),
-        default if own == SLO() and task_class is TaskClass.ONLINE else own,
+        deadline_ns,
+        default if slo == SLO() and task_class is TaskClass.ONLINE else slo,
         length_keys=tuple(f"{name}:{told[name]}" for name in ("batch_id", "tenant") if told.get(name)),
     )
+
+
+def _told(told: Mapping[str, Any], arrival_ns: int) -> tuple[TaskClass, SLO, int | None]:
+    try:
+        task_class = TaskClass(told.get("task_class", "online"))
+        deadline_ms = told.get("deadline_ms")
+        deadline_ns = None if deadline_ms is None else arrival_ns + round(float(deadline_ms) * 1e6)
+    except (ValueError, TypeError, OverflowError) as exc:
+        raise ConfigError(f"task_class is online or offline, deadline_ms a number: {exc}") from None
+    return task_class, slo_of(told), deadline_ns
 
 
 class GatedQueue(RequestQueue):
