@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+
 from brim.core.config import SchedulerConfig
 from brim.core.errors import ConfigError
 from brim.core.estimators.response_length import History
@@ -31,26 +33,28 @@ from brim.profiles.loader import load as load_profile
 logger = logging.getLogger(__name__)
 
 
-class BrimScheduler(compat.AsyncScheduler):
+class BrimScheduler(AsyncScheduler):
     """vLLM's scheduler with Brim's decisions. Works with asynchronous scheduling and without."""
 
     waiting: Any  # vLLM's
     max_num_scheduled_tokens: int  # vLLM's
+    _brim: HostedScheduler | None = None
+    _at = _mode = "stock"  # the mode that is in force, and the one that is wanted
+    _armed = False  # for the first request that says something of itself
+    _stale = False  # whether Brim's books have to be made anew
+    _in_flight: deque[tuple[Any, StepPlan | None]] = deque()  # each has its own: see below
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._settings = Settings.read(self.vllm_config.additional_config)
-        self._armed = self._settings.waits  # for the first request that says something of itself
-        self._mode = "stock" if self._armed else self._settings.mode  # what is wanted
-        self._brim: HostedScheduler | None = None
+        self._armed = self._settings.waits
+        self._mode = "stock" if self._armed else self._settings.mode
         self._brim_host = views.VllmHost(self)
         self._lengths = History()
         self._most_tokens: Mapping[str, int] = {}  # of those that don't just run one, in the coming step
-        self._in_flight: deque[tuple[Any, StepPlan | None]] = deque()
+        self._in_flight = deque()
         self._blocked: dict[str, Any] = {}  # requests that vLLM could not let in yet
         self._given_way: set[str] = set()  # preempted by vLLM of its own accord
-        self._at = "stock"  # the mode that is in force
-        self._stale = False  # Brim's books have to be made anew
         self._failures = 0
         self._shadow = Shadow()
         self._reasons = compat.reasons_against(self)
