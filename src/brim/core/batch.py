@@ -111,6 +111,10 @@ class Batch:
         if state in self.starved:
             self.starved.remove(state)
 
+    def unpark(self, state: RequestState) -> None:
+        """The request runs again when a decision gives it a chunk."""
+        self._catching_up[state] = None
+
     def pause_ending(self) -> bool:
         """Those whose last token is in flight sit out until it is committed; without a flight, nobody.
 

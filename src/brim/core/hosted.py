@@ -184,6 +184,12 @@ class HostedScheduler(Scheduler):
             if state not in self.batch:
                 self._entered(state, scheduled[request_id], now_ns)
                 entered.append(state)
+            elif state in self.queues.parked:
+                self.queues.parked.remove(state)
+                self.batch.unpark(state)
+            self.kv.catch_up(state)
+            if state in self.batch.catching_up and state.num_scheduled_tokens >= state.num_tokens:
+                self.batch.start_decoding(state)  # from a token that is still in flight
         for state in self.batch.rows():
             if intent.hold_decodes or scheduled.get(state.request.request_id) != 1:
                 self.batch.pause(state)

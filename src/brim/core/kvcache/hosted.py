@@ -207,6 +207,13 @@ class HostedCache(KVCacheManager):
     def publish_computed(self, state: RequestState) -> None:
         """The host has done it, and tells an observer itself."""
 
+    def catch_up(self, state: RequestState) -> None:
+        """Where the host gave it more blocks than were meant for it, what it was promised is void."""
+        if self._host.table(state.request.request_id, len(state.block_ids)):
+            self.ledger.release(state)
+            self._open.setdefault(state, len(state.block_ids))
+            self._fill(state)
+
     def detach(self, state: RequestState) -> list[int]:
         block_ids = super().detach(state)
         self._open.pop(state, None)
