@@ -43,7 +43,7 @@ class BrimEndpoints:
         def engines() -> Engines:
             return Engines(app.state.engine_client)
 
-        runner = LineRunner(app, lambda: engines().dead)
+        runner = LineRunner(app, engines)
         batch_api = _batch_api(app, options, runner) if options.folder and not _shared(args) else None
         if batch_api is not None:
             app.include_router(batch_api.router)
