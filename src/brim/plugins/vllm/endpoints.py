@@ -37,6 +37,7 @@ class BrimEndpoints:
 
     def attach_router(self, app: FastAPI) -> None:
         """Adds the routes and the middleware. Raises ConfigError."""
+        engine.log_beside_vllm()
         args = app.state.args
         options = read_options(getattr(args, "additional_config", None), os.environ)
 

@@ -27,15 +27,15 @@ def install() -> None:
     """The entry point in the group `vllm.general_plugins`: runs in each of vLLM's processes."""
     from vllm.v1.engine.core import EngineCore
 
-    _log_beside(logging.getLogger("vllm"))
+    log_beside_vllm()
     EngineCore.brim_status = _status
     EngineCore.brim_switch = _switch
     EngineCore.brim_figures = _figures
 
 
-def _log_beside(other: logging.Logger) -> None:
-    """What Brim logs goes where vLLM's own lines go, which otherwise only its own loggers do."""
-    log = logging.getLogger("brim")
+def log_beside_vllm() -> None:
+    """What Brim logs goes where vLLM's own lines go, once these are set up; else it would be lost."""
+    log, other = logging.getLogger("brim"), logging.getLogger("vllm")
     if other.handlers:
         log.handlers, log.propagate = other.handlers, False
         log.setLevel(other.level)

@@ -54,7 +54,7 @@ class VllmExposition:
         try:
             return await asyncio.wait_for(self._engines().figures(), ANSWER_SECONDS)
         except Exception as exc:
-            log.warning("the scheduler's figures are missing from /metrics: %s", exc or type(exc).__name__)
+            log.warning("the scheduler's figures are missing from /metrics: %r", exc)
             return {}
 
 
