@@ -39,14 +39,16 @@ class FakeCore:
 
 
 class FakeEngine:
-    """`hold` keeps requests until it is set, `aborts` makes each answer that of an aborted request."""
+    """`hold` keeps requests until it is set. The next ones are turned away `busy` times, then fail `breaks`
+    times, after which the cores answer again, then are aborted `aborts` times."""
 
     def __init__(self) -> None:
         self.engine_core = FakeCore()
         self.errored = False
         self.hold: asyncio.Event | None = None
-        self.aborts = False
-        self.busy = 0  # times that a request is turned away
+        self.busy = 0
+        self.breaks = 0
+        self.aborts = 0
         self.running = 0
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -92,6 +94,10 @@ async def generate(request: Request) -> Response:
     if client.busy:
         client.busy -= 1
         return _error(503, "too many requests are queued")
+    if client.breaks:
+        client.breaks -= 1
+        client.engine_core.fails = client.engine_core.fails and client.breaks > 0
+        raise RuntimeError("cannot schedule new futures after shutdown")
     if body.get("max_tokens", 1) < 1:
         return _error(400, "max_tokens must be at least 1")
     if client.hold is not None:
@@ -105,11 +111,9 @@ async def generate(request: Request) -> Response:
         return _error(500, "EngineCore encountered an issue.")
     if body.get("stream"):
         return StreamingResponse(_chunks(), media_type="text/event-stream")
-    choice = {
-        "index": 0,
-        "text": '"service_tier":null',
-        "finish_reason": "abort" if client.aborts else "stop",
-    }
+    reason = "abort" if client.aborts else "stop"
+    client.aborts = max(0, client.aborts - 1)
+    choice = {"index": 0, "text": '"service_tier":null', "finish_reason": reason}
     answer = {"id": "a", "choices": [choice], "service_tier": None, "usage": {"prompt_tokens": 2}}
     return JSONResponse(answer)
 

@@ -10,10 +10,16 @@ import pytest
 from brim.batch_api.lines import BatchLine
 from brim.core.errors import EngineDead
 from brim.plugins.vllm import lines
+from brim.plugins.vllm.engine import Engines
 from brim.plugins.vllm.lines import LineRunner
 from tests.unit.plugins.fake_vllm import MODEL, FakeEngine, make_app
 
 NOW = 1_000.0
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "_FIRST_WAIT_SECONDS", 0.0)
 
 
 def line(**body: Any) -> BatchLine:
@@ -23,7 +29,7 @@ def line(**body: Any) -> BatchLine:
 
 def runner(engine: FakeEngine, now: float = NOW) -> LineRunner:
     app = make_app(engine, additional_config={"brim": {"server": {"data_folder": ""}}})
-    made = LineRunner(app, lambda: engine.errored, clock=lambda: now)
+    made = LineRunner(app, lambda: Engines(engine), clock=lambda: now)
     app.user_middleware.clear()  # those of the plug-in have a runner of their own
     app.add_middleware(made.behind)
     app.middleware_stack = app.build_middleware_stack()
@@ -60,36 +66,33 @@ def test_a_late_line_still_has_a_deadline() -> None:
 
 def test_an_engine_that_died_says_nothing_about_the_line() -> None:
     engine = FakeEngine()
-    made = runner(engine)
     engine.errored = True
     with pytest.raises(EngineDead):
-        asyncio.run(made.submit(line()))
-
-
-def test_an_answer_that_was_cut_off_is_none() -> None:
-    engine = FakeEngine()
-    engine.aborts = True
-    with pytest.raises(EngineDead, match="gave up"):
         asyncio.run(runner(engine).submit(line()))
 
 
-def test_a_route_that_fails_is_the_lines_error() -> None:
-    made = runner(FakeEngine())
-
-    async def fails(*_: Any) -> None:
-        raise OSError("a wire broke")
-
-    made.behind(fails)
-    result = asyncio.run(made.submit(line()))
-    assert (result.status_code, result.body["error"]["type"]) == (500, "server_error")
-
-
-def test_a_busy_server_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "_FIRST_WAIT_SECONDS", 0.001)
+@pytest.mark.parametrize("trouble", ["busy", "aborts"])
+def test_a_server_that_is_busy_or_gives_up_is_asked_again(trouble: str) -> None:
     engine = FakeEngine()
-    engine.busy = 3
+    setattr(engine, trouble, 5)
     result = asyncio.run(runner(engine).submit(line()))
-    assert (result.status_code, len(engine.bodies)) == (200, 4)
+    assert (result.status_code, result.body["choices"][0]["finish_reason"]) == (200, "stop")
+    assert len(engine.bodies) == 6
+
+
+def test_a_failure_in_a_server_that_is_well_is_the_lines_after_a_few_times() -> None:
+    engine = FakeEngine()
+    engine.breaks = 9
+    result = asyncio.run(runner(engine).submit(line()))
+    assert (result.status_code, result.body["error"]["type"]) == (500, "server_error")
+    assert len(engine.bodies) == 3
+
+
+def test_a_failure_in_a_server_that_is_going_down_is_not_the_lines() -> None:
+    engine = FakeEngine()
+    engine.breaks, engine.engine_core.fails = 9, True
+    result = asyncio.run(runner(engine).submit(line()))
+    assert (result.status_code, len(engine.bodies)) == (200, 10)
 
 
 def test_a_line_that_is_cancelled_leaves_nothing_running() -> None:

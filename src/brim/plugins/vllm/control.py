@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
 import brim
 from brim.core.errors import EngineDead
-from brim.plugins.vllm.engine import Engines
+from brim.plugins.vllm.engine import Engines, Mode
 from brim.server.failures import told
 from brim.wire.errors import ApiError, OpenAIRoute
 
@@ -18,10 +18,10 @@ PATHS = ("/brim", "/brim/mode")
 _FLAG = "--scheduler-cls brim.plugins.vllm.BrimScheduler"
 
 
-class Mode(BaseModel):
+class Switch(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    mode: Literal["stock", "shadow", "active"]
+    mode: Mode
 
 
 class ControlRoutes:
@@ -50,10 +50,10 @@ class ControlRoutes:
             "engines": {each: {**status, "figures": figures[each]} for each, status in engines.items()},
         }
 
-    async def switch(self, mode: Mode) -> dict[str, Any]:
+    async def switch(self, asked: Switch) -> dict[str, Any]:
         """Puts the scheduler of every engine in that mode, from its next step on."""
         try:
-            engines = await self._engines().switch(mode.mode)
+            engines = await self._engines().switch(asked.mode)
         except EngineDead as exc:
             raise told(exc) from exc
         for status in engines.values():

@@ -37,13 +37,14 @@ class BrimEndpoints:
 
     def attach_router(self, app: FastAPI) -> None:
         """Adds the routes and the middleware. Raises ConfigError."""
+        engine.log_beside_vllm()
         args = app.state.args
         options = read_options(getattr(args, "additional_config", None), os.environ)
 
         def engines() -> Engines:
             return Engines(app.state.engine_client)
 
-        runner = LineRunner(app, lambda: engines().dead)
+        runner = LineRunner(app, engines)
         batch_api = _batch_api(app, options, runner) if options.folder and not _shared(args) else None
         if batch_api is not None:
             app.include_router(batch_api.router)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from brim.core.errors import EngineDead
 
-MODES = ("stock", "shadow", "active")
+Mode = Literal["stock", "shadow", "active"]
+ANSWER_SECONDS = 2.0  # a step may take long
 
 
 class EngineClient(Protocol):
@@ -26,15 +27,15 @@ def install() -> None:
     """The entry point in the group `vllm.general_plugins`: runs in each of vLLM's processes."""
     from vllm.v1.engine.core import EngineCore
 
-    _log_beside(logging.getLogger("vllm"))
+    log_beside_vllm()
     EngineCore.brim_status = _status
     EngineCore.brim_switch = _switch
     EngineCore.brim_figures = _figures
 
 
-def _log_beside(other: logging.Logger) -> None:
-    """What Brim logs goes where vLLM's own lines go, which otherwise only its own loggers do."""
-    log = logging.getLogger("brim")
+def log_beside_vllm() -> None:
+    """What Brim logs goes where vLLM's own lines go, once these are set up; else it would be lost."""
+    log, other = logging.getLogger("brim"), logging.getLogger("vllm")
     if other.handlers:
         log.handlers, log.propagate = other.handlers, False
         log.setLevel(other.level)
@@ -67,11 +68,19 @@ class Engines:
     def dead(self) -> bool:
         return self._client.errored
 
+    async def answer(self) -> bool:
+        """Whether they take requests: an engine core that is being stopped still runs what it has."""
+        try:
+            await asyncio.wait_for(self.status(), ANSWER_SECONDS)
+        except Exception:
+            return False
+        return True
+
     async def status(self) -> dict[str, dict[str, str]]:
         return await self._all("brim_status")
 
-    async def switch(self, mode: str) -> dict[str, dict[str, str]]:
-        """Puts every scheduler in that one of MODES, and tells their status then."""
+    async def switch(self, mode: Mode) -> dict[str, dict[str, str]]:
+        """Puts every scheduler in that mode, and tells their status then."""
         return await self._all("brim_switch", mode)
 
     async def figures(self) -> dict[str, dict[str, float]]:

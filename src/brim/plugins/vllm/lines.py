@@ -7,6 +7,7 @@ error handling. So a line is checked, run and answered exactly like a request ov
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,9 +17,13 @@ from starlette.types import ASGIApp, Message, Scope
 
 from brim.batch_api.lines import BatchLine, LineResult, derived_id
 from brim.core.errors import EngineDead
-from brim.wire.errors import ApiError, as_api_error
+from brim.plugins.vllm.engine import Engines
+from brim.wire.errors import ApiError
+
+log = logging.getLogger("brim")
 
 _BUSY = (429, 503)
+_TRIES = 3
 _FIRST_WAIT_SECONDS = 0.1
 _LONGEST_WAIT_SECONDS = 5.0
 _LEAVING_SECONDS = 5.0
@@ -28,14 +33,14 @@ class LineRunner:
     """Runs lines in the offline class, due when their batch expires.
 
     `app` is the application whose routes answer; `behind` has to stand innermost among its middleware.
-    `engine_dead` tells whether its engine has stopped. `clock` gives Unix seconds.
+    `engines` gives the engines behind them. `clock` gives Unix seconds.
     """
 
     def __init__(
-        self, app: ASGIApp, engine_dead: Callable[[], bool], clock: Callable[[], float] = time.time
+        self, app: ASGIApp, engines: Callable[[], Engines], clock: Callable[[], float] = time.time
     ) -> None:
         self._app = app
-        self._engine_dead = engine_dead
+        self._engines = engines
         self._clock = clock
         self._routes: ASGIApp | None = None
 
@@ -45,37 +50,40 @@ class LineRunner:
         return app
 
     async def submit(self, line: BatchLine) -> LineResult:
-        """What is wrong with the line becomes its result.
+        """What is wrong with the line becomes its result. Raises EngineDead, which says nothing about it.
 
-        Raises EngineDead, which says nothing about the line: the engine stopped, or gave the request up. A
-        server that is too busy is asked again.
+        A line is tried again until the server takes it and carries it through: it may be full, paused, or on
+        its way down. What fails in a server that is well is the line's own failure after a few times.
         """
         request_id = derived_id("req_", line.batch_id, line.line_number)
-        wait_seconds = _FIRST_WAIT_SECONDS
+        wait_seconds, tries = _FIRST_WAIT_SECONDS, _TRIES
         while True:
-            result = await self._run(line, request_id)
-            if result.status_code not in _BUSY:
+            result = await self._try(line, request_id)
+            if result is not None and result.status_code < 500:
                 return result
+            if self._engines().dead:
+                raise EngineDead("the engine died while it ran a batch line")
+            if result is not None and await self._engines().answer():
+                tries -= 1
+                if not tries:
+                    return result
             await asyncio.sleep(wait_seconds)
             wait_seconds = min(2 * wait_seconds, _LONGEST_WAIT_SECONDS)
 
-    async def _run(self, line: BatchLine, request_id: str) -> LineResult:
+    async def _try(self, line: BatchLine, request_id: str) -> LineResult | None:
+        """None where the server is busy, or gave the request up."""
         try:
             status, raw = await self._call(line.endpoint, self._body(line), request_id)
             body = orjson.loads(raw)
+        except ApiError as exc:
+            return LineResult(exc.status, request_id, exc.body())
         except Exception as exc:
-            self._raise_if_dead(exc)
-            error = as_api_error(exc)
-            return LineResult(error.status, request_id, error.body())
-        if status >= 500 or _was_given_up(body):
-            self._raise_if_dead(None)
-        if _was_given_up(body):
-            raise EngineDead("vLLM gave up a batch line that it was running")
+            log.warning("vLLM failed over line %d of %s: %r", line.line_number, line.batch_id, exc)
+            failure = ApiError(500, "The server failed while answering; see its log.", type="server_error")
+            return LineResult(500, request_id, failure.body())
+        if status in _BUSY or _was_given_up(body):
+            return None
         return LineResult(status, request_id, body | {"service_tier": "flex"} if status == 200 else body)
-
-    def _raise_if_dead(self, cause: Exception | None) -> None:
-        if self._engine_dead():
-            raise EngineDead("the engine died while it ran a batch line") from cause
 
     def _body(self, line: BatchLine) -> bytes:
         """Raises ApiError 400."""

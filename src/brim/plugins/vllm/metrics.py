@@ -14,13 +14,12 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from brim.batch_api.api import BatchApi
-from brim.plugins.vllm.engine import Engines
+from brim.plugins.vllm.engine import ANSWER_SECONDS, Engines
 from brim.server.batch_figures import BatchFigures
 from brim.server.prometheus import COUNTERS, FIGURES, GAUGES, HISTOGRAMS, Exposition
 
 log = logging.getLogger("brim")
 
-_WAIT_SECONDS = 2.0
 _SAMPLE = re.compile(r"([a-zA-Z_]\w*?)(_total|_bucket|_sum|_count)?(?:\{(.*)\})?")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 _HELP = {
@@ -53,9 +52,9 @@ class VllmExposition:
     async def _figures(self) -> dict[str, dict[str, float]]:
         """Nothing where the engine can't tell: vLLM's own figures matter most just then."""
         try:
-            return await asyncio.wait_for(self._engines().figures(), _WAIT_SECONDS)
+            return await asyncio.wait_for(self._engines().figures(), ANSWER_SECONDS)
         except Exception as exc:
-            log.warning("the scheduler's figures are missing from /metrics: %s", exc or type(exc).__name__)
+            log.warning("the scheduler's figures are missing from /metrics: %r", exc)
             return {}
 
 
