@@ -1,7 +1,7 @@
 """What vLLM's own tests need and Brim does not carry: fetched with pip, kept outside the repository.
 
 vLLM's source distribution holds its tests and its Python source. A version that is not the installed one is
-run from that source alone: the scheduler is Python, and its tests run no model, so no compiled code is needed.
+run from that source alone: the scheduler is Python, and its tests run no model and no compiled code.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ def find(path: str) -> type:
 def sync_twin(cls: type) -> type:
     """The class as it is when derived from `Scheduler` instead of `AsyncScheduler`.
 
-    `AsyncScheduler` itself fails a dozen tests of `Scheduler`, so it can't stand in for it. The twin comes from
-    the same file, read anew while `AsyncScheduler` is another name for `Scheduler`.
+    `AsyncScheduler` itself fails a dozen tests of `Scheduler`, so it can't stand in for it. The twin comes
+    from the same file, read anew while `AsyncScheduler` is another name for `Scheduler`.
     """
     spec = importlib.util.find_spec(cls.__module__)
     assert spec is not None
