@@ -105,7 +105,7 @@ def test_both_appliers_carry_out_the_same_decisions(policy: str, arrivals: list[
 def test_requests_that_ran_before_are_adopted() -> None:
     settings_ = config(policy="brim", num_blocks=12)
     before = FakeHost(settings_)
-    before.add(request("a", 6, 5), request("b", 9, 3, task_class=OFFLINE), request("c", 4, 2))
+    before.add(request("a", 6, 5), request("b", 9, 4, task_class=OFFLINE), request("c", 4, 3))
     before.step()
     before.step()
     after = FakeHost(settings_)
@@ -116,7 +116,7 @@ def test_requests_that_ran_before_are_adopted() -> None:
         (after.scheduler.adopt if name in after.running else after.scheduler.add)(hosted.asked, after.now_ns)
     after.scheduler.check()
     after.run()
-    assert after.ended == {"a": 5, "b": 3, "c": 2}
+    assert after.ended == {"a": 5, "b": 4, "c": 3}
     assert after.scheduler.deviations == 0
 
 
