@@ -55,6 +55,9 @@ class Batch:
     def __iter__(self) -> Iterator[RequestState]:
         return iter(self._running)
 
+    def __contains__(self, state: object) -> bool:
+        return state in self._running
+
     @property
     def num_decoding(self) -> int:
         return len(self._decoding)
@@ -107,6 +110,10 @@ class Batch:
         self._catching_up.pop(state, None)
         if state in self.starved:
             self.starved.remove(state)
+
+    def unpark(self, state: RequestState) -> None:
+        """The request runs again when a decision gives it a chunk."""
+        self._catching_up[state] = None
 
     def pause_ending(self) -> bool:
         """Those whose last token is in flight sit out until it is committed; without a flight, nobody.

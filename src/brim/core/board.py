@@ -69,7 +69,7 @@ class PoolBoard:
 
     @property
     def releases_delayed(self) -> bool:
-        return len(self._in_flight) > 0
+        return self._kv.waits_for_steps and len(self._in_flight) > 0
 
     @property
     def blocks_under_way(self) -> int:

@@ -1,10 +1,25 @@
-"""A step between its `schedule` and its `commit`."""
+"""A step from its decision to its `commit`."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from brim.core.estimators.step_time import StepShape
 from brim.core.plan import StepPlan
 from brim.core.request import RequestState
+
+
+class Intent(NamedTuple):
+    """What a decision makes of the coming step: who entered, and who runs how many tokens.
+
+    All others who decode run one, unless `hold_decodes`. `quiet`: nothing had to be decided.
+    """
+
+    admitted: Sequence[RequestState] = ()
+    to_run: Sequence[tuple[RequestState, int]] = ()
+    hold_decodes: bool = False
+    quiet: bool = False
 
 
 class Flight:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import takewhile
+from typing import Any
 
 from brim.core import events
 from brim.core.appending import Appender
@@ -20,7 +21,7 @@ from brim.core.config import SchedulerConfig
 from brim.core.decide import decide
 from brim.core.decision import Decision, Grant
 from brim.core.errors import InvariantViolated, RequestRefused
-from brim.core.flight import Flight
+from brim.core.flight import Flight, Intent
 from brim.core.kvcache.eviction import eviction
 from brim.core.kvcache.ledger import Ledger
 from brim.core.kvcache.manager import KVCacheManager
@@ -50,26 +51,22 @@ class Scheduler:
         self.batch = Batch(config.block_size, self._time.watch)
         pool = None if self.policy.planning is None else OfflinePool()
         self.queues = Queues(self.policy.ordering, pool)
-        self.kv = KVCacheManager(
-            config.num_blocks,
-            config.block_size,
-            prefix_caching=config.enable_prefix_caching,
-            eviction=eviction(self.policy.evicting, pool),
-            hashing=hashing,
-            ledger=Ledger(config.block_size, self.batch, buffer_steps=self.policy.loan_buffer_steps),
-            observer=pool,
-        )
+        ledger = Ledger(config.block_size, self.batch, buffer_steps=self.policy.loan_buffer_steps)
+        self.kv = self._cache(eviction(self.policy.evicting, pool), hashing, ledger, pool)
         self._states: dict[str, RequestState] = {}
         self._in_flight: deque[Flight] = deque()
         self._appender = Appender()
         self._board = PoolBoard(config, self.batch, self.queues, self.kv, self._in_flight)
         self._released: list[str] = []  # ids the engine has not yet been told to let go
         self._events: list[events.Event] = []
-        self._num_arrivals = 0
-        self._num_steps = 0
+        self._num_arrivals = self._num_steps = 0
         self._fed_tick = -1  # the tick for which the decoding requests have their blocks
         self.allocation_failures = 0  # times that a running request lacked the block for its next token
         self._settled = False  # the last decision was empty, and nothing it rested on has changed
+
+    def _cache(self, *books: Any) -> KVCacheManager:
+        config = self.config
+        return KVCacheManager(config.num_blocks, config.block_size, config.enable_prefix_caching, *books)
 
     def __len__(self) -> int:
         """Requests that are not over."""
@@ -104,7 +101,7 @@ class Scheduler:
 
     def take_events(self) -> list[events.Event]:
         """What has happened since the last call, oldest first."""
-        told, self._events = self._events, []
+        self._events, told = [], self._events
         return told
 
     # ---- one step --------------------------------------------------------------------------------------
@@ -114,6 +111,10 @@ class Scheduler:
 
         Raises InvariantViolated where two steps are in flight already.
         """
+        return self._launch(self._prepare(now_ns), now_ns)
+
+    def _prepare(self, now_ns: int) -> Intent:
+        """Decides on the coming step, and does all of it but running it."""
         if len(self._in_flight) > 1:
             raise InvariantViolated("two steps are in flight: commit the older one before the next schedule")
         self._feed()
@@ -121,16 +122,19 @@ class Scheduler:
             self._settled = False
         self._time.step_begins(now_ns, self.kv.online_blocks)
         quiet = self._is_settled()
-        admitted, chunks, held = self._decide(now_ns)
-        rows = () if held else self.batch.rows()
-        if not rows and not chunks:
+        return self._decide(now_ns)._replace(quiet=quiet)
+
+    def _launch(self, intent: Intent, now_ns: int) -> StepPlan:
+        rows = () if intent.hold_decodes else self.batch.rows()
+        chunks = [Chunk.scheduled(state, num_tokens) for state, num_tokens in intent.to_run]
+        if not (rows or chunks):
             return StepPlan(self._num_steps, ())
         shape = self._time.shape(self.batch, rows, chunks)
-        if not held:  # else no line of progress moves on
+        if not intent.hold_decodes:  # else no line of progress moves on
             self.batch.tick += 1
         released, self._released = tuple(self._released), []
-        plan = StepPlan(self._num_steps, rows, tuple(chunks), tuple(admitted), released)
-        self._in_flight.append(Flight(plan, now_ns, shape, quiet=quiet))
+        plan = StepPlan(self._num_steps, rows, tuple(chunks), tuple(intent.admitted), released)
+        self._in_flight.append(Flight(plan, now_ns, shape, quiet=intent.quiet))
         self._num_steps += 1
         for chunk in chunks:
             if chunk.samples:
@@ -240,20 +244,18 @@ class Scheduler:
         if self.batch.starved:
             self._settled = False
 
-    def _decide(self, now_ns: int) -> tuple[Sequence[RequestState], Sequence[Chunk], bool]:
-        """Who was admitted, what runs besides those that decode, and whether these sit the step out."""
-        admitted: Sequence[RequestState] = ()
-        chunks: Sequence[Chunk] = ()
+    def _decide(self, now_ns: int) -> Intent:
+        intent = Intent()
         while not self._is_settled():
             decision = decide(self.policy, self._board, now_ns)
-            admitted, chunks = self._carry_out(decision, now_ns)
+            intent = self._carry_out(decision, now_ns)
             stopped = decision.preempt or decision.park
-            if chunks or not stopped or self.batch.rows() or self._in_flight:
-                return admitted, chunks, decision.hold_decodes and len(chunks) > 0
+            if intent.to_run or not stopped or self.batch.rows() or self._in_flight:
+                break
             # all had to stop, and some gave way: now others can go on
-        return admitted, chunks, False
+        return intent
 
-    def _carry_out(self, decision: Decision, now_ns: int) -> tuple[list[RequestState], list[Chunk]]:
+    def _carry_out(self, decision: Decision, now_ns: int) -> Intent:
         self.allocation_failures += len(self.batch.starved)
         for view in decision.preempt:
             self._preempt(self._state(view), now_ns)
@@ -268,21 +270,20 @@ class Scheduler:
         for view, grant in decision.grants.items():
             if view not in late:
                 self._grant(self._state(view), grant)
-        to_run = [(self._state(view), n) for view, n in decision.chunk_tokens.items()]
-        chunks = [Chunk.scheduled(state, n) for state, n in to_run if state not in late]
+        chunks = [(self._state(view), n) for view, n in decision.chunk_tokens.items() if view not in late]
         changes = any((decision.preempt, decision.pause, decision.park, decision.grants, wanted, chunks))
         restless = self._counts_time() or (self.policy.preempting.by_progress and len(self.queues))
         if decision.miss is not None:
             self._events += self._time.miss(decision.miss, now_ns, self._num_steps)
         self._settled = not (changes or restless or self.batch.undecided)
-        return admitted, chunks
+        return Intent(admitted, chunks, decision.hold_decodes and len(chunks) > 0)
 
     def _state(self, view: RequestView) -> RequestState:
         return self._states[view.request.request_id]
 
     def _wait(self, state: RequestState, now_ns: int) -> None:
-        self.queues.push(state, self.kv, now_ns)
         self._settled = False
+        self.queues.push(state, self.kv, now_ns)
 
     def _prompt_done(self, state: RequestState, now_ns: int) -> None:
         if self.policy.decoupled and state not in self.kv.ledger:
@@ -339,8 +340,7 @@ class Scheduler:
         self._events.append(events.Preempted(now_ns, self._num_steps, state.request.request_id, lost_tokens))
 
     def _fail(self, flight: Flight, request_id: str, message: str, now_ns: int) -> None:
-        state = self._states.get(request_id)
-        if state is not None and state not in flight.dropped:
+        if (state := self._states.get(request_id)) is not None and state not in flight.dropped:
             flight.dropped.add(state)
             self._end(state, flight.plan.step_id, now_ns, FinishReason.ERROR, message)
 

@@ -516,7 +516,7 @@ def test_where_nothing_runs_and_nothing_can_be_granted_one_of_the_parked_gives_w
     assert promised(board).preempt == [much]  # nor one that has given way again and again
     (x,) = views("x")
     assert promised(replace(board, running=[x, *board.running])).preempt == []
-    assert promised(replace(board, releases_delayed=True)).preempt == []
+    assert promised(replace(board, steps_in_flight=[(0, None)])).preempt == []
     assert promised(FakeBoard(running=[first], parked=[first])).preempt == []
 
 

@@ -11,7 +11,7 @@ TABLES = st.lists(st.sets(st.integers(0, 6)).map(sorted), max_size=6)
 
 
 def test_a_shared_block_counts_until_the_last_lets_go():
-    online = OnlineBlocks(7)
+    online = OnlineBlocks()
     online.hold([0, 1, 2])
     online.hold([2, 3])
     assert len(online) == 4
@@ -23,7 +23,7 @@ def test_a_shared_block_counts_until_the_last_lets_go():
 
 @given(TABLES, st.data())
 def test_any_history_leaves_what_a_recount_finds(tables, data):
-    online, held = OnlineBlocks(7), []
+    online, held = OnlineBlocks(), []
     for table in tables:
         online.hold(table)
         held.append(table)

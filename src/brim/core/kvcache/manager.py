@@ -28,7 +28,7 @@ class NoSteps:
     tick = 0
 
 
-class _Content:
+class Content:
     """Of one request: the hashes of its whole blocks, and how many of its blocks are published."""
 
     __slots__ = ("hashes", "num_published")
@@ -39,25 +39,26 @@ class _Content:
 
 
 class KVCacheManager:
+    waits_for_steps = True  # blocks that are given up stay used until the steps in flight are over
+
     def __init__(
         self,
         num_blocks: int,
         block_size: int,
-        *,
         prefix_caching: bool = True,
         eviction: Eviction | None = None,
         hashing: BlockHashing | None = None,
         ledger: Ledger | None = None,
         observer: CacheObserver | None = None,
     ) -> None:
-        self._eviction = eviction = eviction or LeastRecentlyUsed()
+        self.eviction = eviction = eviction or LeastRecentlyUsed()
         self.block_size = block_size
         self._prefix_caching = prefix_caching
         self._hashing = hashing or TokenHashing()
         self._pool = BlockPool(num_blocks, eviction, observer)
-        self._online = OnlineBlocks(num_blocks) if eviction.by_class else None
+        self._online = OnlineBlocks() if eviction.by_class else None
         self._observer = observer
-        self._contents: dict[str, _Content] = {}
+        self._contents: dict[str, Content] = {}
         self.ledger = Ledger(block_size, NoSteps()) if ledger is None else ledger
 
     @property
@@ -108,7 +109,7 @@ class KVCacheManager:
 
     def wanted_among(self, count: int) -> int:
         """Of so many blocks, taken now, how many would lose a content that somebody waits for."""
-        return self._eviction.wanted_among(count - self._pool.num_free)
+        return self.eviction.wanted_among(count - self._pool.num_free)
 
     def blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
@@ -153,7 +154,7 @@ class KVCacheManager:
         fresh = self.blocks_for(state.num_tokens) - len(hits)
         state.block_ids = hits + self._pool.take(fresh)
         self._count_online(state, state.block_ids)
-        self._contents.setdefault(state.request.request_id, _Content()).num_published = len(hits)
+        self._contents.setdefault(state.request.request_id, Content()).num_published = len(hits)
         return len(hits) * self.block_size
 
     def grow(self, state: RequestState, num_tokens: int) -> bool:
@@ -259,9 +260,13 @@ class KVCacheManager:
                 raise InvariantViolated(f"{state} has a block twice")
             if self.blocks_for(state.num_scheduled_tokens) > len(state.block_ids):
                 raise InvariantViolated(f"{state} writes beyond its {len(state.block_ids)} blocks")
-            writes_from = state.num_computed_tokens // self.block_size
+            writes_from = self._final_tokens(state) // self.block_size
             if any(self._pool.ref_count(block_id) > 1 for block_id in state.block_ids[writes_from:]):
                 raise InvariantViolated(f"{state} writes into a shared block")
+
+    def _final_tokens(self, state: RequestState) -> int:
+        """Whose KV nobody writes any more, so that others may share it."""
+        return state.num_computed_tokens
 
     def _cost(self, view: RequestView, hits: Sequence[int]) -> int:
         # where lending counts on a block to come free with its only holder, to share it costs a block
@@ -274,7 +279,7 @@ class KVCacheManager:
             self._online.hold(block_ids)
 
     def _hashes(self, view: RequestView) -> list[BlockHash]:
-        content = self._contents.setdefault(view.request.request_id, _Content())
+        content = self._contents.setdefault(view.request.request_id, Content())
         if (len(content.hashes) + 1) * self.block_size <= view.num_tokens:
             self._hashing.extend(content.hashes, view, self.block_size)
         return content.hashes

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 
 class OnlineBlocks:
-    def __init__(self, num_blocks: int) -> None:
-        self._holders = [0] * num_blocks
-        self._held = 0
+    def __init__(self) -> None:
+        self._holders: Counter[int] = Counter()
 
     def __len__(self) -> int:
-        return self._held
+        return len(self._holders)
 
     def hold(self, block_ids: Iterable[int]) -> None:
         """An online request holds them as well."""
-        holders = self._holders
-        for block_id in block_ids:
-            self._held += not holders[block_id]
-            holders[block_id] += 1
+        self._holders.update(block_ids)
 
     def release(self, block_ids: Iterable[int]) -> None:
         holders = self._holders
         for block_id in block_ids:
-            holders[block_id] -= 1
-            self._held -= not holders[block_id]
+            if holders[block_id] == 1:
+                del holders[block_id]
+            else:
+                holders[block_id] -= 1

@@ -1,0 +1,231 @@
+"""The scheduler of a host that owns its loop and its blocks: we decide, it runs, we note what it ran.
+
+    order     decides on the coming step: whom the host shall let in, who runs how many tokens
+    ran       takes in what the host really scheduled, be it more, less or something else
+    ended     takes in a step's end: the host has appended the tokens and knows who is over
+
+Between `order` and `ran` the host carries the step out; it is told at once whom to preempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from brim.core import events
+from brim.core.config import SchedulerConfig
+from brim.core.decide import decide
+from brim.core.errors import InvariantViolated
+from brim.core.estimators.step_time import shape_of
+from brim.core.flight import Intent
+from brim.core.kvcache.eviction import Eviction
+from brim.core.kvcache.hosted import Host, HostedCache
+from brim.core.kvcache.ledger import Ledger
+from brim.core.kvcache.prefix_index import BlockHashing, CacheObserver
+from brim.core.plan import Chunk, StepPlan, StepResult
+from brim.core.policy import Policy
+from brim.core.request import Request, RequestState, TaskClass
+from brim.core.scheduler import Scheduler
+
+
+class Orders(NamedTuple):
+    """What the host shall do: let `admit` in, in this order, before anybody else who waits nobody.
+
+    `tokens` says how many those run who don't just run one; 0 sits the step out and keeps its blocks.
+    """
+
+    admit: Sequence[str] = ()
+    tokens: Mapping[str, int] = {}
+
+
+class Foreseen(NamedTuple):
+    """Orders that were not given, all tokens they come to, and how long that step might take."""
+
+    orders: Orders
+    scheduled: Mapping[str, int]
+    step_ns: int | None  # None where the policy does not ask how long steps take
+
+
+class _HostsTokens:
+    """`Appender` where the host appends."""
+
+    def __init__(self) -> None:
+        self.ended: Collection[str] = ()
+
+    def append(self, states: Sequence[RequestState], token_ids: Sequence[int]) -> list[RequestState]:
+        if not self.ended:
+            return []
+        return [state for state in states if state.request.request_id in self.ended]
+
+
+class HostedScheduler(Scheduler):
+    """`Scheduler` whose steps are carried out by a `Host`. Not for `schedule`, `commit` and `skip`."""
+
+    def __init__(self, config: SchedulerConfig, host: Host, policy: Policy | None = None) -> None:
+        self._host = host
+        super().__init__(config, policy)
+        self.kv: HostedCache
+        self._tokens = _HostsTokens()
+        self._appender = self._tokens  # type: ignore[assignment]
+        self._intent = Intent()
+        self._rows: tuple[RequestState, ...] = ()
+        self._row_ids: frozenset[str] = frozenset()
+        self.deviations = 0  # steps in which the host did not do what it was told
+
+    def _cache(self, rule: Eviction, hashing: BlockHashing | None, ledger: Ledger, *_: object) -> HostedCache:
+        return HostedCache(
+            self._host, self.config.block_size, self.config.enable_prefix_caching, rule, ledger
+        )
+
+    @property
+    def observer(self) -> CacheObserver | None:
+        """Whom the host shall tell which prefixes can be found; None where nobody asks."""
+        return self.queues.pool
+
+    def add(self, request: Request, now_ns: int) -> None:
+        super().add(request, now_ns)
+        self._states[request.request_id].token_ids = self._host.token_ids(request.request_id)
+
+    def adopt(self, request: Request, now_ns: int) -> None:
+        """A request that the host was running before we came; no step may be in flight."""
+        HostedScheduler.add(self, request, now_ns)
+        self._entered(self._states[request.request_id], 0, now_ns)
+
+    def order(self, now_ns: int) -> Orders:
+        """Decides on the coming step. Raises InvariantViolated where two steps are in flight already."""
+        self._intent = intent = self._prepare(now_ns)
+        return self._as_orders(intent)
+
+    def foresee(self, now_ns: int) -> Foreseen:
+        """What `order` would say, while the host goes its own way: nothing of it is carried out."""
+        self._feed()
+        self.queues.reorder(now_ns)
+        self._time.step_begins(now_ns, self.kv.online_blocks)
+        decision = decide(self.policy, self._board, now_ns)
+        to_run = [(self._state(view), n) for view, n in decision.chunk_tokens.items()]
+        admitted = [self._state(view) for view in decision.admit]
+        self._settled = False
+        intent = Intent(admitted, to_run, decision.hold_decodes and len(to_run) > 0)
+        stopped = {*decision.preempt, *decision.pause, *decision.park}
+        rows = () if intent.hold_decodes else [s for s in self.batch.rows() if s not in stopped]
+        scheduled = {state.request.request_id: n for state, n in [*((s, 1) for s in rows), *to_run]}
+        return Foreseen(self._as_orders(intent), scheduled, self._predicted_ns(rows, to_run))
+
+    def offline_tokens(self, scheduled: Mapping[str, int]) -> int:
+        """Of what runs or would run, the tokens of offline requests."""
+        of = self._states
+        return sum([n for i, n in scheduled.items() if of[i].request.task_class is TaskClass.OFFLINE])
+
+    def newest_step_ns(self) -> int | None:
+        """What the newest step in flight is predicted to take; None where nobody asks how long steps take."""
+        shape = self._in_flight[-1].shape if self._in_flight else None
+        timing = self.policy.timing
+        return None if timing is None or shape is None else timing.steps.nanoseconds(shape)
+
+    def _predicted_ns(
+        self, rows: Sequence[RequestState], to_run: Sequence[tuple[RequestState, int]]
+    ) -> int | None:
+        if self.policy.timing is None:
+            return None
+        chunks = [Chunk(state, state.num_scheduled_tokens, n, False) for state, n in to_run]
+        context = sum([state.num_scheduled_tokens + 1 for state in rows])
+        return self.policy.timing.steps.nanoseconds(shape_of(chunks, len(rows), context))
+
+    def _as_orders(self, intent: Intent) -> Orders:
+        tokens = {state.request.request_id: 0 for state in self._idle(intent)}
+        tokens.update((state.request.request_id, num_tokens) for state, num_tokens in intent.to_run)
+        return Orders([state.request.request_id for state in intent.admitted], tokens)
+
+    def _idle(self, intent: Intent) -> list[RequestState]:
+        idle = [*self.batch.catching_up, *self.queues.parked]
+        return [*idle, *self.batch.rows()] if intent.hold_decodes else idle
+
+    def ran(self, scheduled: Mapping[str, int], preempted: Collection[str], now_ns: int) -> StepPlan:
+        """What the host scheduled, request by request, and whom it preempted of its own accord.
+
+        Returns the step, falsy when nothing runs; it is to be ended where it is not. Raises
+        InvariantViolated where the host runs a request that we don't know.
+        """
+        intent, self._intent = self._intent, Intent()
+        self.kv.stepped()
+        if preempted or not self._as_told(intent, scheduled):
+            self.deviations += 1
+            intent = self._follow(intent, scheduled, preempted, now_ns)
+        for (
+            state
+        ) in intent.admitted:  # prefixes that others compute in this very step may be hits for the host
+            start = self._host.num_computed_tokens(state.request.request_id)
+            state.admit(start - scheduled[state.request.request_id])
+        run = [(state, scheduled[state.request.request_id]) for state, _ in intent.to_run]
+        return self._launch(intent._replace(to_run=run), now_ns)
+
+    def _as_told(self, intent: Intent, scheduled: Mapping[str, int]) -> bool:
+        """Whether those run that should; a chunk may be shorter."""
+        rows = () if intent.hold_decodes else self.batch.rows()
+        if rows is not self._rows:
+            self._rows = rows
+            self._row_ids = frozenset([state.request.request_id for state in rows])
+        if len(scheduled) != len(rows) + len(intent.to_run) or not scheduled.keys() >= self._row_ids:
+            return False
+        chunks = [scheduled.get(state.request.request_id, 0) for state, _ in intent.to_run]
+        return all(chunks) and sum(scheduled.values()) == len(rows) + sum(chunks)
+
+    def _follow(
+        self, intent: Intent, scheduled: Mapping[str, int], preempted: Collection[str], now_ns: int
+    ) -> Intent:
+        """Brings our books to what the host did, and returns that."""
+        left_out = [state for state in intent.admitted if state.request.request_id not in scheduled]
+        for state in [*left_out, *(self._states[i] for i in preempted if i in self._states)]:
+            if state in self.batch:
+                self._preempt(state, now_ns)
+        entered = [state for state in intent.admitted if state not in left_out]
+        for request_id in scheduled:
+            state = self._known(request_id)
+            if state not in self.batch:
+                self._entered(state, scheduled[request_id], now_ns)
+                entered.append(state)
+            elif state in self.queues.parked:
+                self.queues.parked.remove(state)
+                self.batch.unpark(state)
+            self.kv.catch_up(state)
+            if state in self.batch.catching_up and state.num_scheduled_tokens >= state.num_tokens:
+                self.batch.start_decoding(state)  # from a token that is still in flight
+        for state in self.batch.rows():
+            if intent.hold_decodes or scheduled.get(state.request.request_id) != 1:
+                self.batch.pause(state)
+        rows = set(self.batch.rows())
+        running = [(self._states[i], n) for i, n in scheduled.items()]
+        self._settled = False
+        return Intent(entered, [(state, n) for state, n in running if state not in rows])
+
+    def _known(self, request_id: str) -> RequestState:
+        if request_id not in self._states:
+            raise InvariantViolated(f"the host runs {request_id!r}, of which it did not tell")
+        return self._states[request_id]
+
+    def _entered(self, state: RequestState, num_scheduled: int, now_ns: int) -> None:
+        """The host let a waiting request in of its own accord, and ran so many tokens of it at once."""
+        self.queues.remove(state)
+        self.kv.take_over(state)
+        request_id, resumed = state.request.request_id, state.num_preemptions > 0
+        start = self._host.num_computed_tokens(request_id) - num_scheduled
+        state.admit(start)
+        self.batch.add(state)
+        self._time.admitted(state, start)
+        self._events.append(events.Admitted(now_ns, self._num_steps, request_id, start, resumed))
+
+    def drawing(self) -> list[RequestState]:
+        """Who draws a token in the oldest step in flight, and is still here to take it."""
+        flight = self._in_flight[0]
+        return [state for state in flight.plan.sampling() if state not in flight.dropped]
+
+    def ended(self, plan: StepPlan, over: Collection[str], now_ns: int) -> list[events.Event]:
+        """The oldest step in flight is over, and so are these requests; returns all events since then.
+
+        Raises InvariantViolated where `plan` is not that step.
+        """
+        self._tokens.ended = over
+        told = self.commit(plan, StepResult([0] * len(plan.sampling())), now_ns)
+        for request_id in over:
+            super().abort(request_id, now_ns)  # whoever ended without a token
+        return told

@@ -1,0 +1,77 @@
+"""vLLM's free-block queue in the order of one of Brim's rules of eviction."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from brim.core.kvcache.eviction import Block, Eviction
+from brim.plugins.vllm.compat import content_of
+
+
+class FreeBlocks:
+    """vLLM's free-block queue, in the order of one of Brim's rules of eviction.
+
+    Blocks without content go first, and with them the second copy of a content, and what was cached
+    before the rule came.
+    """
+
+    def __init__(self, eviction: Eviction, known: Collection[bytes], blocks: Iterable[Any]) -> None:
+        """`known` are the contents that the rule knows of at any time."""
+        self.online: set[int] = set()  # blocks whose content an online request used
+        self._eviction = eviction
+        self._known = known
+        self._plain: OrderedDict[int, Any] = OrderedDict((block.block_id, block) for block in blocks)
+        self._ranked: dict[int, tuple[Block, Any]] = {}
+        self._contents: set[Any] = set()
+
+    @property
+    def num_free_blocks(self) -> int:
+        return len(self._plain) + len(self._ranked)
+
+    def wanted_among(self, count: int) -> int:
+        """Of the next so many to go, how many have a content that somebody waits for."""
+        return self._eviction.wanted_among(count - len(self._plain))
+
+    def popleft(self) -> Any:
+        if self._plain:
+            block = self._plain.popitem(last=False)[1]
+        else:
+            ranked = self._eviction.pop()
+            block = self._ranked.pop(ranked.block_id)[1]
+            self._contents.remove(ranked.block_hash)
+        self.online.discard(block.block_id)
+        return block
+
+    def popleft_n(self, n: int) -> list[Any]:
+        return [self.popleft() for _ in range(n)]
+
+    def remove(self, block: Any) -> None:
+        if self._plain.pop(block.block_id, None) is None:
+            ranked = self._ranked.pop(block.block_id)[0]
+            self._contents.remove(ranked.block_hash)
+            self._eviction.discard(ranked)
+
+    def append(self, block: Any) -> None:
+        content = None if block.block_hash is None else content_of(block.block_hash)
+        if content not in self._known or content in self._contents:
+            self._plain[block.block_id] = block
+            return
+        ranked = Block(block.block_id)
+        ranked.block_hash, ranked.online = content, block.block_id in self.online
+        self._ranked[block.block_id] = ranked, block
+        self._contents.add(content)
+        self._eviction.add(ranked)
+
+    def append_n(self, blocks: Iterable[Any]) -> None:
+        for block in blocks:
+            self.append(block)
+
+    def prepend_n(self, blocks: Sequence[Any]) -> None:
+        for block in reversed(blocks):
+            self._plain[block.block_id] = block
+            self._plain.move_to_end(block.block_id, last=False)
+
+    def get_all_free_blocks(self) -> list[Any]:
+        return [*self._plain.values(), *(block for _, block in self._ranked.values())]

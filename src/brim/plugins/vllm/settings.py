@@ -1,0 +1,90 @@
+"""What `--additional-config '{"brim": {...}}'` may say to the scheduler; its `server` is in `options`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any
+
+from brim.core.config import SchedulerConfig
+from brim.core.errors import ConfigError
+from brim.core.policies.named import refuse_unknown
+from brim.core.request import SLO
+
+MODES = ("active", "shadow", "stock")
+HOSTS = (  # limits that vLLM's own configuration gives
+    "num_blocks",
+    "block_size",
+    "max_model_len",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "max_prefill_chunk_tokens",
+    "enable_prefix_caching",
+    "policy",
+)
+RULES = tuple(f.name for f in fields(SchedulerConfig) if f.name not in HOSTS)
+TARGETS = ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms")
+UNTOLD_POLICY = "echo"  # arrival order for whoever says nothing of itself
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`policy` None: nothing of vLLM's behaviour changes before the first request with a class or a target.
+
+    `slo` holds for online requests that bring no target of their own. `strict`: what would let Brim step
+    back to vLLM's own behaviour is an error instead. `rules` are values of `SchedulerConfig`.
+    """
+
+    policy: str | None = None
+    mode: str = "active"
+    slo: SLO = field(default_factory=SLO)
+    profile: str | None = None
+    decision_log: str | None = None
+    strict: bool = False
+    rules: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, additional_config: object) -> Settings:
+        """Raises ConfigError where `brim` says something unknown."""
+        told = additional_config.get("brim", {}) if isinstance(additional_config, Mapping) else {}
+        if not isinstance(told, Mapping):
+            raise ConfigError(f'additional_config["brim"] must be an object, not {told!r}')
+        own = {name: told[name] for name in ("mode", "profile", "decision_log", "strict") if name in told}
+        rules = {name: told[name] for name in RULES if name in told}
+        policy = told.get("policy")
+        if policy == "stock":
+            policy, own["mode"] = None, "stock"
+        _refuse_unknown(set(told) - set(own) - set(rules) - set(TARGETS) - {"policy", "server"})
+        if policy is not None:
+            refuse_unknown(policy)
+        if own.get("mode", "active") not in MODES:
+            raise ConfigError(f"mode must be one of {', '.join(MODES)}, not {own['mode']!r}")
+        return cls(policy, slo=slo_of(told), rules=rules, **own)
+
+    @property
+    def waits(self) -> bool:
+        """Whether nothing is done before a request says something of itself."""
+        return self.policy is None and self.slo == SLO() and self.mode == "active"
+
+
+def slo_of(told: Mapping[str, Any]) -> SLO:
+    """Targets in milliseconds. Raises ConfigError where one is not a number above 0."""
+    found = {}
+    for name in TARGETS:
+        value = told.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise ConfigError(f"{name} must be a number of milliseconds above 0, not {value!r}")
+        found[name.removesuffix("_ms") + "_ns"] = round(value * 1e6)
+    return SLO(**found)
+
+
+def _refuse_unknown(names: set[str]) -> None:
+    known = ["policy", "server", "mode", "profile", "decision_log", "strict", *TARGETS, *RULES]
+    for name in sorted(names):
+        close = get_close_matches(name, known, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        host = "that is vLLM's own: give it to vllm serve" if name in HOSTS else f"known: {', '.join(known)}"
+        raise ConfigError(f'additional_config["brim"] does not know {name!r}: {hint}{host}')

@@ -1,0 +1,217 @@
+"""vLLM's real scheduler and KV cache manager, without an engine around them.
+
+The driver does what `EngineCore` does: schedule, execute, update, one step at a time or (`steps_in_flight=2`)
+one step ahead, as with asynchronous scheduling. After every step it looks for what must never be.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from vllm.config import CacheConfig, ModelConfig, ParallelConfig, SchedulerConfig, VllmConfig
+from vllm.sampling_params import SamplingParams
+from vllm.utils.hashing import sha256
+from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.request import Request, RequestStatus
+from vllm.v1.structured_output import StructuredOutputManager
+
+from tests.plugins.vllm import classes, models
+from tests.plugins.vllm.worker import Worker
+
+PATIENCE_STEPS = 100  # without any token, before the requests count as stuck
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the scheduler may use; `steps_in_flight` is 2 for asynchronous scheduling."""
+
+    num_blocks: int = 64
+    block_size: int = 16
+    max_num_seqs: int = 8
+    max_num_batched_tokens: int = 128
+    max_model_len: int = 512
+    prefix_caching: bool = True
+    policy: str = "fcfs"
+    steps_in_flight: int = 1
+    additional_config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def longest(self) -> int:
+        """Tokens that one request may have, with all blocks but vLLM's null block to itself."""
+        return min(self.max_model_len, (self.num_blocks - 1) * self.block_size)
+
+
+def make_scheduler(cls: Any, limits: Limits) -> Any:
+    """A scheduler of that class for one full-attention layer, with nothing behind it."""
+    cache = CacheConfig(block_size=limits.block_size, enable_prefix_caching=limits.prefix_caching)
+    with classes.async_on_cpu():
+        config = VllmConfig(
+            model_config=ModelConfig(
+                model=str(models.ensure()),
+                dtype="float32",
+                max_model_len=limits.max_model_len,
+                skip_tokenizer_init=True,
+            ),
+            scheduler_config=SchedulerConfig(
+                max_num_seqs=limits.max_num_seqs,
+                max_num_batched_tokens=limits.max_num_batched_tokens,
+                max_model_len=limits.max_model_len,
+                is_encoder_decoder=False,
+                enable_chunked_prefill=True,
+                async_scheduling=limits.steps_in_flight > 1,
+                policy=limits.policy,
+            ),
+            cache_config=cache,
+            parallel_config=ParallelConfig(),
+            additional_config=limits.additional_config,
+        )
+    cache.num_gpu_blocks = limits.num_blocks
+    register_all_kvcache_specs(config)
+    init_none_hash(sha256)
+    layer = FullAttentionSpec(block_size=limits.block_size, num_kv_heads=1, head_size=1, dtype=torch.float32)
+    return cls(
+        vllm_config=config,
+        kv_cache_config=KVCacheConfig(
+            num_blocks=limits.num_blocks,
+            kv_cache_tensors=[],
+            kv_cache_groups=[KVCacheGroupSpec(["layer"], layer)],
+        ),
+        block_size=limits.block_size,
+        log_stats=False,
+        structured_output_manager=StructuredOutputManager(config),
+    )
+
+
+class Driver:
+    """A scheduler, a worker without a model, and what came out so far."""
+
+    def __init__(self, cls: Any, limits: Limits) -> None:
+        self.limits = limits
+        self.scheduler = make_scheduler(cls, limits)
+        self.worker = Worker(limits.block_size)
+        self.asked: dict[str, Request] = {}
+        self.tokens: dict[str, list[int]] = {}
+        self.finish_reasons: dict[str, str] = {}  # of requests that ended by themselves
+        self.aborted: set[str] = set()
+        self.steps = self.idle_steps = 0
+        self._hasher = get_request_block_hasher(limits.block_size, sha256)
+        self._in_flight: deque[tuple[Any, Any]] = deque()
+
+    def add(
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        max_tokens: int,
+        *,
+        priority: int = 0,
+        **extra_args: Any,
+    ) -> None:
+        """A greedy request for exactly `max_tokens` tokens; `extra_args` are Brim's facts."""
+        request = Request(
+            request_id=request_id,
+            prompt_token_ids=prompt_token_ids,
+            sampling_params=SamplingParams(
+                temperature=0.0, max_tokens=max_tokens, ignore_eos=True, extra_args=extra_args or None
+            ),
+            pooling_params=None,
+            priority=priority,
+            block_hasher=self._hasher if self.limits.prefix_caching else None,
+        )
+        self.asked[request_id], self.tokens[request_id] = request, []
+        self.scheduler.add_request(request)
+
+    def abort(self, request_id: str) -> None:
+        self.scheduler.finish_requests(request_id, RequestStatus.FINISHED_ABORTED)
+        self.aborted.add(request_id)
+
+    def step(self) -> None:
+        """One turn of `EngineCore`: a batch is scheduled, and the oldest one in flight is taken in.
+
+        Raises `AssertionError` when the scheduler did what must never be.
+        """
+        executed = False
+        if self.scheduler.has_requests():
+            scheduled = self.scheduler.schedule()
+            self.steps += 1
+            self._look_at(scheduled)
+            self._in_flight.append((scheduled, self.worker.execute(scheduled)))
+            executed = scheduled.total_num_scheduled_tokens > 0
+            full = len(self._in_flight) == self.limits.steps_in_flight
+            if not full and (executed or self.scheduler.has_requests()):
+                return
+        if self._in_flight:
+            self._take_in(self.scheduler.update_from_output(*self._in_flight.popleft()))
+
+    def drain(self) -> None:
+        """Steps until nothing is left, and looks whether everything was given back."""
+        while self.scheduler.has_requests() or self._in_flight:
+            self.step()
+        check(self.scheduler)
+        check_empty(self.scheduler)
+
+    @property
+    def preemptions(self) -> int:
+        return sum(request.num_preemptions for request in self.asked.values())
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Ids of requests that neither ended nor were aborted."""
+        return [name for name in self.asked if name not in self.finish_reasons and name not in self.aborted]
+
+    def _look_at(self, scheduled: Any) -> None:
+        counts = scheduled.num_scheduled_tokens
+        assert len(counts) <= self.limits.max_num_seqs
+        assert scheduled.total_num_scheduled_tokens == sum(counts.values())
+        assert scheduled.total_num_scheduled_tokens <= self.limits.max_num_batched_tokens
+        assert all(count > 0 for count in counts.values())
+        waits = self.scheduler.has_unfinished_requests() and not self._in_flight
+        self.idle_steps = self.idle_steps + 1 if waits and not counts else 0
+        assert self.idle_steps < PATIENCE_STEPS, f"stuck: {sorted(self.scheduler.requests)}"
+
+    def _take_in(self, outputs: Any) -> None:
+        for answers in outputs.values():
+            for answer in answers.outputs:
+                assert answer.request_id not in self.finish_reasons, f"{answer.request_id} had ended"
+                self.tokens[answer.request_id].extend(answer.new_token_ids)
+                if answer.finish_reason is not None:
+                    self.finish_reasons[answer.request_id] = str(answer.finish_reason)
+        check(self.scheduler)
+
+
+def check(scheduler: Any) -> None:
+    """Every block is free or held by as many as say they hold it; every request is in one place.
+
+    Raises `AssertionError` otherwise. A class with a `brim_check()` is asked for its own opinion, too.
+    """
+    pool = scheduler.kv_cache_manager.block_pool
+    tables = [
+        manager.req_to_blocks for manager in scheduler.kv_cache_manager.coordinator.single_type_managers
+    ]
+    holders = Counter(block.block_id for table in tables for row in table.values() for block in row)
+    holders += Counter(block.block_id for _, blocks in scheduler.deferred_frees for block in blocks)
+    null = pool.null_block.block_id
+    counted = Counter({b.block_id: b.ref_cnt for b in pool.blocks if b.ref_cnt and b.block_id != null})
+    assert counted == holders, f"blocks held and counted differ: {counted - holders} {holders - counted}"
+    assert pool.get_num_free_blocks() == pool.num_gpu_blocks - 1 - len(holders), "free blocks are missing"
+    places = Counter(
+        request.request_id
+        for queue in (scheduler.running, scheduler.waiting, scheduler.kv_holding_waiting)
+        for request in queue
+    )
+    assert set(places.values()) <= {1}, "a request stands in two queues"
+    unfinished = {name for name, request in scheduler.requests.items() if not request.is_finished()}
+    assert places.keys() == unfinished, f"in no queue: {unfinished - places.keys()}"
+    if hasattr(scheduler, "brim_check"):
+        scheduler.brim_check()
+
+
+def check_empty(scheduler: Any) -> None:
+    """Nothing is left behind: no request, no block."""
+    pool = scheduler.kv_cache_manager.block_pool
+    assert not scheduler.requests, "requests are left"
+    assert pool.get_num_free_blocks() == pool.num_gpu_blocks - 1, "blocks are left"

@@ -1,0 +1,81 @@
+"""Random traffic for the driver, and what has to be true of all of it."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from tests.plugins.vllm.driver import Driver, check
+from tests.plugins.vllm.worker import VOCAB, answer
+
+FACTS: list[dict[str, Any]] = [
+    {},
+    {"task_class": "online"},
+    {"task_class": "online", "ttft_ms": 500, "itl_ms": 50, "tenant": "a"},
+    {"task_class": "online", "ttft_ms": 0.5, "tpot_ms": 0.1},
+    {"task_class": "offline"},
+    {"task_class": "offline", "batch_id": "b1", "tenant": "b"},
+    {"task_class": "offline", "batch_id": "b2", "deadline_ms": 50},
+]
+
+
+class Traffic:
+    """Arrivals that share documents, aborts, now and then a reset of the prefix cache: all by one seed."""
+
+    def __init__(
+        self, driver: Driver, seed: int, waiting: int = 16, facts: list[dict[str, Any]] = FACTS
+    ) -> None:
+        self.driver = driver
+        self.waiting = waiting
+        self.facts = facts
+        self._random = random.Random(seed)
+        longest = driver.limits.longest
+        self._documents = [self._tokens(longest // 3) for _ in range(3)]
+
+    def run(self, steps: int) -> None:
+        """So many steps, then all that is left; nothing new arrives meanwhile."""
+        for _ in range(steps):
+            self._happen()
+            self.driver.step()
+        self.driver.drain()
+
+    def _happen(self) -> None:
+        chance, unfinished = self._random.random(), self.driver.unfinished
+        if chance < 0.2 and len(unfinished) < self.waiting:
+            self._arrive()
+        elif chance < 0.22 and unfinished:
+            self.driver.abort(self._random.choice(unfinished))
+            check(self.driver.scheduler)
+        elif chance < 0.222:
+            self.driver.scheduler.reset_prefix_cache(reset_running_requests=True)
+
+    def _arrive(self) -> None:
+        document = self._random.choice(self._documents)
+        prompt = document[: self._random.randint(0, len(document))] + self._tokens(
+            self._random.randint(1, 60)
+        )
+        room = self.driver.limits.longest - len(prompt)
+        self.driver.add(
+            f"r{len(self.driver.asked)}",
+            prompt,
+            self._random.randint(1, min(room, 80)),
+            priority=self._random.choice([0, 0, -1, 1]),
+            **self._random.choice(self.facts),
+        )
+
+    def _tokens(self, count: int) -> list[int]:
+        return [self._random.randrange(VOCAB) for _ in range(count)]
+
+
+def check_answers(driver: Driver) -> None:
+    """Who was not aborted has all its tokens; who was, the first of them, and no others.
+
+    Raises `AssertionError` otherwise.
+    """
+    assert not driver.unfinished
+    for request_id, request in driver.asked.items():
+        tokens = driver.tokens[request_id]
+        expected = answer(request.prompt_token_ids, request.max_tokens)
+        assert tokens == expected[: len(tokens)]
+        assert len(tokens) == len(expected) or request_id in driver.aborted
+        assert driver.finish_reasons.get(request_id, "length") == "length"

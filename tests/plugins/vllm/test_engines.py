@@ -1,0 +1,78 @@
+"""Inside real engines Brim changes when work is done, and not one token of what comes out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from tests.plugins.vllm import classes
+from tests.plugins.vllm.histories import FACTS
+from tests.plugins.vllm.hosts import Ask, Host, Server, engine, generate, scheduler_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default"), pytest.mark.timeout(900)]
+
+SCARCE = Host(num_blocks=18)  # of 32 tokens each: about five of the requests below
+MODES = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+SHARED = 96  # tokens; three blocks
+
+
+def asks(facts: Sequence[dict[str, Any]]) -> list[Ask]:
+    """More than fits at once, every second one with the same beginning."""
+    rng = random.Random(0)
+
+    def tokens(count: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(5, 400) for _ in range(count))
+
+    document = tokens(SHARED)
+    return [
+        Ask(
+            document * (index % 2) + tokens(rng.randint(5, 60)),
+            rng.randint(20, 120),
+            facts[index % len(facts)],
+        )
+        for index in range(24)
+    ]
+
+
+@pytest.fixture(scope="module")
+def stock_answers() -> list[list[int]]:
+    """What vLLM says with room for all."""
+    with engine(Host(num_blocks=200)) as llm:
+        return generate(llm, asks([{}]))
+
+
+@pytest.mark.parametrize("facts", [[{}], FACTS], ids=["plain", "classes"])
+@MODES
+def test_an_engine_in_this_process(stock_answers: list[list[int]], asynchronous: bool, facts: Any) -> None:
+    host = replace(SCARCE, scheduler=classes.BRIM, asynchronous=asynchronous)
+    with engine(host) as llm:
+        scheduler = scheduler_of(llm)
+        assert isinstance(scheduler, classes.find(classes.BRIM))
+        assert scheduler.scheduler_config.async_scheduling == asynchronous
+        with patch.object(scheduler, "_preempt_request", wraps=scheduler._preempt_request) as preempt:
+            assert generate(llm, asks(facts)) == stock_answers
+        assert facts != [{}] or preempt.called
+        manager = scheduler.kv_cache_manager
+        assert manager.block_pool.get_num_free_blocks() == SCARCE.num_blocks - 1
+        manager.reset_prefix_cache()
+        first, second = asks([{}])[1], asks([{}])[3]
+        generate(llm, [first])
+        again = llm.generate([{"prompt_token_ids": list(second.prompt_token_ids)}], use_tqdm=False)
+        assert again[0].num_cached_tokens == SHARED
+
+
+@pytest.mark.parametrize("flags", [(), ("--data-parallel-size", "2")], ids=["one engine", "data parallel"])
+@MODES
+def test_a_server(
+    stock_answers: list[list[int]], tmp_path: Path, asynchronous: bool, flags: tuple[str, ...]
+) -> None:
+    host = replace(SCARCE, scheduler=classes.BRIM, asynchronous=asynchronous)
+    with Server(host, tmp_path, *flags) as server:
+        assert server.generate(asks([{}])) == stock_answers
+        assert server.generate(asks(FACTS)) == stock_answers

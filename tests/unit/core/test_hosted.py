@@ -1,0 +1,151 @@
+"""A host's scheduler: what the host does is what the books say, whatever it does."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from brim.core.errors import InvariantViolated
+from brim.core.hosted import Orders
+from brim.core.policies.named import NAMED, named
+from brim.core.request import SLO, Request, TaskClass
+from tests.helpers import MS, OFFLINE, ONLINE, Host, config, request
+from tests.hosted import FakeHost
+
+TARGETS = [SLO(), SLO(ttft_ns=40 * MS, tpot_ns=5 * MS), SLO(ttft_ns=1, itl_ns=1)]
+
+
+@st.composite
+def traffic(draw: st.DrawFn) -> list[tuple[int, Request]]:
+    """Requests with the step before which they come; prompts share beginnings."""
+    count = draw(st.integers(1, 12))
+    made = []
+    for number in range(count):
+        shared = [5] * draw(st.sampled_from([0, 4, 8, 9]))
+        own = [100 * number + i for i in range(draw(st.integers(1, 6)))]
+        task_class = draw(st.sampled_from([ONLINE, OFFLINE]))
+        made.append(
+            (
+                draw(st.integers(0, 12)),
+                request(
+                    f"r{number}",
+                    [*shared, *own],
+                    draw(st.integers(1, 9)),
+                    task_class=task_class,
+                    slo=draw(st.sampled_from(TARGETS)) if task_class is TaskClass.ONLINE else SLO(),
+                ),
+            )
+        )
+    return sorted(made, key=lambda entry: entry[0])
+
+
+def play(
+    host: FakeHost, arrivals: list[tuple[int, Request]], aborted: int = -1, *, watched: bool = False
+) -> None:
+    for step in range(14):
+        host.add(*(asked for at, asked in arrivals if at == step))
+        if step == aborted:
+            host.abort("r0")
+        (host.watched_step if watched else host.step)()
+    host.run()
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("policy", sorted(NAMED))
+@settings(max_examples=15, deadline=None)
+@given(arrivals=traffic(), aborted=st.integers(-1, 12), caching=st.booleans())
+def test_an_obedient_host_does_exactly_as_told(
+    policy: str, depth: int, arrivals: list[tuple[int, Request]], aborted: int, caching: bool
+) -> None:
+    settings_ = config(policy=policy, num_blocks=12, enable_prefix_caching=caching, max_num_batched_tokens=16)
+    host = FakeHost(settings_, depth=depth)
+    play(host, arrivals, aborted)
+    assert host.scheduler.deviations == 0
+    wanted = {asked.request_id: asked.sampling.max_tokens for _, asked in arrivals}
+    del wanted["r0"]
+    assert {name: count for name, count in host.ended.items() if name != "r0"} == wanted
+    assert host.free_blocks == host.num_blocks
+    assert not len(host.scheduler)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("policy", ["vllm", "priority", "echo", "brim", "econoserve"])
+@settings(max_examples=25, deadline=None)
+@given(arrivals=traffic(), seed=st.integers(0, 2**32), watched=st.booleans())
+def test_whatever_a_host_does_the_books_are_true(
+    policy: str, depth: int, arrivals: list[tuple[int, Request]], seed: int, watched: bool
+) -> None:
+    settings_ = config(policy=policy, num_blocks=9, max_num_batched_tokens=16)
+    host = FakeHost(settings_, depth=depth, moods=Random(seed))
+    play(host, arrivals, watched=watched)
+    assert host.ended == {asked.request_id: asked.sampling.max_tokens for _, asked in arrivals}
+    assert host.free_blocks == host.num_blocks
+
+
+@pytest.mark.parametrize("policy", ["vllm", "sarathi", "econoserve-d"])
+@settings(max_examples=40, deadline=None)
+@given(arrivals=traffic())
+def test_both_appliers_carry_out_the_same_decisions(policy: str, arrivals: list[tuple[int, Request]]) -> None:
+    """Where nothing is shared and nobody waits for blocks in flight, who owns the blocks makes no difference."""
+    settings_ = config(policy=policy, num_blocks=12, enable_prefix_caching=False, max_num_batched_tokens=16)
+    hosted, own = FakeHost(settings_), Host(settings_)
+    steps = []
+    for step in range(60):
+        coming = [asked for at, asked in arrivals if at == step]
+        hosted.add(*coming)
+        own.add(*coming)
+        own.step()
+        steps.append((hosted.step(), {name: tokens for name, _, tokens in own.rows[-1]}))
+    assert all(ran == planned for ran, planned in steps)
+
+
+def test_requests_that_ran_before_are_adopted() -> None:
+    settings_ = config(policy="brim", num_blocks=12)
+    before = FakeHost(settings_)
+    before.add(request("a", 6, 5), request("b", 9, 4, task_class=OFFLINE), request("c", 4, 3))
+    before.step()
+    before.step()
+    after = FakeHost(settings_)
+    after.requests, after.running, after.waiting = before.requests, before.running, before.waiting
+    after.pool = before.pool
+    after.pool.observer = after.scheduler.observer
+    for name, hosted in after.requests.items():
+        (after.scheduler.adopt if name in after.running else after.scheduler.add)(hosted.asked, after.now_ns)
+    after.scheduler.check()
+    after.run()
+    assert after.ended == {"a": 5, "b": 4, "c": 3}
+    assert after.scheduler.deviations == 0
+
+
+def test_what_others_compute_in_the_same_step_may_be_a_hit() -> None:
+    host = FakeHost(config(policy="vllm", num_blocks=12))
+    host.add(request("a", [1] * 9, 2), request("b", [1] * 9, 2))
+    assert host.step() == {"a": 9, "b": 1}
+    assert host.scheduler.deviations == 0
+
+
+def test_what_is_foreseen_is_not_done() -> None:
+    host = FakeHost(config(policy="brim", num_blocks=12))
+    host.add(request("a", 6, 5))
+    foreseen = host.scheduler.foresee(0)
+    assert foreseen.orders == Orders(["a"], {"a": 6})
+    assert foreseen.scheduled == {"a": 6}
+    assert foreseen.step_ns is not None
+    assert host.scheduler.offline_tokens(foreseen.scheduled) == 0
+    assert host.free_blocks == 12
+    host.run()
+
+
+def test_a_host_that_runs_a_stranger_is_told() -> None:
+    host = FakeHost(config(policy="vllm", num_blocks=12))
+    host.scheduler.order(0)
+    with pytest.raises(InvariantViolated, match="'x', of which it did not tell"):
+        host.scheduler.ran({"x": 1}, (), 0)
+
+
+def test_a_policy_object_may_be_given() -> None:
+    settings_ = config(policy="vllm", num_blocks=12)
+    assert FakeHost(settings_, named(config(policy="echo", num_blocks=12))).scheduler.policy.name == "echo"
