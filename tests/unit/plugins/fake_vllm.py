@@ -27,15 +27,19 @@ class FakeCore:
     def __init__(self) -> None:
         self.mode = "active"
         self.fails = False
+        self.refuses = ""
 
     async def _call_utility_async(self, method: str, *args: str, engine: bytes) -> dict[str, Any]:
         if self.fails:
             raise RuntimeError("no answer")
         if method == "brim_figures":
             return {'requests_arrived_total{class="offline"}': 3.0, "step_time_bias": 0.5 + int(engine)}
+        status = {"scheduler": "AScheduler", "mode": self.mode}
+        if method == "brim_switch" and self.refuses:
+            return status | {"refused": self.refuses}
         if method == "brim_switch" and self.mode:
-            self.mode = args[0]
-        return {"scheduler": "AScheduler", "mode": self.mode}
+            self.mode = status["mode"] = args[0]
+        return status
 
 
 class FakeEngine:

@@ -157,7 +157,10 @@ def test_the_switch_and_what_it_tells() -> None:
     assert told["mode"] == "stock"
     assert told["figures"]["step_time_bias"] == 1.5
     assert host.post("/brim/mode", {"mode": "off"}).status_code == 400
-    host.engine.engine_core.mode = ""
+    host.engine.engine_core.refuses = "not on this version"
+    answer = host.post("/brim/mode", {"mode": "active"})
+    assert (answer.status_code, answer.json()["error"]["message"]) == (409, "not on this version")
+    host.engine.engine_core.refuses = host.engine.engine_core.mode = ""
     answer = host.post("/brim/mode", {"mode": "stock"})
     assert answer.status_code == 409
     assert "--scheduler-cls" in answer.json()["error"]["message"]

@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from brim.core.errors import EngineDead
+from brim.core.errors import ConfigError, EngineDead
 from brim.plugins.vllm.engine import Engines, install
 from tests.unit.plugins.fake_vllm import FakeEngine
 
@@ -17,8 +17,11 @@ from tests.unit.plugins.fake_vllm import FakeEngine
 class Scheduler:
     brim_mode = "active"
 
-    def brim_switch(self, mode: str) -> None:
+    def brim_switch(self, mode: str) -> str:
+        if mode == "shadow":
+            raise ConfigError("no shadow here")
         self.brim_mode = mode
+        return mode
 
     def brim_figures(self) -> dict[str, float]:
         return {"free_blocks": 3.0}
@@ -46,6 +49,11 @@ def test_a_core_answers_for_its_scheduler(installed: type[EngineCore]) -> None:
     assert core.brim_status() == {"scheduler": "Scheduler", "mode": "active"}
     assert core.brim_switch("stock") == {"scheduler": "Scheduler", "mode": "stock"}
     assert core.scheduler.brim_mode == "stock"
+    assert core.brim_switch("shadow") == {
+        "scheduler": "Scheduler",
+        "mode": "stock",
+        "refused": "no shadow here",
+    }
     assert core.brim_figures() == {"free_blocks": 3.0}
 
 

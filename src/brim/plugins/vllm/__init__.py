@@ -1,11 +1,7 @@
 """Brim inside vLLM: its scheduler, and what its HTTP server lacks. vLLM is imported only where it runs."""
 
-from __future__ import annotations
 
-from typing import Any
-
-
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """`--scheduler-cls brim.plugins.vllm.BrimScheduler`; the class stands on one of vLLM's."""
     if name == "BrimScheduler":
         from brim.plugins.vllm.scheduler import BrimScheduler

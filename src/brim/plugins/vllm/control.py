@@ -38,7 +38,7 @@ class ControlRoutes:
         return router
 
     async def status(self) -> dict[str, Any]:
-        """The mode and the figures of each engine's scheduler."""
+        """The mode that is in force and the figures, of each engine's scheduler."""
         try:
             engines = await self._engines().status()
             figures = await self._engines().figures()
@@ -60,4 +60,6 @@ class ControlRoutes:
             if not status["mode"]:
                 message = f"The scheduler is {status['scheduler']}: start vLLM with {_FLAG}."
                 raise ApiError(409, message, code="not_brims_scheduler")
+            if "refused" in status:
+                raise ApiError(409, status["refused"], code="mode_refused")
         return {"engines": engines}

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from typing import Any, Literal, Protocol
 
-from brim.core.errors import EngineDead
+from brim.core.errors import ConfigError, EngineDead
 
 Mode = Literal["stock", "shadow", "active"]
 ANSWER_SECONDS = 2.0  # a step may take long
@@ -42,15 +42,19 @@ def log_beside_vllm() -> None:
 
 
 def _status(core: Any) -> dict[str, str]:
-    """The scheduler's class and its mode, which is empty where the scheduler is not Brim's."""
+    """The scheduler's class and the mode in force, which is empty where the scheduler is not Brim's."""
     scheduler = core.scheduler
     return {"scheduler": type(scheduler).__name__, "mode": getattr(scheduler, "brim_mode", "")}
 
 
 def _switch(core: Any, mode: str) -> dict[str, str]:
-    if hasattr(core.scheduler, "brim_switch"):
-        core.scheduler.brim_switch(mode)
-    return _status(core)
+    """The same with the mode that is in force from the next step on, or why it can't be."""
+    if not hasattr(core.scheduler, "brim_switch"):
+        return _status(core)
+    try:
+        return _status(core) | {"mode": core.scheduler.brim_switch(mode)}
+    except ConfigError as exc:
+        return _status(core) | {"refused": str(exc)}
 
 
 def _figures(core: Any) -> dict[str, float]:
@@ -80,7 +84,7 @@ class Engines:
         return await self._all("brim_status")
 
     async def switch(self, mode: Mode) -> dict[str, dict[str, str]]:
-        """Puts every scheduler in that mode, and tells their status then."""
+        """Puts every scheduler in that mode, and tells their status then, or why it is `refused`."""
         return await self._all("brim_switch", mode)
 
     async def figures(self) -> dict[str, dict[str, float]]:
