@@ -91,7 +91,8 @@ def untested_version() -> str | None:
 
 def reasons_against(scheduler: Any) -> list[str]:
     """Why Brim's rules can't apply to this engine; empty where they can."""
-    return [*_missing_names(scheduler), *_untested_features(scheduler)]
+    untested = untested_version()
+    return [*([untested] if untested else []), *_missing_names(scheduler), *_untested_features(scheduler)]
 
 
 def _missing_names(scheduler: Any) -> Iterator[str]:

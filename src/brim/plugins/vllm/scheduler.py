@@ -46,9 +46,6 @@ class BrimScheduler(AsyncScheduler):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._settings = Settings.read(self.vllm_config.additional_config)
-        self._armed = self._settings.waits
-        self._mode = "stock" if self._armed else self._settings.mode
         self._brim_host = views.VllmHost(self)
         self._lengths = History()
         self._most_tokens: Mapping[str, int] = {}  # of those that don't just run one, in the coming step
@@ -58,19 +55,16 @@ class BrimScheduler(AsyncScheduler):
         self._failures = 0
         self._shadow = Shadow()
         self._reasons = compat.reasons_against(self)
-        self._check_version()
-
-    def _check_version(self) -> None:
-        untested = compat.untested_version()
-        if untested is not None:
-            self._reasons.insert(0, untested)
-        if self._reasons and self._settings.strict:
-            raise ConfigError(
-                f"Brim can't schedule here: {'; '.join(self._reasons)}. Drop strict to run stock."
-            )
+        self._set(Settings.read(self.vllm_config.additional_config))
         if self._reasons:
-            self._mode = "stock"
             logger.warning("Brim leaves vLLM's scheduling as it is: %s", "; ".join(self._reasons))
+
+    def _set(self, settings: Settings) -> None:
+        if self._reasons and settings.strict:
+            raise ConfigError(f"{self._why_not()}. Without strict, vLLM runs as it is.")
+        self._settings = settings
+        self._armed, self._stale = settings.waits, self._brim is not None
+        self._mode = "stock" if self._armed or self._reasons else settings.mode
 
     def _why_not(self) -> str:
         return f"Brim can't schedule here: {'; '.join(self._reasons)}"
@@ -153,6 +147,13 @@ class BrimScheduler(AsyncScheduler):
         self._mode, self._armed = mode, False
         return mode
 
+    def brim_configure(self, told: Mapping[str, Any]) -> None:
+        """Other settings from the next step on; `told` is what `additional_config` would have as `brim`.
+
+        Raises ConfigError where they make no sense.
+        """
+        self._set(Settings.read({"brim": told}))
+
     @property
     def brim_mode(self) -> str:
         """The mode that is in force; without a policy `stock` until a request brings a class or a target."""
@@ -165,9 +166,9 @@ class BrimScheduler(AsyncScheduler):
         return {
             **own,
             **(self._shadow.figures() if self._at == "shadow" else {}),
-            "brim_active": float(self._at == "active"),
-            "brim_deviations": float(deviations),
-            "brim_failures": float(self._failures),
+            "active": float(self._at == "active"),
+            "deviations": float(deviations),
+            "failures": float(self._failures),
         }
 
     def brim_check(self) -> None:

@@ -1,0 +1,281 @@
+"""Interactive chats and a batch backlog in one vLLM, on this machine's CPU, under each way of scheduling.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.vllm_mixed [--quick] [--json FILE]
+
+One engine in this process, one model with random weights, real time. A row changes only how vLLM schedules:
+by itself (first come first served, by priority, with few batch requests at a time, with a fixed number of
+tokens a step), or by Brim with targets of 1.5, 2 and 4 times the p99 that chats have alone. All rows of a
+load serve the same chats at the same times. Needs a quiet machine: the times are real.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+from tests.plugins.vllm import classes
+from tests.plugins.vllm.hosts import Host, engine, scheduler_of
+
+BUSY = (0.3, 0.6, 0.85)  # shares of the time in which chats alone keep the engine busy
+TARGETS = (1.5, 2.0, 4.0)  # times the p99 of chats alone
+BUDGETS = (16, 32, 64, 128, 256)  # tokens a step
+AT_A_TIME = 8  # batch requests, where a client holds the others back
+KV_BLOCKS = {"scarce": 40, "ample": 400}  # of 32 tokens
+DOCUMENT, QUESTION, ANSWER = 320, 40, 32  # tokens of a batch line; documents are shared by eight lines
+LINES = 2_000
+SETTLE_SECONDS = 2.0  # before the first chat that counts
+GRACE_SECONDS = 5.0  # for the last chats; who is not done by then counts with the time it had
+
+
+@dataclass
+class Chat:
+    at: float  # seconds after the start
+    prompt: list[int]
+    max_tokens: int
+    token_times: list[float] = field(default_factory=list)
+
+    def ttft(self, end: float) -> float:
+        return (self.token_times or [end])[0] - self.at
+
+    def gaps(self, end: float) -> list[float]:
+        """Between tokens; the last one open where the chat was not done by then."""
+        times = [*self.token_times, end] if 0 < len(self.token_times) < self.max_tokens else self.token_times
+        return [after - before for before, after in zip(times, times[1:], strict=False)]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a row schedules. `brim` are Brim's settings; None: vLLM's own scheduling."""
+
+    name: str
+    batch: bool = True
+    brim: Mapping[str, Any] | None = None
+    priority: int = 0  # of batch lines; chats have 0
+    tokens: int | None = None
+    at_a_time: int = LINES
+
+
+@dataclass(frozen=True)
+class Row:
+    way: str
+    ttft: tuple[float, float, float]  # p50, p95, p99 in seconds
+    itl: tuple[float, float, float]
+    batch_per_second: float
+    busy: float
+    chats: tuple[tuple[float, float], ...]  # TTFT and longest gap of each
+
+    def attainment(self, ttft: float, itl: float) -> float:
+        """Share of the chats that have their first token and every gap in time."""
+        return sum(first <= ttft and gap <= itl for first, gap in self.chats) / len(self.chats)
+
+
+def chats_of(rate: float, seconds: float, seed: int) -> list[Chat]:
+    rng, at, made = random.Random(seed), SETTLE_SECONDS, []
+    while True:
+        at += rng.expovariate(rate)
+        if at > SETTLE_SECONDS + seconds:
+            return made
+        prompt = [rng.randrange(5, 400) for _ in range(rng.randint(30, 90))]
+        made.append(Chat(at, prompt, rng.randint(20, 40)))
+
+
+def lines_of(seed: int) -> Iterator[list[int]]:
+    """Prompts of batch lines in mixed order: eight questions to each document."""
+    rng = random.Random(seed)
+    documents = [[rng.randrange(5, 400) for _ in range(DOCUMENT)] for _ in range(LINES // 8)]
+    order = [document for document in documents for _ in range(8)]
+    rng.shuffle(order)
+    for document in order:
+        yield [*document, *(rng.randrange(5, 400) for _ in range(QUESTION))]
+
+
+class Run:
+    """One row: chats come at their times, batch lines wait from the start."""
+
+    def __init__(self, llm: Any, way: Way, chats: Sequence[Chat], facts: Mapping[str, Any]) -> None:
+        self._engine, self._way, self._facts = llm.llm_engine, way, facts
+        self._chats = {f"chat-{i}": chat for i, chat in enumerate(chats)}
+        self._coming = deque(self._chats)
+        self._lines = enumerate(lines_of(1) if way.batch else ())
+        self._num_lines = 0  # with the engine
+        self._finished: list[float] = []
+        self._busy = 0.0
+
+    def row(self) -> Row:
+        start = time.perf_counter()
+        unfinished = set(self._chats)
+        until = max(chat.at for chat in self._chats.values()) + GRACE_SECONDS
+        while unfinished and (now := time.perf_counter() - start) < until:
+            self._let_in(now)
+            if not self._engine.has_unfinished_requests():
+                time.sleep(0.001)
+                continue
+            outputs = self._engine.step()
+            end = time.perf_counter() - start
+            self._busy += end - now
+            for output in outputs:
+                self._take(output, end, unfinished)
+        return self._figures(time.perf_counter() - start)
+
+    def _let_in(self, now: float) -> None:
+        while self._coming and self._chats[self._coming[0]].at <= now:
+            name = self._coming.popleft()
+            chat = self._chats[name]
+            self._add(name, chat.prompt, chat.max_tokens, self._facts, 0)
+        while self._num_lines < self._way.at_a_time:
+            number, prompt = next(self._lines, (None, None))
+            if prompt is None:
+                return
+            facts = {"task_class": "offline"} if self._facts else {}
+            self._add(f"line-{number}", prompt, ANSWER, facts, self._way.priority)
+            self._num_lines += 1
+
+    def _add(
+        self, name: str, prompt: list[int], tokens: int, facts: Mapping[str, Any], priority: int
+    ) -> None:
+        from vllm import SamplingParams
+
+        params = SamplingParams(
+            temperature=0.0, max_tokens=tokens, ignore_eos=True, extra_args=dict(facts) or None
+        )
+        self._engine.add_request(name, {"prompt_token_ids": prompt}, params, priority=priority)
+
+    def _take(self, output: Any, at: float, unfinished: set[str]) -> None:
+        name = output.request_id
+        if name in self._chats:
+            times = self._chats[name].token_times
+            times += [at] * (len(output.outputs[0].token_ids) - len(times))
+        if output.finished:
+            unfinished.discard(name)
+            if name not in self._chats:
+                self._num_lines -= 1
+                self._finished.append(at)
+
+    def _figures(self, seconds: float) -> Row:
+        self._engine.abort_request([*self._chats, *(f"line-{number}" for number in range(LINES))])
+        while self._engine.has_unfinished_requests():
+            self._engine.step()
+        chats = list(self._chats.values())
+        firsts, gaps = [chat.ttft(seconds) for chat in chats], [chat.gaps(seconds) for chat in chats]
+        lines = sum(at > SETTLE_SECONDS for at in self._finished)
+        return Row(
+            self._way.name,
+            percentiles(firsts),
+            percentiles([gap for each in gaps for gap in each] or [math.inf] * 2),
+            lines / (seconds - SETTLE_SECONDS),
+            self._busy / seconds,
+            tuple((first, max(each, default=math.inf)) for first, each in zip(firsts, gaps, strict=True)),
+        )
+
+
+def percentiles(values: Sequence[float]) -> tuple[float, float, float]:
+    cuts = quantiles(values, n=100, method="inclusive")
+    return cuts[49], cuts[94], cuts[98]
+
+
+def run(llm: Any, way: Way, chats: Sequence[Chat], facts: Mapping[str, Any]) -> Row:
+    scheduler = scheduler_of(llm)
+    stock = {"policy": "stock"}
+    scheduler.brim_configure(stock if way.brim is None else way.brim)
+    llm.llm_engine.reset_prefix_cache()
+    most = scheduler.max_num_scheduled_tokens
+    scheduler.max_num_scheduled_tokens = way.tokens or most
+    try:
+        fresh = [Chat(chat.at, chat.prompt, chat.max_tokens) for chat in chats]
+        return Run(llm, way, fresh, facts if way.brim is not None else {}).row()
+    finally:
+        scheduler.max_num_scheduled_tokens = most
+        print(".", end="", flush=True)
+
+
+def seconds_alone(llm: Any) -> float:
+    """What a chat takes with nobody beside it."""
+    chats = chats_of(20.0, 1.0, seed=7)[:12]
+    apart = [Chat(SETTLE_SECONDS + number, chat.prompt, chat.max_tokens) for number, chat in enumerate(chats)]
+    row = run(llm, Way("apart", batch=False), apart, {})
+    return row.busy * (len(apart) + SETTLE_SECONDS) / len(apart)
+
+
+def rows_of(llm: Any, busy: float, alone: float, seconds: float, budgets: Sequence[int]) -> list[Row]:
+    """All rows of one load; the first are the chats alone."""
+    chats = chats_of(-math.log(1 - busy) / alone, seconds, seed=round(100 * busy))
+    alone_row = run(llm, Way("chats alone", batch=False), chats, {})
+    rows = [alone_row]
+    ways = [
+        Way("vLLM, first come first served"),
+        Way("vLLM, priority", priority=1),
+        Way(f"vLLM, priority, {AT_A_TIME} batch requests at a time", priority=1, at_a_time=AT_A_TIME),
+        *(Way(f"vLLM, priority, {tokens} tokens a step", priority=1, tokens=tokens) for tokens in budgets),
+    ]
+    rows += [run(llm, way, chats, {}) for way in ways]
+    for factor in TARGETS:
+        facts = {"ttft_ms": 1.5e3 * alone_row.ttft[2], "itl_ms": factor * 1e3 * alone_row.itl[2]}
+        rows.append(
+            run(llm, Way(f"Brim, ITL {factor:g}x", brim={"policy": "brim", "strict": True}), chats, facts)
+        )
+    return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Attainment: TTFT within 1.5 times the p99 of chats alone and every gap within so many times theirs."""
+    alone = rows[0]
+    lines = [
+        "| | TTFT p50/p95/p99 ms | ITL p50/p95/p99 ms | batch requests/s | attainment at 1.5x / 2x / 4x |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        met = [row.attainment(1.5 * alone.ttft[2], factor * alone.itl[2]) for factor in TARGETS]
+        cells = [
+            row.way,
+            " / ".join(f"{1e3 * value:.0f}" for value in row.ttft),
+            " / ".join(f"{1e3 * value:.1f}" for value in row.itl),
+            f"{row.batch_per_second:.2f}",
+            " / ".join(f"{100 * share:.1f} %" for share in met),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="one load, one size of the KV cache, short")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of arrivals, for each row")
+    parser.add_argument("--model", default="25m", help="tiny, 25m or 120m")
+    parser.add_argument("--kv", choices=[*KV_BLOCKS, "both"], default="both")
+    parser.add_argument("--json", type=Path, help="where to write all figures")
+    asked = parser.parse_args()
+    loads, kinds = (BUSY[1:2], ["scarce"]) if asked.quick else (BUSY, list(KV_BLOCKS))
+    kinds = kinds if asked.kv == "both" else [asked.kv]
+    found: dict[str, list[dict[str, Any]]] = {}
+    for kv in kinds:
+        host = Host(
+            scheduler=classes.BRIM,
+            model=asked.model,
+            num_blocks=KV_BLOCKS[kv],
+            max_num_seqs=32,
+            additional_config={"brim": {"policy": "stock"}},
+        )
+        with engine(host, scheduling_policy="priority") as llm:
+            alone = seconds_alone(llm)
+            for busy in loads:
+                rows = rows_of(llm, busy, alone, 8.0 if asked.quick else asked.seconds, BUDGETS)
+                title = f"KV {kv}, chats {100 * busy:.0f} % (measured {100 * rows[0].busy:.0f} %)"
+                print(f"\n\n{title}, {len(rows[0].chats)} chats\n\n{table(rows)}", flush=True)
+                found[title] = [asdict(row) for row in rows]
+    if asked.json:
+        asked.json.write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
