@@ -52,6 +52,7 @@ from brim.workloads.arrivals import Poisson
 
 VOCABULARY = 1536
 SHARED_TOKENS = 500
+TIMED = ("bs-e-s", "echo", "brim")  # told of targets
 BUDGETS = (8, 16, 32, 64, 128, 256)  # offline_step_tokens
 DRAIN_SECONDS = 3.0  # for the last online requests of a slice
 SIZES = {"num_blocks": 2048, "block_size": 16, "max_model_len": 1024}
@@ -60,7 +61,7 @@ ALONE = Contender("online only", "priority", with_offline=False)
 
 def contenders() -> list[Contender]:
     fixed = [Contender(f"bs {tokens}", "bs", None, tokens) for tokens in BUDGETS]
-    timed = [Contender(f"{name} {scale:g}x", name, scale) for scale in SCALES for name in ("bs-e-s", "echo")]
+    timed = [Contender(f"{name} {scale:g}x", name, scale) for scale in SCALES for name in TIMED]
     return [ALONE, Contender("vllm", "vllm"), Contender("priority", "priority"), *fixed, *timed]
 
 

@@ -93,6 +93,9 @@ class PoolBoard:
     def offline_families(self, most: int) -> list[Iterator[RequestView]]:
         return [] if self._pool is None else self._pool.families(most)
 
+    def oldest_offline(self, now_ns: int) -> tuple[RequestView, int] | None:
+        return None if self._pool is None else self._pool.oldest(now_ns)
+
     @property
     def online_blocks(self) -> int:
         return self._kv.online_blocks

@@ -133,6 +133,9 @@ class Board(Protocol):
     def offline_families(self, most: int) -> list[Iterator[RequestView]]:
         """Offline requests to look at: see `OfflinePool.families`."""
 
+    def oldest_offline(self, now_ns: int) -> tuple[RequestView, int] | None:
+        """Who of them has waited longest, and since when: see `OfflinePool.oldest`."""
+
     @property
     def online_blocks(self) -> int:
         """Held by online requests, offline ones sharing some of them or not."""

@@ -87,6 +87,33 @@ def make_scheduler(cls: Any, limits: Limits) -> Any:
     )
 
 
+def hasher(limits: Limits) -> Any:
+    """What tells vLLM which blocks are alike; None without prefix caching."""
+    return get_request_block_hasher(limits.block_size, sha256) if limits.prefix_caching else None
+
+
+def make_request(
+    request_id: str,
+    prompt_token_ids: list[int],
+    max_tokens: int,
+    block_hasher: Any,
+    *,
+    priority: int = 0,
+    **extra_args: Any,
+) -> Request:
+    """A greedy request for exactly `max_tokens` tokens; `extra_args` are Brim's facts."""
+    return Request(
+        request_id=request_id,
+        prompt_token_ids=prompt_token_ids,
+        sampling_params=SamplingParams(
+            temperature=0.0, max_tokens=max_tokens, ignore_eos=True, extra_args=extra_args or None
+        ),
+        pooling_params=None,
+        priority=priority,
+        block_hasher=block_hasher,
+    )
+
+
 class Driver:
     """A scheduler, a worker without a model, and what came out so far."""
 
@@ -99,7 +126,7 @@ class Driver:
         self.finish_reasons: dict[str, str] = {}  # of requests that ended by themselves
         self.aborted: set[str] = set()
         self.steps = self.idle_steps = 0
-        self._hasher = get_request_block_hasher(limits.block_size, sha256)
+        self._hasher = hasher(limits)
         self._in_flight: deque[tuple[Any, Any]] = deque()
 
     def add(
@@ -111,16 +138,9 @@ class Driver:
         priority: int = 0,
         **extra_args: Any,
     ) -> None:
-        """A greedy request for exactly `max_tokens` tokens; `extra_args` are Brim's facts."""
-        request = Request(
-            request_id=request_id,
-            prompt_token_ids=prompt_token_ids,
-            sampling_params=SamplingParams(
-                temperature=0.0, max_tokens=max_tokens, ignore_eos=True, extra_args=extra_args or None
-            ),
-            pooling_params=None,
-            priority=priority,
-            block_hasher=self._hasher if self.limits.prefix_caching else None,
+        """Gives the scheduler a request; see `make_request`."""
+        request = make_request(
+            request_id, prompt_token_ids, max_tokens, self._hasher, priority=priority, **extra_args
         )
         self.asked[request_id], self.tokens[request_id] = request, []
         self.scheduler.add_request(request)

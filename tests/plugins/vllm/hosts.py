@@ -116,11 +116,12 @@ def generate(llm: Any, asks: Sequence[Ask]) -> list[list[int]]:
 class Server:
     """vLLM's OpenAI server on a free port of this machine. A context manager; its log lies under `folder`."""
 
-    def __init__(self, host: Host, folder: Path, *flags: str) -> None:
+    def __init__(self, host: Host, folder: Path, *flags: str, **environment: str) -> None:
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
             port = found.getsockname()[1]
         self.address = f"http://127.0.0.1:{port}"
+        self._environment = {**ENVIRONMENT, **environment}
         self.log = folder / f"vllm-{port}.log"
         self._command = [
             *[sys.executable, "-m", "tests.plugins.vllm.serve"],
@@ -134,7 +135,7 @@ class Server:
         with self.log.open("w") as log:
             self._process = subprocess.Popen(
                 self._command,
-                env={**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(paths)},
+                env={**os.environ, **self._environment, "PYTHONPATH": os.pathsep.join(paths)},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

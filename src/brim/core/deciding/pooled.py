@@ -8,7 +8,7 @@ from brim.core.deciding.draft import Draft
 from brim.core.deciding.prompts import try_admit
 from brim.core.deciding.spare_time import tokens_for
 from brim.core.deciding.time_left import TimeLeft
-from brim.core.offline.planning import Offer, presses
+from brim.core.offline.planning import Offer, Planning, presses
 from brim.core.request import RequestView
 
 _MOST_REFUSALS = 4  # in a step: where blocks lack, a smaller request may fit, but not all are asked
@@ -20,19 +20,42 @@ def add_from_pool(draft: Draft) -> None:
     if planning is None or time is None or draft.budget.refused or not _has_room(draft, time):
         return
     heads = {next(family): family for family in draft.board.offline_families(planning.families)}
+    turn = _whose_turn(draft, planning)
+    if turn is not None:
+        heads.setdefault(turn, iter(()))
     gain_ns, refusals = planning.work_ns(time.offline_part), 0
     while heads and refusals < _MOST_REFUSALS and _has_room(draft, time):
         offers = [offer for view in heads if (offer := _offer(draft, view))]
-        pressing = [offer for offer in offers if presses(offer.view, draft.now_ns)]
+        pressing = [offer for offer in offers if offer.view is turn]
+        pressing = pressing or [offer for offer in offers if presses(offer.view, draft.now_ns)]
         best = planning.best(pressing or offers, time.shape, 0.0 if pressing else gain_ns)
         if best is None:
             return
         family = heads.pop(best.view)
         if try_admit(draft, best.view):
             gain_ns += planning.gain_ns(best)
+        elif best.view is turn and _will_fit(draft, turn):
+            return  # smaller ones would take its blocks for ever
         else:
             refusals += 1
         heads |= {view: family for view in islice(family, 1) if view not in draft.admit}
+
+
+def _whose_turn(draft: Draft, planning: Planning) -> RequestView | None:
+    """Who has waited so long that it goes first."""
+    oldest = draft.board.oldest_offline(draft.now_ns)
+    if oldest is None:
+        return None
+    view, since_ns = oldest
+    if planning.has_its_turn(view, draft.board.hit_tokens(view), since_ns, draft.now_ns):
+        return view
+    return None
+
+
+def _will_fit(draft: Draft, view: RequestView) -> bool:
+    """Whether it has room when the offline requests that run are over."""
+    room = min(draft.budget.blocks, draft.offline_blocks) + draft.board.offline_blocks
+    return draft.board.admission_blocks(view) + draft.spare <= room
 
 
 def _has_room(draft: Draft, time: TimeLeft) -> bool:

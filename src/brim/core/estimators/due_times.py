@@ -155,6 +155,10 @@ class DueTimes:
         since_first = None if per_token_ns is None else line.first_ns + per_token_ns * num_drawn
         return _least(after_last, since_first)
 
+    def least_gap_ns(self) -> int | None:
+        """How long none of those that decode may wait between two tokens."""
+        return min(self._by_gap, default=None)
+
     def least_pace_ns(self) -> int | None:
         """How long each of many steps may take, with those that decode."""
         return min([*self._by_pace, *self._by_gap], default=None)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from brim.core.estimators.arrivals import Arrivals
 from brim.core.estimators.due_times import DueTimes, Pacing, end_due_ns, first_due_ns, pacing
-from brim.core.estimators.slack import Arrivals, PromptWork
+from brim.core.estimators.slack import PromptWork
 from brim.core.request import RequestView, TaskClass
 
 
@@ -52,7 +53,8 @@ class OnlineWatch:
 
     def admitted(self, view: RequestView, cached_tokens: int) -> None:
         if view.request.task_class is TaskClass.ONLINE and not view.num_preemptions:
-            self.arrivals.observe(view.request.slo.ttft_ns, max(view.num_prompt_tokens - cached_tokens, 1))
+            request, tokens = view.request, max(view.num_prompt_tokens - cached_tokens, 1)
+            self.arrivals.observe(request.arrival_ns, request.slo.ttft_ns, tokens)
 
     def ended(self, view: RequestView) -> None:
         request_id = view.request.request_id

@@ -11,6 +11,9 @@ of their own range, which no misfit of the formula disturbs, and a common change
 coefficients at once, those of steps that have not been seen since as well.
 
 A step that took twice the expected, or half, changes nothing: a hiccup. The third in a row is believed.
+
+All that takes time to be sure of. Until then the latest few steps tell: predictions are as many times the
+fit's as these were.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from __future__ import annotations
 from brim.core.estimators.guard import Guard
 from brim.core.estimators.least_squares import NormalEquations
 from brim.core.estimators.step_error import StepError
-from brim.core.estimators.step_ranges import Hiccups, Range, is_outlier, range_of
+from brim.core.estimators.step_ranges import Hiccups, Lately, Range, is_outlier, range_of
 from brim.core.estimators.step_time import StepShape, StepTime, attention_pairs
 
 LEAST_GUARD = 0.08
@@ -29,6 +32,7 @@ _START_WEIGHT = 0.001  # of a row of the step time that it started from; one obs
 _SEASONED_STEPS = 8  # of a range whose past tells of the machine
 _DRIFT_SHARE = 1 / 16  # by which one step moves the estimate of the machine's change
 _DRIFT = 0.03  # a change that is carried out
+_UNINFORMED_STEPS = 16  # of a fit that started from nothing
 
 UNKNOWN = StepTime(
     constant_ps=10_000_000_000,
@@ -61,20 +65,26 @@ class RefittedStepTime:
         self._observations = 0
         self._refit_at = 1
         self._change = 1.0  # how many times as long steps take as in the past of their ranges
+        self._lately = Lately()
         self._hiccups = Hiccups()  # of the machine, as far as ranges with a past can tell
 
     # ---- predicting ------------------------------------------------------------------------------------
 
     def nanoseconds(self, shape: StepShape) -> int:
         """What a step of these sizes is expected to take."""
-        return self.step_time.picoseconds(shape) // 1000
+        return int(self.step_time.picoseconds(shape) * self._lately.times) // 1000
 
     def seconds(self, shape: StepShape) -> float:
+        """What the fit says, whatever the latest steps were like."""
         return self.step_time.seconds(shape)
 
     def guarded_ns(self, shape: StepShape) -> int:
         """The same with the guard on top: what a decision should count on."""
-        return self.step_time.picoseconds(shape) * (1000 + round(1000 * self.guard.share)) // 1_000_000
+        return int(self.nanoseconds(shape) * (1 + self.guard.share))
+
+    def unusual_ns(self, shape: StepShape) -> int:
+        """What one in twenty steps of these sizes takes longer than."""
+        return int(self.nanoseconds(shape) * (1 + self.guard.usual))
 
     # ---- learning --------------------------------------------------------------------------------------
 
@@ -88,16 +98,28 @@ class RefittedStepTime:
         if took_ns <= 0 or not shape.new_tokens:
             return
         self._observations += 1
-        seen = self._range(shape)
         took_ps = took_ns * 1000
-        if self._informed:
-            expected_ps = self.step_time.picoseconds(shape)
-            self.error.add(expected_ps / took_ps)
-            self.guard.observe(took_ps / expected_ps)
-            if not self._believes(seen, took_ps / (expected_ps * seen.bias), steps):
+        fit_ps = self.step_time.picoseconds(shape)
+        self._judge(took_ps / (fit_ps * self._lately.times))
+        self._learn(shape, took_ps, steps)
+        new_fit_ps = self.step_time.picoseconds(shape)
+        self._lately.refitted(new_fit_ps / fit_ps)
+        self._lately.observe(took_ps / new_fit_ps, steps)
+
+    def _judge(self, took_over_expected: float) -> None:
+        """The first predictions from nothing say little about all others."""
+        if self._informed or self._observations > 1:
+            self.error.add(1 / took_over_expected)
+        if self._informed or self._observations > _UNINFORMED_STEPS:
+            self.guard.observe(took_over_expected)
+
+    def _learn(self, shape: StepShape, took_ps: int, steps: int) -> None:
+        seen = self._range(shape)
+        if self._informed or self._observations > 1:
+            expected_ps = self.step_time.picoseconds(shape) * seen.bias
+            if not self._believes(seen, took_ps / expected_ps, steps):
                 self.num_outliers += 1
                 return
-        self._informed = True
         seen.learn(shape, took_ps, steps, self._observations)
         if self._observations >= self._refit_at:
             self.refit()
@@ -121,6 +143,7 @@ class RefittedStepTime:
             self._drift(self._change + share * (ratio - self._change))
         if outlier:
             seen.restart()
+            self._lately.times = 1.0
             self._refit_at = self._observations
         return True
 

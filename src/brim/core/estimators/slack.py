@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from brim.core.errors import ConfigError
+from brim.core.estimators.arrivals import Arrivals
 from brim.core.estimators.chunk_size import Predict, largest_chunk, with_chunk
 from brim.core.estimators.due_times import DueTimes
 from brim.core.estimators.step_time import StepShape, attention_pairs
@@ -81,43 +81,6 @@ class _Bound(NamedTuple):
     request_id: str | None
 
 
-class Arrivals:
-    """What the latest online requests were like: the next one may be so too.
-
-    `ttft_ns` is a target to keep even when no request of late had one so tight.
-    """
-
-    def __init__(self, ttft_ns: int | None = None, window: int = 256) -> None:
-        self._configured_ns = ttft_ns
-        self._window = window
-        self._latest: deque[tuple[int | None, int]] = deque()
-        self._ttfts_ns: Counter[int | None] = Counter()
-        self._tokens = 0
-
-    def observe(self, ttft_ns: int | None, prompt_tokens: int) -> None:
-        """One was admitted, with so many prompt tokens that no cache held."""
-        self._latest.append((ttft_ns, prompt_tokens))
-        self._ttfts_ns[ttft_ns] += 1
-        self._tokens += prompt_tokens
-        if len(self._latest) > self._window:
-            old_ttft_ns, old_tokens = self._latest.popleft()
-            self._tokens -= old_tokens
-            self._ttfts_ns[old_ttft_ns] -= 1
-            if not self._ttfts_ns[old_ttft_ns]:
-                del self._ttfts_ns[old_ttft_ns]
-
-    @property
-    def ttft_ns(self) -> int | None:
-        """The tightest target, configured or seen."""
-        targets = [*self._ttfts_ns, self._configured_ns]
-        return min((target for target in targets if target is not None), default=None)
-
-    @property
-    def prompt_tokens(self) -> int:
-        """The mean, rounded up; at least 1."""
-        return max(-(-self._tokens // max(len(self._latest), 1)), 1)
-
-
 class Slack:
     """Turns due times into a limit for the coming step.
 
@@ -175,10 +138,20 @@ class Slack:
         yield from self._prompt_bounds(step, decodes)
         ttft_ns = self.arrivals.ttft_ns
         if ttft_ns is not None:
-            tokens = self.arrivals.prompt_tokens
-            prefill_ns = self.prefill_ns(decodes, tokens, attention_pairs(tokens))
-            bound_ns = step.now_ns + ttft_ns - prefill_ns - step.start_ns
-            yield _Bound(max(bound_ns, _WORTH_WHILE * self._predict(StepShape(1))), None)
+            shortest_ns = _WORTH_WHILE * self._predict(StepShape(1))
+            yield _Bound(max(self._until_arrivals(step, decodes, ttft_ns), shortest_ns), None)
+
+    def _until_arrivals(self, step: OnlineStep, decodes: StepShape, ttft_ns: int) -> int:
+        """How long the step may take so that who arrives at its start, and who follows, still is in time.
+
+        The longer the step the more follow: from each length follows the one that those would allow, and an
+        odd number of such turns ends on the safe side.
+        """
+        wait_ns = ttft_ns
+        for _ in range(3):
+            tokens = self.arrivals.prompt_tokens(wait_ns, step.now_ns)
+            wait_ns = max(ttft_ns - self.prefill_ns(decodes, tokens, attention_pairs(tokens)), 0)
+        return step.now_ns + wait_ns - step.start_ns
 
     def _prompt_bounds(self, step: OnlineStep, decodes: StepShape) -> Iterator[_Bound]:
         total = sum([prompt.num_tokens - prompt.tokens_now for prompt in step.prompts])

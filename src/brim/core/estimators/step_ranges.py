@@ -8,6 +8,7 @@ _MEMORY_STEPS = 64
 _FADE_OBSERVATIONS = 4096  # a range that was not seen for so many counts half
 _OUTLIER = 2.0  # times the expected, or less than one such part
 _STRIKES = 3
+_LATELY_SHARE = 1 / 4
 
 
 def range_of(shape: StepShape) -> tuple[int, ...]:
@@ -45,6 +46,24 @@ class Hiccups:
             return True
         self._in_a_row = 0
         return False
+
+
+class Lately:
+    """How many times what the fit says the latest steps took: neighbours come and go within seconds."""
+
+    __slots__ = ("times",)
+
+    def __init__(self) -> None:
+        self.times = 1.0
+
+    def refitted(self, new_over_old: float) -> None:
+        """What the latest steps were off by is in the fit now."""
+        self.times = min(max(self.times / new_over_old, min(self.times, 1.0)), max(self.times, 1.0))
+
+    def observe(self, took_over_fit: float, steps: int = 1) -> None:
+        """`steps` took so much each. Of a hiccup only a part is taken in."""
+        change = min(max(took_over_fit / self.times, 1 / _OUTLIER), _OUTLIER)
+        self.times *= change ** (1 - (1 - _LATELY_SHARE) ** steps)
 
 
 class Range:

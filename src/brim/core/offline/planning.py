@@ -18,6 +18,8 @@ from brim.core.estimators.step_time import StepShape, attention_pairs
 from brim.core.request import RequestView
 
 _MANY = 32  # steps' work in one: what a token takes where the step's constant is shared by many
+_PATIENCE_NS = 3600 * 1_000_000_000
+_TURN = 16  # times as long as its work takes the oldest is passed over before it has its turn
 
 
 class Offer(NamedTuple):
@@ -34,7 +36,7 @@ class Offer(NamedTuple):
 def presses(view: RequestView, now_ns: int) -> bool:
     """Whether its deadline is so near that it goes before whatever scores more: a twentieth of its time.
 
-    Else one without a hit could wait for ever where requests with hits keep coming.
+    Who has no deadline goes by `Planning.has_its_turn`.
     """
     request = view.request
     if request.deadline_ns is None:
@@ -53,8 +55,16 @@ class Planning:
 
     families = 64  # requests of one prefix that a step may add
 
-    def __init__(self, steps: RefittedStepTime, block_size: int, *, by_rate: bool = True) -> None:
+    def __init__(
+        self,
+        steps: RefittedStepTime,
+        block_size: int,
+        *,
+        by_rate: bool = True,
+        patience_ns: int = _PATIENCE_NS,
+    ) -> None:
         self._steps = steps
+        self._patience_ns = patience_ns
         self._block_size = block_size
         self._by_rate = by_rate
 
@@ -71,6 +81,19 @@ class Planning:
         lost = offer.wanted_blocks * self._block_size
         saved = self.work_ns(_prompt(start)) - self.work_ns(_prompt(lost))
         return self.work_ns(done) + part * saved
+
+    def has_its_turn(self, view: RequestView, hit_tokens: int, since_ns: int, now_ns: int) -> bool:
+        """Whether the oldest, which it has been since then, goes before whatever scores more.
+
+        Else one without a hit could wait for ever where requests with hits keep coming. It must have waited
+        for `patience_ns`, and as the oldest for many times what its prompt takes: so turns take little of
+        the time, and prefixes stay together where all of a long backlog have waited that long.
+        """
+        if now_ns - view.request.arrival_ns < self._patience_ns:
+            return False
+        left = view.num_tokens - hit_tokens
+        work_ns = self.work_ns(StepShape(left, attention_pairs(left, hit_tokens)))
+        return now_ns - since_ns >= _TURN * work_ns
 
     def best(self, offers: Iterable[Offer], step: StepShape, gain_ns: float) -> Offer | None:
         """The one with which the step scores most; None where it scores no more than without.

@@ -21,6 +21,7 @@ _FIRST_LOOK = 8  # of a prefix, requests looked at together; then ever more: mos
 
 # (-cached blocks, the most urgent there, serial of the look at the node, node): smaller is better
 _Place = tuple[int, Waiter, int, Node]
+_Arrival = tuple[int, int, Waiter]  # when it arrived, its number, the request
 
 
 def urgency(view: RequestView) -> Urgency:
@@ -45,6 +46,8 @@ class OfflinePool:
         self._trie = PrefixTrie()
         self._waiters: dict[str, Waiter] = {}
         self._by_urgency: LazyHeap[Waiter] = LazyHeap(lambda waiter: waiter.waits)
+        self._by_arrival: LazyHeap[_Arrival] = LazyHeap(lambda arrival: arrival[-1].waits)
+        self._oldest: tuple[Waiter | None, int] = (None, 0)  # and since when nobody older waits
         self._places: dict[int, LazyHeap[_Place]] = {}  # by bucket
         self._looks = 0
 
@@ -72,6 +75,7 @@ class OfflinePool:
         self._waiters[view.request.request_id] = waiter
         self._trie.insert(waiter, hashes)
         self._by_urgency.push(waiter)
+        self._by_arrival.push((view.request.arrival_ns, view.arrival_seq, waiter))
 
     def remove(self, view: RequestView) -> None:
         """Raises KeyError where the request does not wait."""
@@ -96,6 +100,18 @@ class OfflinePool:
         first = self._by_urgency.first()
         urgent = [] if first is None else [iter((first.view,))]
         return [*urgent, *(self._family(*best, most) for best in list(self._best_of_buckets()))]
+
+    def oldest(self, now_ns: int) -> tuple[RequestView, int] | None:
+        """Who has waited longest, whatever its priority and deadline, and since when that is so, ns.
+
+        As far as the caller has looked: it became so at the first look that found it.
+        """
+        first = self._by_arrival.first()
+        if first is None:
+            return None
+        if first[-1] is not self._oldest[0]:
+            self._oldest = first[-1], now_ns
+        return first[-1].view, self._oldest[1]
 
     def _family(self, number: int, place: _Place, most: int) -> Iterator[RequestView]:
         _, waiter, _, node = place

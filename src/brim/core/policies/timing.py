@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from brim.core.estimators.chunk_size import largest_chunk
+from brim.core.estimators.chunk_size import Predict, largest_chunk
 from brim.core.estimators.online_watch import OnlineWatch
 from brim.core.estimators.refitted import RefittedStepTime
 from brim.core.estimators.slack import OnlineStep, Slack, StepLimit
@@ -47,13 +47,18 @@ class BySlack:
         """What is due allows, and no less than nearly the pace that those who decode bear for long.
 
         As it is expected to take, without a guard: with one, prompts would wait for steps that have the time.
+        But a gap between two tokens, which no other makes good for, is kept in all but unusual steps.
         """
-        pace_ns = self.watch.dues.least_pace_ns()
-        due = self.watch.dues.least(step.tick, step.last_ns)
+        dues = self.watch.dues
+        pace_ns, due, gap_ns = dues.least_pace_ns(), dues.least(step.tick, step.last_ns), dues.least_gap_ns()
         if pace_ns is None or due is None:
             return most
-        limit_ns = max(due.due_ns - step.start_ns, pace_ns * 9 // 10)
-        return _chunk(self.steps, step, most, limit_ns)
+        tokens = _chunk(
+            self.steps.nanoseconds, step, most, max(due.due_ns - step.start_ns, pace_ns * 9 // 10)
+        )
+        if gap_ns is None:
+            return tokens
+        return _chunk(self.steps.unusual_ns, step, tokens, step.last_ns + gap_ns - step.start_ns)
 
 
 class FixedLatency:
@@ -70,10 +75,10 @@ class FixedLatency:
         return StepLimit(max(self._limit_ns, online_ns), online_ns)
 
     def prompt_tokens(self, step: OnlineStep, most: int) -> int:
-        return _chunk(self.steps, step, most, self._limit_ns)
+        return _chunk(self.steps.nanoseconds, step, most, self._limit_ns)
 
 
-def _chunk(steps: RefittedStepTime, step: OnlineStep, most: int, limit_ns: int) -> int:
+def _chunk(predict: Predict, step: OnlineStep, most: int, limit_ns: int) -> int:
     """Where the time is too short for any, it can't be kept, and the step is full."""
     decodes = StepShape(step.num_decodes, 0, step.num_decodes, step.decode_context)
-    return largest_chunk(steps.nanoseconds, decodes, 0, most, limit_ns) or most
+    return largest_chunk(predict, decodes, 0, most, limit_ns) or most

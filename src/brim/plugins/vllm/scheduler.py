@@ -172,7 +172,7 @@ class BrimScheduler(AsyncScheduler):
 
     def brim_check(self) -> None:
         """Verifies Brim's books against vLLM's. Raises InvariantViolated. Linear: for tests."""
-        if self._brim is not None:
+        if self._brim is not None and not self._stale:
             self._brim.check()
 
     # ---- how -------------------------------------------------------------------------------------------

@@ -170,6 +170,35 @@ def test_near_its_deadline_a_request_goes_before_those_with_hits():
     assert decided(board, now_ms=950).admit == [a, b]
 
 
+def test_who_is_the_oldest_for_long_goes_before_those_with_hits():
+    """24 tokens take 24.3 ms in large steps, 16 times that is 389 ms; and it has to have waited a second."""
+    (a,), (b,) = offline("a", 24, priority=9), offline("b", 24)
+    board = roomy(pooled=[[b]], hits={b: 20}, oldest=(a, 800 * MS))
+    assert decided(board, patient(1000), now_ms=1188).admit == [b]
+    assert decided(board, patient(1000), now_ms=1189).admit == [a, b]
+    assert decided(board, patient(1190), now_ms=1189).admit == [b]
+
+
+def test_its_turn_comes_before_a_deadline_and_it_keeps_its_followers():
+    (a, c), (b,) = offline("ac", 24), offline("b", 24, deadline_ns=1)
+    board = roomy(pooled=[[a, c], [b]], oldest=(a, 0), max_num_seqs=3)
+    assert decided(board, patient(1000), now_ms=2000).admit == [a, b, c]
+
+
+def test_nobody_takes_the_blocks_that_the_oldest_waits_for_unless_it_would_wait_for_others():
+    (a,), (b,) = offline("a", 24), offline("b", 24)
+    board = roomy(available_blocks=11, offline_blocks=50, pooled=[[b]], need={a: 60}, oldest=(a, 0))
+    assert decided(board, patient(0), now_ms=1000).admit == []
+    assert decided(replace(board, offline_blocks=40), patient(0), now_ms=1000).admit == [b]
+
+
+def patient(patience_ms: int) -> Policy:
+    policy = rules("bs-e-s")
+    assert policy.timing is not None
+    planning = Planning(policy.timing.steps, 4, patience_ns=patience_ms * MS)
+    return replace(policy, planning=planning)
+
+
 def test_seats_and_tokens_end_the_adding():
     a, b, c = offline("abc", 24)
     assert len(decided(roomy(pooled=[[a, b, c]], max_num_seqs=2)).admit) == 2

@@ -34,6 +34,33 @@ def test_under_noise_few_steps_take_longer(sigma):
     assert late <= 2 * LATE_SHARE * 20_000
 
 
+def test_it_starts_with_caution_and_believes_a_few_hundred_steps():
+    guard = Guard(0.08)
+    late_steps(guard, [1.0, 1.02, 1.01])
+    assert guard.share > 0.4
+    late_steps(guard, [1.0, 1.02] * 200)
+    assert guard.share < 0.1
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.1, 0.2])
+def test_a_few_hundred_steps_tell_what_would_take_thousands_to_see(sigma):
+    """The share that may be late is beyond 3.3 deviations: from 300 steps, never less, at most thrice that."""
+    for seed in range(20):
+        draw = random.Random(seed)
+        guard = Guard(0.0)
+        late_steps(guard, [draw.lognormvariate(0, sigma) for _ in range(300)])
+        assert 3.3 * sigma < guard.share < 10 * sigma
+
+
+def test_usual_is_what_one_step_in_twenty_exceeds():
+    guard = Guard(0.08)
+    assert guard.usual == 0.08
+    late_steps(guard, [1 + i / 1000 for i in range(200)])
+    assert guard.usual == pytest.approx(0.19)
+    late_steps(guard, [0.9] * 512)
+    assert guard.usual == 0
+
+
 def test_it_comes_back_when_the_noise_is_over_and_not_below_what_it_started_from():
     guard = Guard(0.08)
     late_steps(guard, [1.4] * 10)

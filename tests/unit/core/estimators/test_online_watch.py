@@ -90,7 +90,7 @@ def test_an_arrival_is_one_that_enters_for_the_first_time():
     one.admit(4)
     one.preempt()
     watch.admitted(one, 16)
-    assert (watch.arrivals.ttft_ns, watch.arrivals.prompt_tokens) == (100 * MS, 16)
+    assert (watch.arrivals.ttft_ns, watch.arrivals.prompt_tokens(0, 0)) == (100 * MS, 16)
 
 
 def test_who_has_ended_is_forgotten():

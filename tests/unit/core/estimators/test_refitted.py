@@ -137,6 +137,25 @@ def test_a_machine_that_changes_is_believed_soon_for_all_sizes(times, steps):
     assert max(abs(error(step_time, other, times)) for other in SEEN) < 0.1
 
 
+@pytest.mark.parametrize("times", [0.7, 1.8])
+def test_while_a_neighbour_is_busy_predictions_follow_within_a_few_steps(times):
+    """In all sizes, by less than would be a hiccup; and back again."""
+    step_time = trained()
+    for busy in (times, 1.0):
+        for shape in SEEN[3:11]:
+            step_time.observe(shape, took_ns(shape, busy))
+        for shape in SEEN:
+            assert step_time.nanoseconds(shape) == pytest.approx(took_ns(shape, busy), rel=0.15)
+
+
+def test_what_a_fit_from_nothing_gets_wrong_at_first_puts_no_margin_on_all_others():
+    step_time = RefittedStepTime()
+    for _ in range(30):
+        for shape in SEEN:
+            step_time.observe(shape, took_ns(shape))
+    assert step_time.guard.share < 0.3
+
+
 def test_a_range_that_changed_before_all_others_is_not_lengthened_twice():
     step_time = trained(rounds=10)
     fresh = StepShape(3000, attention_pairs(3000))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from brim.core.errors import ConfigError
 from brim.core.estimators.due_times import DueTimes, Pacing
 from brim.core.estimators.slack import Arrivals, Miss, OnlineStep, PromptWork, Slack, StepLimit
-from brim.core.estimators.step_time import StepShape
+from brim.core.estimators.step_time import StepShape, attention_pairs
 
 MS = 1_000_000
 
@@ -30,27 +30,28 @@ def step(now_ns: int = 0, num_decodes: int = 0, *prompts: PromptWork, tick: int 
 
 
 def test_with_nobody_here_the_next_arrival_sets_the_limit():
-    """1 s for its first token, less a typical prefill of 300 tokens in 13 ms."""
+    """1 s for its first token, less a prefill of 300 tokens in 13 ms."""
     alone = slack(ttft_ns=1000 * MS)
-    for tokens in (200, 400):
-        alone.arrivals.observe(None, tokens)
+    alone.arrivals.observe(0, None, 300)
     assert alone.limit(step(5 * MS)) == StepLimit(987 * MS, 0)
 
 
-def test_a_tighter_target_seen_of_late_counts_for_the_next_arrival():
-    arrivals = Arrivals(1000, window=3)
-    assert (arrivals.ttft_ns, arrivals.prompt_tokens) == (1000, 1)
-    for ttft_ns, tokens in ((300, 10), (None, 20), (2000, 31)):
-        arrivals.observe(ttft_ns, tokens)
-    assert (arrivals.ttft_ns, arrivals.prompt_tokens) == (300, 21)
-    arrivals.observe(None, 0)
-    assert (arrivals.ttft_ns, arrivals.prompt_tokens) == (1000, 17)
-    assert Arrivals().ttft_ns is None
+def test_the_longer_it_may_take_the_more_arrive_meanwhile():
+    """One with 100 tokens comes every 100 ms: for a first token in 1 s a step must leave time for a few."""
+    busy = slack(ttft_ns=1000 * MS)
+    for at in range(100):
+        busy.arrivals.observe(at * 100 * MS, None, 100)
+    found = busy.limit(step(10_000 * MS)).limit_ns
+    assert found is not None
+    tokens = busy.arrivals.prompt_tokens(found, 10_000 * MS)
+    assert tokens > 1000
+    assert found + predict(StepShape(tokens, attention_pairs(tokens))) <= 1000 * MS
+    assert found + predict(StepShape(2 * tokens, attention_pairs(2 * tokens))) > 1000 * MS
 
 
 def test_a_target_that_no_arrival_can_meet_leaves_steps_of_half_work():
     seen = slack()
-    seen.arrivals.observe(1 * MS, 200)
+    seen.arrivals.observe(0, 1 * MS, 200)
     assert seen.limit(step()) == StepLimit(2 * predict(StepShape(1)), 0)
 
 

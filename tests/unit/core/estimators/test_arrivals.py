@@ -1,0 +1,55 @@
+"""What may arrive: the tightest target of late, and as many tokens as Poisson arrivals seldom bring."""
+
+import random
+
+import pytest
+
+from brim.core.estimators.arrivals import Arrivals
+
+SECOND = 1_000_000_000
+
+
+def test_a_tighter_target_seen_of_late_counts_for_the_next_arrival():
+    arrivals = Arrivals(1000, window=3)
+    assert (arrivals.ttft_ns, arrivals.prompt_tokens(0, 0)) == (1000, 1)
+    for at, ttft_ns in enumerate((300, None, 2000)):
+        arrivals.observe(at, ttft_ns, 21)
+    assert arrivals.ttft_ns == 300
+    arrivals.observe(3, None, 0)
+    assert arrivals.ttft_ns == 1000
+    assert Arrivals().ttft_ns is None
+
+
+def test_in_no_time_there_is_one_and_it_may_be_long():
+    arrivals = Arrivals(window=2)
+    for at, tokens in enumerate((900, 10, 10)):
+        arrivals.observe(at, None, tokens)
+    assert arrivals.prompt_tokens(0, 100) == 10
+    arrivals.observe(3, None, 30)
+    assert arrivals.prompt_tokens(0, 100) == 37  # a mean of 20, and 1.64 deviations of 10
+
+
+def test_who_comes_seldom_is_not_expected_soon():
+    arrivals = Arrivals()
+    for at in range(3):
+        arrivals.observe(at * SECOND, None, 100)
+    assert arrivals.prompt_tokens(SECOND // 100, 4 * SECOND) < 120
+    assert arrivals.prompt_tokens(SECOND // 100, 4 * SECOND) > arrivals.prompt_tokens(
+        SECOND // 100, 400 * SECOND
+    )
+    assert arrivals.prompt_tokens(10 * SECOND, 4 * SECOND) > 500
+
+
+@pytest.mark.parametrize("span_seconds", [0.05, 0.3, 2.0])
+def test_seldom_more_arrive(span_seconds):
+    draw, at = random.Random(1), 0.0
+    times: list[tuple[float, int]] = []
+    while len(times) < 4000:
+        at += draw.expovariate(5.0)
+        times.append((at, draw.randint(16, 64)))
+    arrivals, more = Arrivals(), 0
+    for first, (now, tokens) in enumerate(times[:-100]):
+        come = sum(n for t, n in times[first : first + 50] if t <= now + span_seconds)
+        more += first > 256 and come > arrivals.prompt_tokens(int(span_seconds * SECOND), int(now * SECOND))
+        arrivals.observe(int(now * SECOND), None, tokens)
+    assert 0.01 < more / 3600 < 0.09
