@@ -78,6 +78,15 @@ def test_a_batch_is_run_by_vllms_own_routes(tmp_path: Path) -> None:
     Host(engine, tmp_path).run(scene)
 
 
+def test_lines_need_no_key(tmp_path: Path) -> None:
+    async def scene(http: httpx2.AsyncClient) -> dict[str, Any]:
+        http.headers["authorization"] = "Bearer k"
+        return await ended(http, await begun(http, HELLO))
+
+    batch = Host(FakeEngine(), tmp_path, api_key=["k"]).run(scene)
+    assert batch["request_counts"] == {"total": 1, "completed": 1, "failed": 0}
+
+
 def test_lines_under_way_run_again_after_a_restart(tmp_path: Path) -> None:
     engine = FakeEngine()
 

@@ -113,7 +113,7 @@ class Exchange:
         self.parts = list(parts)
         self.answer = answer
         self.seen: bytes | None = None
-        self.length = ""
+        self.headers: dict[bytes, bytes] = {}
         self.sent: list[Message] = []
         scope = {"type": "http", "method": "POST", "path": path, "root_path": "", "headers": list(headers)}
         asyncio.run(Tiers(self.route, RULES)(scope, self.receive, self.send))
@@ -127,7 +127,7 @@ class Exchange:
         self.sent.append(message)
 
     async def route(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.length = dict(scope["headers"]).get(b"content-length", b"").decode()
+        self.headers = dict(scope["headers"])
         self.seen = b""
         while (message := await receive())["type"] == "http.request":
             self.seen += message["body"]
@@ -161,10 +161,11 @@ def test_other_paths_are_not_looked_at() -> None:
 
 
 def test_a_body_that_is_changed_has_its_new_length() -> None:
-    changed = Exchange(b'{"service_tier":', b'"flex"}', headers=[(b"Content-Length", b"23")])
+    headers = [(b"content-length", b"23"), (b"transfer-encoding", b"chunked"), (b"accept", b"*/*")]
+    changed = Exchange(b'{"service_tier":', b'"flex"}', headers=headers)
     assert changed.seen is not None
     assert json.loads(changed.seen)["vllm_xargs"] == OFFLINE
-    assert changed.length == str(len(changed.seen))
+    assert changed.headers == {b"accept": b"*/*", b"content-length": str(len(changed.seen)).encode()}
 
 
 def test_a_bad_target_never_reaches_the_route() -> None:
