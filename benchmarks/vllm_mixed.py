@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -49,7 +50,7 @@ class Chat:
     def gaps(self, end: float) -> list[float]:
         """Between tokens; the last one open where the chat was not done by then."""
         times = [*self.token_times, end] if 0 < len(self.token_times) < self.max_tokens else self.token_times
-        return [after - before for before, after in zip(times, times[1:], strict=False)]
+        return [after - before for before, after in pairwise(times)]
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,26 @@ def run_batch(
 
 
 @app.command()
+def replay(
+    journal: Annotated[
+        Path, typer.Argument(help="What a scheduler wrote: decision_log of Brim's settings.", exists=True)
+    ],
+    json_output: Json = False,
+) -> None:
+    """Take the decisions of a journal again, and say where one comes out otherwise: exit status 1."""
+    from brim.plugins.journal import replay as run
+
+    found = run(journal)
+    if json_output:
+        print(json.dumps(found._asdict()))
+    else:
+        outcome = found.difference or "every decision came out the same"
+        print(f"{found.calls} calls, {found.steps} steps: {outcome}")
+    if found.difference is not None:
+        raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     print(brim.__version__)

@@ -82,6 +82,9 @@ class HostedScheduler(Scheduler):
         """Whom the host shall tell which prefixes can be found; None where nobody asks."""
         return self.queues.pool
 
+    def close(self) -> None:
+        """Nobody calls it any more. Here nothing is left to do."""
+
     def add(self, request: Request, now_ns: int) -> None:
         super().add(request, now_ns)
         self._states[request.request_id].token_ids = self._host.token_ids(request.request_id)

@@ -120,6 +120,9 @@ class JournaledScheduler(HostedScheduler):
         super().__init__(config, self._asked, named(config, step_time=_step_time(profile)))
         self._write({"brim_journal": FORMAT, "profile": profile, "config": dataclasses.asdict(config)})
 
+    def close(self) -> None:
+        self._file.close()
+
     @property
     def observer(self) -> CacheObserver | None:
         return None if self.queues.pool is None else self

@@ -89,7 +89,7 @@ def test_whatever_a_host_does_the_books_are_true(
 @settings(max_examples=40, deadline=None)
 @given(arrivals=traffic())
 def test_both_appliers_carry_out_the_same_decisions(policy: str, arrivals: list[tuple[int, Request]]) -> None:
-    """Where nothing is shared and nobody waits for blocks in flight, who owns the blocks makes no difference."""
+    """Where nothing is shared and nothing in flight, who owns the blocks makes no difference."""
     settings_ = config(policy=policy, num_blocks=12, enable_prefix_caching=False, max_num_batched_tokens=16)
     hosted, own = FakeHost(settings_), Host(settings_)
     steps = []

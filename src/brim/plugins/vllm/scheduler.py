@@ -278,6 +278,7 @@ class BrimScheduler(AsyncScheduler):
     def _disengage(self) -> None:
         if self._brim is None:
             return
+        self._brim.close()
         self._brim, self._blocked, self._given_way = None, {}, set()
         self._brim_host.disengage()
         if isinstance(self.waiting, views.GatedQueue):

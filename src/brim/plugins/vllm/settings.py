@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -75,7 +76,7 @@ def slo_of(told: Mapping[str, Any]) -> SLO:
         value = told.get(name)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise ConfigError(f"{name} must be a number of milliseconds above 0, not {value!r}")
         found[name.removesuffix("_ms") + "_ns"] = round(value * 1e6)
     return SLO(**found)

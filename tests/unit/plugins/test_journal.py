@@ -1,0 +1,93 @@
+"""A journal holds all that a decision rests on: the same calls give the same decisions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from brim.core.errors import ConfigError
+from brim.core.hosted import HostedScheduler
+from brim.core.policy import Policy
+from brim.plugins.journal import JournaledScheduler, Replay, replay
+from tests.helpers import MS, OFFLINE, config, request
+from tests.hosted import FakeHost
+
+
+class WritingHost(FakeHost):
+    def __init__(self, path: Path, **changes: object) -> None:
+        self._path = path
+        super().__init__(config(num_blocks=9, max_num_batched_tokens=16, **changes), depth=2)
+
+    def make(self, policy: Policy | None) -> HostedScheduler:
+        return JournaledScheduler(self.config, self, self._path)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    return tmp_path / "journal.jsonl"
+
+
+def play(host: FakeHost) -> None:
+    host.add(*(request(f"r{i}", [1] * 5 + [i], 6, task_class=OFFLINE) for i in range(5)))
+    for _ in range(4):
+        host.step()
+    host.add(*(request(f"s{i}", 6, 9, arrival_ns=host.now_ns, deadline_ns=5 * MS) for i in range(3)))
+    host.step()
+    host.abort("s1")
+    host.run()
+    host.scheduler.close()
+
+
+@pytest.mark.parametrize("policy", ["vllm", "bs-e-s", "echo", "brim", "econoserve"])
+def test_a_replay_takes_the_same_decisions(journal: Path, policy: str) -> None:
+    play(WritingHost(journal, policy=policy))
+    found = replay(journal)
+    assert found.difference is None
+    assert found.steps > 10
+    play(WritingHost(journal, policy=policy))  # a server that began anew goes on in the same file
+    assert replay(journal) == Replay(2 * found.calls, 2 * found.steps)
+
+
+def test_a_replay_says_where_another_decision_comes_out(journal: Path) -> None:
+    play(WritingHost(journal, policy="priority"))
+    lines = [json.loads(text) for text in journal.read_text().splitlines()]
+    number = next(i for i, line in enumerate(lines) if line.get("call") == "order" and line["admit"])
+    lines[number]["admit"].append("r99")
+    journal.write_text("\n".join(map(json.dumps, lines)))
+    found = replay(journal)
+    assert found.difference is not None
+    assert f"line {number + 1} (order)" in found.difference
+    assert "r99" in found.difference
+
+
+def test_another_policy_asks_other_questions(journal: Path) -> None:
+    play(WritingHost(journal, policy="brim"))
+    journal.write_text(journal.read_text().replace('"policy":"brim"', '"policy":"vllm"', 1))
+    assert replay(journal).difference is not None
+
+
+def test_what_is_asked_between_calls_is_no_part_of_them(journal: Path) -> None:
+    host = WritingHost(journal, policy="echo")
+    host.add(request("a", 6, 4))
+    for _ in range(3):
+        host.step()
+        assert host.scheduler.kv.available_blocks >= 0
+    host.scheduler.close()
+    assert replay(journal).difference is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "is no JSON: was the file cut"),
+        ('{"a": 1}', "no line of a journal"),
+        ('{"call": "add", "now_ns": 0}', "does not begin with a configuration"),
+        ('{"brim_journal": 99, "config": {}, "profile": null}', "has format 99; known is 1"),
+    ],
+)
+def test_what_is_no_journal_is_refused(journal: Path, text: str, said: str) -> None:
+    journal.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        replay(journal)
