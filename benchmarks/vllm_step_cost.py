@@ -4,8 +4,8 @@
 
 In the environment of `make test-vllm`. Both schedulers serve the same requests without a model, step by step
 in turn; a step's cost is the processor time of `schedule` and `update_from_output`. As many requests run as
-there are seats, a quarter more wait, and whenever one ends another arrives. In the rows without facts Brim has
-nothing to do but stand aside; in the others half of the requests are online, with targets, half are not.
+there are seats, a quarter more wait, and whenever one ends another arrives. Without facts Brim has nothing to
+do but stand aside; in the other rows half of the requests are online, with targets, and half are offline.
 """
 
 from __future__ import annotations
