@@ -6,11 +6,13 @@ ARGS   ?=
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
+VLLM   := $(VENV)/vllm/bin/python
+
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-slow check format bench clean
+.PHONY: help serve install test test-slow test-vllm test-vllm-upstream check format bench clean
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(VENV)/.serve ## serve a model on 127.0.0.1:8000 [MODEL=folder or Hugging Face id] [ARGS="--port 8001"]
 	@exec $(BIN)/brim serve $(MODEL) $(ARGS)
@@ -22,6 +24,12 @@ test: $(VENV)/.dev ## all tests but the slow ones [ARGS="-k prefix"]
 
 test-slow: $(VENV)/.dev ## the slow tests: many crashes, long random histories
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-vllm: $(VENV)/vllm/.done ## Brim inside vLLM on CPU, slow tests too [ARGS="-k histories"]
+	$(VLLM) -m pytest tests/plugins $(ARGS)
+
+test-vllm-upstream: $(VENV)/vllm/.done ## vLLM's own scheduler tests with Brim's class [ARGS="--version 0.33.0"]
+	$(VLLM) -m tests.plugins.vllm.upstream $(ARGS)
 
 check: $(VENV)/.dev ## lint, format, types, layers
 	$(BIN)/ruff check .
@@ -57,3 +65,14 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Setting up $(VENV) for development (PyTorch is a large download; this happens once) ..."
 	$(PIP) --editable ".[dev]"
 	@touch $(VENV)/.serve $@
+
+# vLLM pins what the servers use, so it has an environment of its own. The three that are removed are linked
+# against CUDA, and break the import of transformers beside a CPU build of torch.
+$(VENV)/vllm/.done: pyproject.toml tests/plugins/vllm/requirements.txt tests/plugins/vllm/constraints.txt
+	@echo "Setting up $(VENV)/vllm (vLLM is a large download; this happens once) ..."
+	$(PYTHON) -m venv $(VENV)/vllm
+	$(VLLM) -m pip --disable-pip-version-check install --quiet --requirement tests/plugins/vllm/requirements.txt \
+	  --constraint tests/plugins/vllm/constraints.txt --editable ".[batch-api]"
+	$(VLLM) -m pip --disable-pip-version-check uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM) -m tests.plugins.vllm.sources
+	@touch $@

@@ -4,8 +4,8 @@
 
 In the environment of `make test-vllm`. Both schedulers serve the same requests without a model, step by step
 in turn; a step's cost is the processor time of `schedule` and `update_from_output`. As many requests run as
-there are seats, a quarter more wait, and whenever one ends another arrives. In the rows without facts Brim
-has nothing to do but stand aside; in the others half of the requests are online, with targets, half are not.
+there are seats, a quarter more wait, and whenever one ends another arrives. Without facts Brim has nothing to
+do but stand aside; in the other rows half of the requests are online, with targets, and half are offline.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.plugins.vllm import classes
 from tests.plugins.vllm.driver import Limits, hasher, make_request, make_scheduler
 from vllm.v1.outputs import ModelRunnerOutput
 
-BLOCK, LONGEST = 16, 1024
+BLOCK, LONGEST = 16, 768  # a request's prompt and answer, at most
 ONLINE = {"task_class": "online", "ttft_ms": 60_000, "itl_ms": 1_000}  # easily met: no step is cut short
 OFFLINE = {"task_class": "offline"}
 FACTS: dict[str, list[dict[str, Any]]] = {"none": [{}], "classes": [ONLINE, OFFLINE]}
@@ -35,11 +35,10 @@ class Contender:
 
     def __init__(self, path: str, running: int, facts: Sequence[dict[str, Any]], ahead: bool) -> None:
         limits = Limits(
-            num_blocks=running * 2 * LONGEST // BLOCK,
+            num_blocks=2 * running * LONGEST // BLOCK,
             block_size=BLOCK,
             max_num_seqs=running,
             max_num_batched_tokens=8192,
-            max_model_len=LONGEST,
             steps_in_flight=2 if ahead else 1,
         )
         self.scheduler = make_scheduler(classes.find(path), limits)

@@ -1,17 +1,15 @@
-"""Which schedulers the tests are about."""
+"""The schedulers that the tests are about, and asynchronous scheduling on a CPU."""
 
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
 STOCK = "vllm.v1.core.sched.async_scheduler:AsyncScheduler"
-BRIM = os.environ.get("BRIM_VLLM_SCHEDULER", "brim.plugins.vllm.scheduler:BrimScheduler")
-"""The class under test as `module:Class`; the environment may name another one."""
+BRIM = "brim.plugins.vllm:BrimScheduler"
 
 
 def find(path: str) -> type:

@@ -23,6 +23,7 @@ from vllm.v1.structured_output import StructuredOutputManager
 from tests.plugins.vllm import classes, models
 from tests.plugins.vllm.worker import Worker
 
+MAX_MODEL_LEN = 512
 PATIENCE_STEPS = 100  # without any token, before the requests count as stuck
 
 
@@ -34,7 +35,6 @@ class Limits:
     block_size: int = 16
     max_num_seqs: int = 8
     max_num_batched_tokens: int = 128
-    max_model_len: int = 512
     prefix_caching: bool = True
     policy: str = "fcfs"
     steps_in_flight: int = 1
@@ -43,7 +43,7 @@ class Limits:
     @property
     def longest(self) -> int:
         """Tokens that one request may have, with all blocks but vLLM's null block to itself."""
-        return min(self.max_model_len, (self.num_blocks - 1) * self.block_size)
+        return min(MAX_MODEL_LEN, (self.num_blocks - 1) * self.block_size)
 
 
 def make_scheduler(cls: Any, limits: Limits) -> Any:
@@ -54,13 +54,13 @@ def make_scheduler(cls: Any, limits: Limits) -> Any:
             model_config=ModelConfig(
                 model=str(models.ensure()),
                 dtype="float32",
-                max_model_len=limits.max_model_len,
+                max_model_len=limits.longest,
                 skip_tokenizer_init=True,
             ),
             scheduler_config=SchedulerConfig(
                 max_num_seqs=limits.max_num_seqs,
                 max_num_batched_tokens=limits.max_num_batched_tokens,
-                max_model_len=limits.max_model_len,
+                max_model_len=limits.longest,
                 is_encoder_decoder=False,
                 enable_chunked_prefill=True,
                 async_scheduling=limits.steps_in_flight > 1,
@@ -189,8 +189,8 @@ class Driver:
         assert scheduled.total_num_scheduled_tokens == sum(counts.values())
         assert scheduled.total_num_scheduled_tokens <= self.limits.max_num_batched_tokens
         assert all(count > 0 for count in counts.values())
-        waits = self.scheduler.has_unfinished_requests() and not self._in_flight
-        self.idle_steps = self.idle_steps + 1 if waits and not counts else 0
+        waits = self.scheduler.has_unfinished_requests() and not counts
+        self.idle_steps = self.idle_steps + 1 if waits else 0
         assert self.idle_steps < PATIENCE_STEPS, f"stuck: {sorted(self.scheduler.requests)}"
 
     def _take_in(self, outputs: Any) -> None:

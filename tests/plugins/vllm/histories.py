@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 from tests.plugins.vllm.driver import Driver, check
@@ -20,14 +21,24 @@ FACTS: list[dict[str, Any]] = [
 
 
 class Traffic:
-    """Arrivals that share documents, aborts, now and then a reset of the prefix cache: all by one seed."""
+    """Arrivals that share documents, aborts, now and then a reset of the prefix cache: all by one seed.
+
+    With `modes` an operator changes Brim's mode now and then.
+    """
 
     def __init__(
-        self, driver: Driver, seed: int, waiting: int = 16, facts: list[dict[str, Any]] = FACTS
+        self,
+        driver: Driver,
+        seed: int,
+        *,
+        waiting: int = 16,
+        facts: Sequence[dict[str, Any]] = FACTS,
+        modes: Sequence[str] = (),
     ) -> None:
         self.driver = driver
         self.waiting = waiting
         self.facts = facts
+        self.modes = modes
         self._random = random.Random(seed)
         longest = driver.limits.longest
         self._documents = [self._tokens(longest // 3) for _ in range(3)]
@@ -48,6 +59,8 @@ class Traffic:
             check(self.driver.scheduler)
         elif chance < 0.222:
             self.driver.scheduler.reset_prefix_cache(reset_running_requests=True)
+        elif chance < 0.226 and self.modes:
+            self.driver.scheduler.brim_switch(self._random.choice(self.modes))
 
     def _arrive(self) -> None:
         document = self._random.choice(self._documents)

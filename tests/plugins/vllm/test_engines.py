@@ -17,7 +17,10 @@ from tests.plugins.vllm.hosts import Ask, Host, Server, engine, generate, schedu
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default"), pytest.mark.timeout(900)]
 
-SCARCE = Host(num_blocks=18)  # of 32 tokens each: about five of the requests below
+STRICT = {"strict": True}  # what goes wrong in Brim is an error
+SCARCE = Host(
+    classes.BRIM, num_blocks=18, additional_config={"brim": STRICT}
+)  # of 32 tokens each: about five of the requests below
 MODES = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 SHARED = 96  # tokens; three blocks
 
@@ -50,7 +53,7 @@ def stock_answers() -> list[list[int]]:
 @pytest.mark.parametrize("facts", [[{}], FACTS], ids=["plain", "classes"])
 @MODES
 def test_an_engine_in_this_process(stock_answers: list[list[int]], asynchronous: bool, facts: Any) -> None:
-    host = replace(SCARCE, scheduler=classes.BRIM, asynchronous=asynchronous)
+    host = replace(SCARCE, asynchronous=asynchronous)
     with engine(host) as llm:
         scheduler = scheduler_of(llm)
         assert isinstance(scheduler, classes.find(classes.BRIM))
@@ -58,6 +61,7 @@ def test_an_engine_in_this_process(stock_answers: list[list[int]], asynchronous:
         with patch.object(scheduler, "_preempt_request", wraps=scheduler._preempt_request) as preempt:
             assert generate(llm, asks(facts)) == stock_answers
         assert facts != [{}] or preempt.called
+        assert scheduler.brim_mode == ("stock" if facts == [{}] else "active")
         manager = scheduler.kv_cache_manager
         assert manager.block_pool.get_num_free_blocks() == SCARCE.num_blocks - 1
         manager.reset_prefix_cache()
@@ -75,7 +79,7 @@ def test_an_engine_in_this_process(stock_answers: list[list[int]], asynchronous:
 def test_a_server(
     stock_answers: list[list[int]], tmp_path: Path, asynchronous: bool, flags: tuple[str, ...]
 ) -> None:
-    host = replace(SCARCE, scheduler=classes.BRIM, asynchronous=asynchronous)
+    host = replace(SCARCE, asynchronous=asynchronous)
     with Server(host, tmp_path, *flags, VLLM_LOGGING_LEVEL="DEBUG") as server:
         assert server.generate(asks([{}])) == stock_answers
         assert server.generate(asks(FACTS)) == stock_answers

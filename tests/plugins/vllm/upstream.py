@@ -20,10 +20,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.plugins.vllm import hub, sources
+from tests.plugins.vllm import classes, hub, sources
 
 HOOKS = Path(__file__).parent / "upstream_hooks"
-BRIM = "brim.plugins.vllm.scheduler:BrimScheduler"
 TESTS = [
     *(
         f"core/test_{name}.py"
@@ -164,7 +163,7 @@ def parse(arguments: Sequence[str] | None) -> Any:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", default=sources.installed_version(), help="a release of vLLM")
-    parser.add_argument("--class", dest="stand_in", default=BRIM, help="module:Class")
+    parser.add_argument("--class", dest="stand_in", default=classes.BRIM, help="module:Class")
     parser.add_argument(
         "only", nargs="*", help="test files or tests under tests/v1, instead of the chosen ones"
     )
