@@ -82,6 +82,7 @@ def brim(folder: Path, dtype: str) -> Contender:
         blocks = -(-(PROMPT_TOKENS + tokens) // BLOCK_SIZE)
         for at, state in enumerate(states):
             state.block_ids = list(range(at * blocks, (at + 1) * blocks))
+            state.admit(0)
             state.schedule(PROMPT_TOKENS)
             engine.begin(StepPlan(0, (), (Chunk(state, 0, PROMPT_TOKENS, True),)))
             state.append(engine.finish().token_ids[0])

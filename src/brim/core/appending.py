@@ -39,10 +39,10 @@ class Appender:
         """The same tokens for each, none of them its last."""
         self._steps_left = 0
         for state in states:
-            state.token_ids += token_ids
+            state.known += token_ids
 
     def _look(self) -> None:
         states = self._states
         self._stops = NO_TOKENS.union(*{state.stop_token_ids for state in states})  # mostly the same set
-        self._token_ids = [state.token_ids for state in states]
-        self._steps_left = min([s.max_num_tokens - len(s.token_ids) for s in states], default=0)
+        self._token_ids = [state.known for state in states]
+        self._steps_left = min([s.max_num_tokens - len(s.known) for s in states], default=0)

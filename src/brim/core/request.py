@@ -153,6 +153,7 @@ class RequestState:
         "arrival_seq",
         "block_ids",
         "expected_tokens",
+        "known",
         "max_num_tokens",
         "num_cached_tokens",
         "num_preemptions",
@@ -167,7 +168,9 @@ class RequestState:
         self.request = request
         self.arrival_seq = arrival_seq
         self.status = Status.WAITING
-        self.token_ids: list[int] = list(request.prompt_token_ids)
+        # The request's own until it runs: very many may wait, with very long prompts.
+        self.token_ids: Sequence[int] = request.prompt_token_ids
+        self.known: list[int] = []  # the same list, to be written, once it has been admitted
         self.num_prompt_tokens = len(self.token_ids)
         self.max_num_tokens = self.num_prompt_tokens + request.sampling.max_tokens
         self.stop_token_ids = request.sampling.stop_token_ids
@@ -220,6 +223,7 @@ class RequestState:
         """Waiting becomes running, its first `num_cached_tokens` tokens already in the cache."""
         if self.num_cached_tokens is None:
             self.num_cached_tokens = num_cached_tokens
+            self.token_ids = self.known = list(self.request.prompt_token_ids)
         self.status = Status.RUNNING
         self._num_computed = self._num_scheduled = num_cached_tokens
 
@@ -249,7 +253,7 @@ class RequestState:
         """`append` for many in one lean loop; returns those whose last token it was."""
         over = []
         for state, token_id in zip(states, token_ids, strict=True):
-            tokens = state.token_ids
+            tokens = state.known
             tokens.append(token_id)
             if len(tokens) >= state.max_num_tokens or (token_id in state.stop_token_ids and state.stopped):
                 over.append(state)

@@ -18,7 +18,7 @@ from brim.simulation.machine import Machine
 from brim.simulation.meter import Totals
 from brim.simulation.replica import Listener, Replica
 from brim.simulation.targets import Targets
-from brim.simulation.truth import STOPS, TraceHashing, Truth
+from brim.simulation.truth import STOPS, Fillers, TraceHashing, Truth
 from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest
 
 
@@ -166,7 +166,7 @@ class _World:
         )
         return Request(
             str(index),
-            [0] * asked.input_tokens,
+            Fillers(asked.input_tokens),
             self._sampling_for(self._setup.max_tokens(asked.input_tokens)),
             asked.task_class,
             asked.arrival_ns,

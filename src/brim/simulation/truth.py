@@ -5,7 +5,9 @@ A request's id is its place in the trace.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+from typing import overload
 
 from brim.core.errors import ConfigError
 from brim.core.kvcache.prefix_index import BlockHash
@@ -14,6 +16,31 @@ from brim.workloads.trace import Trace, TraceRequest
 
 FILLER, STOP = 0, 1  # the token ids of a simulated answer
 STOPS = frozenset({STOP})
+
+
+class Fillers(Sequence[int]):
+    """So many filler tokens, as one number: a prompt of which nobody knows the words."""
+
+    __slots__ = ("_count",)
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[int]:
+        return repeat(FILLER, self._count)
+
+    @overload
+    def __getitem__(self, at: int) -> int: ...
+    @overload
+    def __getitem__(self, at: slice) -> Fillers: ...
+    def __getitem__(self, at: int | slice) -> int | Fillers:
+        if isinstance(at, slice):
+            return Fillers(len(range(self._count)[at]))
+        range(self._count)[at]  # raises IndexError where there is none
+        return FILLER
 
 
 class Truth:
@@ -35,7 +62,7 @@ class TraceHashing:
 
     What the trace's block ids cover is named by the id and the place inside its block; what they don't,
     the output among it, is the request's own. Raises ConfigError where the blocks don't fit into those of
-    the trace.
+    the trace, or one of its ids stands behind two others.
     """
 
     def __init__(self, trace: Trace, block_size: int, max_model_len: int) -> None:
@@ -44,6 +71,7 @@ class TraceHashing:
                 f"block_size {block_size} does not divide the {trace.block_tokens} tokens of a prefix block "
                 f"of {trace.name}: take a divisor, or switch prefix caching off"
             )
+        _refuse_unchained(trace)
         self._requests = trace.requests
         self._parts = trace.block_tokens // block_size  # our blocks in one of the trace's
         self._width = max_model_len // block_size + 1  # more blocks than a request can have
@@ -63,3 +91,22 @@ class TraceHashing:
             names = [block_id * self._parts + part for block_id in block_ids for part in range(self._parts)]
             self._names[id(block_ids)] = names
         return names
+
+
+def _refuse_unchained(trace: Trace) -> None:
+    """An id that names the words of its block alone would make hits of different prompts."""
+    before: dict[int, int | None] = {}
+    looked_at = set()  # by identity: many requests share their ids
+    for request in trace.requests:
+        if id(request.block_ids) in looked_at:
+            continue
+        looked_at.add(id(request.block_ids))
+        last = None
+        for block_id in request.block_ids:
+            if before.setdefault(block_id, last) != last:
+                raise ConfigError(
+                    f"block id {block_id} of {trace.name} stands behind {before[block_id]} and behind {last}, "
+                    "but an id must name all tokens up to its block: give each prefix an id of its own, "
+                    "or switch prefix caching off"
+                )
+            last = block_id

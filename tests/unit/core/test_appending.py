@@ -24,12 +24,15 @@ STEPS = st.lists(
 def requests() -> list[RequestState]:
     """One stops at once, one after two tokens; the limits are 3 to 12."""
     stops = {"stop_token_ids": frozenset({STOP})}
-    return [
+    made = [
         state(request("a", 2, max_tokens=12, **stops)),
         state(request("b", 2, max_tokens=3, **stops)),
         state(request("c", 2, max_tokens=6)),
         state(request("d", 2, max_tokens=8, min_tokens=2, **stops)),
     ]
+    for one in made:
+        one.admit(0)
+    return made
 
 
 @given(STEPS)
@@ -44,7 +47,7 @@ def test_it_is_the_plain_loop(steps: list[tuple[set[int], int, bool, int]]) -> N
             times = min(plain[i].max_num_tokens - plain[i].num_tokens for i in there) - 1
             appender.extend(rows, [0] * times)
             for i in there:
-                plain[i].token_ids += [0] * times
+                plain[i].known += [0] * times
             times = 1
         for step in range(times):
             token_ids = [last if step == times - 1 else 0] + [0] * (len(there) - 1)

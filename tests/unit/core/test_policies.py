@@ -460,6 +460,7 @@ def test_an_expected_length_is_padded_and_rounded_up_to_buckets(
     predicted, padding, bucket, generated, tokens
 ):
     one = waiting("a", max_tokens=99)
+    one.admit(0)
     for _ in range(generated):
         one.append(7)
     assert Predicted(Foretold({"a": predicted}), padding, bucket).output_tokens(one) == tokens
@@ -470,6 +471,7 @@ def test_what_is_promised():
     rules = [OnDemand(), Exact(), Maximum()]
     assert [(rule.tokens(one), rule.binding) for rule in rules] == [(4, False), (9, True), (13, True)]
     one.expect(1)
+    one.admit(0)
     one.append(7)
     assert Exact().tokens(one) == 6  # no less than the next token
 
@@ -479,6 +481,7 @@ def test_who_is_expected_to_end_at_the_same_step_is_one_group():
         waiting("a", 0, prompt=4, expects=5, max_tokens=9),
         waiting("b", 1, prompt=9, expects=6, max_tokens=9),
     )
+    b.admit(0)
     b.append(7)
     assert [SameEnd().key(view) for view in (a, b)] == [5, 5]
     assert [Alone().key(view) for view in (a, b)] == [0, 1]

@@ -28,7 +28,13 @@ def test_a_new_request_waits_and_has_computed_nothing():
 def test_its_tokens_are_a_copy_of_the_prompt():
     prompt = [1, 2, 3]
     new = state(request("a", prompt))
+    assert new.token_ids == (1, 2, 3)
+    new.admit(0)
     new.append(4)
+    assert new.token_ids == [1, 2, 3, 4]
+    new.preempt()
+    new.admit(0)
+    assert new.token_ids == [1, 2, 3, 4]
     assert prompt == [1, 2, 3]
     assert new.request.prompt_token_ids == (1, 2, 3)
 
@@ -163,6 +169,8 @@ def test_a_stop_token_in_the_prompt_stops_nothing():
 
 def test_many_get_one_token_each_and_those_that_are_over_come_back():
     a, b, c = (state(request(name, 4, max_tokens=n)) for name, n in (("a", 1), ("b", 2), ("c", 1)))
+    for one in (a, b, c):
+        one.admit(0)
     assert RequestState.append_each((a, b, c), (1, 2, 3)) == [a, c]
     assert [s.token_ids[-1] for s in (a, b, c)] == [1, 2, 3]
 

@@ -17,6 +17,7 @@ def names(block_size: int, *prompts: tuple[int, tuple[int, ...]], block_tokens: 
     every = []
     for i, (tokens, _) in enumerate(prompts):
         view = state(request(str(i), [0] * tokens, 9))
+        view.admit(0)
         for _ in range(extra):
             view.append(0)
         hashes: list = []
@@ -53,6 +54,7 @@ def test_all_blocks_of_a_request_have_different_names():
 def test_names_are_the_same_however_many_are_asked_for_at_a_time():
     trace = Trace("t", [TraceRequest(0, 12, 9, block_ids=(1,))], 8)
     hashing, view = TraceHashing(trace, 4, 64), state(request("0", [0] * 12, 9))
+    view.admit(0)
     grown: list = []
     for _ in range(8):
         hashing.extend(grown, view, 4)
@@ -66,3 +68,9 @@ def test_names_are_the_same_however_many_are_asked_for_at_a_time():
 def test_a_block_that_does_not_divide_the_traces_is_refused():
     with pytest.raises(ConfigError, match="take a divisor, or switch prefix caching off"):
         names(3, (12, (1,)))
+
+
+@pytest.mark.parametrize("ids", [(3, 3), (5,), (4, 5), (3, 6, 5)])
+def test_ids_that_do_not_name_all_before_them_are_refused(ids):
+    with pytest.raises(ConfigError, match="give each prefix an id of its own"):
+        names(4, (24, (3, 5)), (24, ids))

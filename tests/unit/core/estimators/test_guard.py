@@ -44,7 +44,7 @@ def test_it_starts_with_caution_and_believes_a_few_hundred_steps():
 
 @pytest.mark.parametrize("sigma", [0.05, 0.1, 0.2])
 def test_a_few_hundred_steps_tell_what_would_take_thousands_to_see(sigma):
-    """The share that may be late is beyond 3.3 deviations: from 300 steps, at least that, at most thrice."""
+    """The share that may be late is beyond 3.3 deviations: never less, at most thrice that."""
     for seed in range(20):
         draw = random.Random(seed)
         guard = Guard(0.0)

@@ -27,6 +27,7 @@ class Blocks:
         state = RequestState(Request(name, prompt, sampling=sampling), 0)
         state.block_ids = list(range(self.next, self.next + 4))
         self.next += 4
+        state.admit(0)
         return state
 
 
