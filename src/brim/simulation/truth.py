@@ -5,21 +5,39 @@ A request's id is its place in the trace.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Protocol
 
 from brim.core.errors import ConfigError
 from brim.core.kvcache.prefix_index import BlockHash
 from brim.core.request import Request, RequestView
-from brim.workloads.trace import Trace, TraceRequest
+from brim.workloads.trace import TraceRequest
 
 FILLER, STOP = 0, 1  # the token ids of a simulated answer
 STOPS = frozenset({STOP})
+PREFIXES_KEPT = 4096  # names of shared blocks that are not made anew when another request shares them
+
+
+class ByPlace(Protocol):
+    def __getitem__(self, place: int, /) -> TraceRequest: ...
+
+
+class Known(Protocol):
+    """What is known of requests by their place in a trace: the trace itself, or those of it under way."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def requests(self) -> ByPlace: ...
+    @property
+    def block_tokens(self) -> int: ...
 
 
 class Truth:
     """The true length of every answer, drawn as filler tokens and one stop token."""
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Known) -> None:
         self._requests = trace.requests
 
     def of(self, request: Request) -> TraceRequest:
@@ -38,7 +56,7 @@ class TraceHashing:
     the trace.
     """
 
-    def __init__(self, trace: Trace, block_size: int, max_model_len: int) -> None:
+    def __init__(self, trace: Known, block_size: int, max_model_len: int) -> None:
         if trace.block_tokens % block_size:
             raise ConfigError(
                 f"block_size {block_size} does not divide the {trace.block_tokens} tokens of a prefix block "
@@ -47,7 +65,8 @@ class TraceHashing:
         self._requests = trace.requests
         self._parts = trace.block_tokens // block_size  # our blocks in one of the trace's
         self._width = max_model_len // block_size + 1  # more blocks than a request can have
-        self._names: dict[int, list[BlockHash]] = {}  # by the identity of block ids, which many may share
+        # by the identity of block ids, which many may share; holding them keeps it theirs
+        self._names: OrderedDict[int, tuple[Sequence[int], list[BlockHash]]] = OrderedDict()
 
     def extend(self, hashes: list[BlockHash], view: RequestView, block_size: int) -> None:
         sequence = int(view.request.request_id)
@@ -58,8 +77,13 @@ class TraceHashing:
         hashes.extend(range(first - len(hashes), first - view.num_tokens // block_size, -1))
 
     def _shared(self, block_ids: Sequence[int]) -> list[BlockHash]:
-        names = self._names.get(id(block_ids))
-        if names is None:
-            names = [block_id * self._parts + part for block_id in block_ids for part in range(self._parts)]
-            self._names[id(block_ids)] = names
+        found = self._names.get(id(block_ids))
+        if found is not None:
+            return found[1]
+        names: list[BlockHash] = [
+            block_id * self._parts + part for block_id in block_ids for part in range(self._parts)
+        ]
+        self._names[id(block_ids)] = (block_ids, names)
+        if len(self._names) > PREFIXES_KEPT:
+            self._names.popitem(last=False)
         return names
