@@ -57,6 +57,9 @@ class Fleet:
         """Those that new requests may go to."""
         return [member for member in self._open if member.number not in self._decoding]
 
+    def takes_more(self, member: Member) -> bool:
+        return member.status is Status.UP and member.number not in self._decoding
+
     def open_books(self, *, decode: bool = False) -> Sequence[Books]:
         return [m.books for m in self._open if (m.number in self._decoding) is decode]
 

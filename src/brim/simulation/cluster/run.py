@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -40,15 +40,17 @@ def simulate_cluster(
     arrivals: Trace | Stream,
     setup: ClusterSetup,
     *,
+    spare: Iterable[TraceRequest] = (),
     done: Callable[[], None] | None = None,
     stopwatch: Callable[[], float] = perf_counter,
 ) -> ClusterRun:
     """Runs all requests of a trace, each read when the one before it has arrived.
 
-    `done` is called for each request that is over.
+    `spare` are offline requests besides, read as replicas have room: there may be no end of them, where
+    the setup says when to stop. `done` is called for each request that is over.
     """
     started = stopwatch()
-    cluster = _Cluster(arrivals.name, arrivals.block_tokens, iter(arrivals.requests), setup, done)
+    cluster = _Cluster(arrivals, iter(spare), setup, done or (lambda: None))
     cluster.clock.run()
     return cluster.outcome(stopwatch() - started)
 
@@ -56,17 +58,17 @@ def simulate_cluster(
 class _Cluster:
     def __init__(
         self,
-        name: str,
-        block_tokens: int,
-        arrivals: Iterable[TraceRequest],
+        arrivals: Trace | Stream,
+        spare: Iterator[TraceRequest],
         setup: ClusterSetup,
-        done: Callable[[], None] | None,
+        done: Callable[[], None],
     ) -> None:
         self.clock = Clock()
         self._setup = setup
-        self._arrivals = iter(arrivals)
-        self._done = done or (lambda: None)
-        self._underway = Underway(name, block_tokens)
+        self._arrivals = iter(arrivals.requests)
+        self._spare = spare
+        self._done = done
+        self._underway = Underway(arrivals.name, arrivals.block_tokens)
         self._backlog = Backlog()
         self._tracks: dict[int, Track[Histogram]] = {}  # of requests between two replicas
         self._homeless: deque[int] = deque()  # online requests while no replica is up
@@ -78,6 +80,7 @@ class _Cluster:
         self._notes: list[Noted] = []
         self._fleet = Fleet(setup, self.clock, self._member, self._recovered, self._is_over)
         self._next_arrival()
+        self._share_backlog()
         self.clock.at(setup.window_ns, Order.MARK, self._mark)
         if setup.stop_ns is not None:
             self.clock.at(setup.stop_ns, Order.MARK, self.clock.stop)
@@ -148,9 +151,19 @@ class _Cluster:
     def _fill(self, member: Member) -> None:
         """Keeps so many offline requests at a replica as it could run at once."""
         depth = self._setup.offline_depth or member.pool.config.max_num_seqs
-        while self._backlog and member in self._fleet.serving() and member.books.offline < depth:
+        while self._fleet.takes_more(member) and member.books.offline < depth and self._has_offline_work():
             place, _ = self._backlog.fetch(member.number)
             self._send(member, place)
+
+    def _has_offline_work(self) -> bool:
+        """Reads one more of those to spare where all that came are given out."""
+        until_ns, now_ns = self._setup.spare_until_ns, self.clock.now_ns
+        if self._backlog or (until_ns is not None and now_ns >= until_ns):
+            return bool(self._backlog)
+        if (asked := next(self._spare, None)) is not None:
+            asked = asked._replace(arrival_ns=now_ns, task_class=TaskClass.OFFLINE)
+            self._backlog.add(self._underway.arrive(self._setup.cut(asked)), asked)
+        return bool(self._backlog)
 
     # ---- what replicas tell ----------------------------------------------------------------------------
 
@@ -169,8 +182,7 @@ class _Cluster:
         self._done()
         if asked.task_class is TaskClass.OFFLINE:
             self._offline_end_ns = max(self._offline_end_ns, now_ns)
-            if self._backlog:
-                self.clock.at(now_ns, Order.ARRIVAL, lambda: self._fill(member))
+            self.clock.at(now_ns, Order.ARRIVAL, lambda: self._fill(member))
         self._fleet.eased(member, now_ns)
 
     def _hand_on(self, member: Member, place: int, now_ns: int) -> None:

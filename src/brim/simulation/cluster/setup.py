@@ -107,7 +107,8 @@ class ClusterSetup:
     """What a trace is run on. `serving` computes prompts only where there is `disaggregation`.
 
     `offline_depth` offline requests are kept at each replica; None: as many as it has seats. `window_ns`
-    is how often figures are noted. At `stop_ns` the run ends, whoever is under way. `count_from_ns` leaves
+    is how often figures are noted. At `stop_ns` the run ends, whoever is under way; from `spare_until_ns` on
+    no more spare requests are begun. `count_from_ns` leaves
     out requests that arrive before.
     """
 
@@ -120,6 +121,7 @@ class ClusterSetup:
     offline_depth: int | None = None
     window_ns: int = 60 * NANOSECONDS
     stop_ns: int | None = None
+    spare_until_ns: int | None = None
     count_from_ns: int = 0
     skip: bool = True
 

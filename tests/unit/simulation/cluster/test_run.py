@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 
 import hypothesis.strategies as st
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from brim.core.request import TaskClass
 from brim.simulation.cluster.figures import figures
 from brim.simulation.cluster.routing import ROUTINGS, routing
+from brim.simulation.cluster.run import simulate_cluster
 from brim.simulation.run import Setup, simulate
 from brim.workloads.trace import Trace
 from tests.helpers import ONLINE
@@ -81,6 +83,21 @@ def test_offline_requests_go_where_there_is_room():
     assert found.backlog_left == 0
     assert found.by_class[TaskClass.OFFLINE].ended_well == 3
     assert found.offline_done_ns is not None
+
+
+def test_spare_work_is_read_only_as_there_is_room():
+    """Steps of one seat take 10 + 4 ms: 7 requests in 100 ms, and the eighth is under way."""
+    read: list[int] = []
+
+    def endless():
+        for i in count():
+            read.append(i)
+            yield asked(0, 4, 1)
+
+    on = cluster(1, setup(settings={"max_num_seqs": 1}), offline_depth=1, stop_ns=100_000_000)
+    found = simulate_cluster(trace(asked(0, 4, 1)), on, spare=endless(), stopwatch=NO_CLOCK)
+    assert found.by_class[TaskClass.OFFLINE].ended_well == 6
+    assert len(read) == 7
 
 
 def test_the_end_cuts_the_run_and_says_what_is_left():
