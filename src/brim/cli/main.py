@@ -11,6 +11,7 @@ import typer
 
 import brim
 from brim.cli.flags import Json, takes_settings
+from brim.cli.plan import plan_command
 from brim.cli.profile import profile_app
 from brim.cli.reproduce import reproduce_app
 from brim.cli.settings import RunBatchSettings, ServeSettings
@@ -31,6 +32,7 @@ app.add_typer(profile_app, name="profile")
 app.add_typer(reproduce_app, name="reproduce")
 app.command("simulate")(simulate_command)
 app.command("compare")(compare_command)
+app.command("plan")(plan_command)
 Engine = Annotated[
     Literal["local", "vllm"], typer.Option("--engine", help="Brim's own, or vLLM's server with Brim inside.")
 ]

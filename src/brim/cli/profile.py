@@ -103,6 +103,31 @@ def replay(
 
 
 @profile_app.command()
+def fidelity(
+    data: Data,
+    trace: Annotated[Path, typer.Option(help="The trace that the RTX PRO 6000 run served.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The page to write; else it is printed.")
+    ] = None,
+) -> None:
+    """Replay every measured run there is, and write how far each figure is off."""
+    try:
+        from brim.profiling.fidelity import page
+    except ImportError as exc:
+        raise _without_numpy(exc) from exc
+    from brim.workloads.formats import read
+
+    text = page(data, read(trace))
+    if output is None:
+        print(text)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError(f"can't write the page to {output}: {exc.strerror}") from exc
+
+
+@profile_app.command()
 def roofline(
     model_config: Annotated[
         str, typer.Option(help="A config.json, its folder, or a size such as llama-3-8b.")

@@ -34,3 +34,18 @@ def bar(total: int, what: str) -> Iterator[Callable[[], None]]:
     with Progress(*columns, console=Console(stderr=True)) as shown:
         task = shown.add_task(what, total=total)
         yield lambda: shown.advance(task)
+
+
+def open_bar(total: int, what: str) -> Callable[[], None]:
+    """The same for callers without a place to close it: it closes when all are done."""
+    opened = bar(total, what)
+    advance, left = opened.__enter__(), total
+
+    def moved() -> None:
+        nonlocal left
+        advance()
+        left -= 1
+        if not left:
+            opened.__exit__(None, None, None)
+
+    return moved

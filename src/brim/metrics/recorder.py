@@ -100,10 +100,11 @@ def exact() -> ClassMetrics[Samples]:
     return ClassMetrics(Samples(), Samples(), Samples(), Samples(), Samples(), Samples())
 
 
-class _Track(Generic[D]):
+class Track(Generic[D]):
     """One request under way. While it draws a token in every step, its latest times are the recorder's."""
 
     __slots__ = (
+        "admitted",
         "first_ns",
         "joined",
         "last_ns",
@@ -112,17 +113,20 @@ class _Track(Generic[D]):
         "metrics",
         "request",
         "state",
+        "tokens_elsewhere",
     )
 
     def __init__(self, request: Request, metrics: ClassMetrics[D]) -> None:
         self.request = request
         self.metrics = metrics
         self.state: RequestState | None = None  # None until its first token
+        self.admitted = False
         self.joined = 0  # the step with which it began to draw in every step
         self.first_ns = 0
         self.last_ns = 0
         self.longest_gap_ns = 0
         self.lost_tokens = 0  # by the latest preemption
+        self.tokens_elsewhere = 0  # drawn under another recorder
 
 
 class _LongestGaps:
@@ -171,10 +175,10 @@ class Recorder(Generic[D]):
         self.steps = 0
         self._counted = counted
         self._slo = slo
-        self._tracks: dict[str, _Track[D]] = {}
+        self._tracks: dict[str, Track[D]] = {}
         self._states: Sequence[RequestState] = ()  # who drew the newest tokens
         self._now_ns = 0  # and when
-        self._drawing: dict[RequestState, _Track[D]] = {}  # the same, but for those that ended since
+        self._drawing: dict[RequestState, Track[D]] = {}  # the same, but for those that ended since
         self._rows: Counter[ClassMetrics[D]] = Counter()  # how many of them count where
         self._gaps = _LongestGaps()
         self._hear: dict[type[Event], Callable[[Any], object]] = {
@@ -199,11 +203,27 @@ class Recorder(Generic[D]):
         del self._tracks[request.request_id]
         metrics.finished[FinishReason.REFUSED] += 1
 
-    def _arrived(self, request: Request) -> _Track[D]:
+    def hand_over(self, request_id: str, num_output_tokens: int) -> Track[D] | None:
+        """Lets go of a request that another scheduler takes over after so many tokens; None if unknown."""
+        track = self._tracks.pop(request_id, None)
+        if track is not None:
+            if track.state is not None and track.state in self._drawing:
+                self._leave(track.state)
+                self._states = ()
+            track.tokens_elsewhere += num_output_tokens
+        return track
+
+    def take_over(self, track: Track[D]) -> None:
+        """Goes on with it: the request keeps its id, its arrival and where it counts."""
+        self._tracks[track.request.request_id] = track
+
+    def _arrived(self, request: Request) -> Track[D]:
+        if track := self._tracks.get(request.request_id):
+            return track  # taken over
         metrics = (self.by_class if self._counted(request) else self.others)[request.task_class]
         metrics.arrived += 1
         metrics.judged += bool(_targets(self._slo(request)))
-        track = self._tracks[request.request_id] = _Track(request, metrics)
+        track = self._tracks[request.request_id] = Track(request, metrics)
         return track
 
     def _admitted(self, event: Admitted) -> None:
@@ -212,6 +232,9 @@ class Recorder(Generic[D]):
         if event.resumed:
             metrics.recomputed_tokens += max(0, track.lost_tokens - event.cached_tokens)
             return
+        if track.admitted:
+            return  # elsewhere, before it was taken over
+        track.admitted = True
         metrics.queue_seconds.observe((event.now_ns - request.arrival_ns) / _SECOND)
         metrics.prompt_tokens += len(request.prompt_token_ids)
         metrics.cached_tokens += event.cached_tokens
@@ -226,6 +249,8 @@ class Recorder(Generic[D]):
 
     def _first_token(self, event: FirstToken) -> None:
         track = self._tracks[event.request_id]
+        if track.state is not None:
+            return  # not the first it ever drew
         track.first_ns = event.now_ns
         track.metrics.ttft_seconds.observe((event.now_ns - track.request.arrival_ns) / _SECOND)
 
@@ -297,7 +322,7 @@ class Recorder(Generic[D]):
         metrics.finished[event.reason] += 1
         if event.reason not in ENDED_WELL or not event.num_output_tokens:
             return  # a host may end a request well before its first token
-        arrival_ns, tokens = track.request.arrival_ns, event.num_output_tokens
+        arrival_ns, tokens = track.request.arrival_ns, track.tokens_elsewhere + event.num_output_tokens
         e2e_ns = track.last_ns - arrival_ns
         metrics.e2e_seconds.observe(e2e_ns / _SECOND)
         metrics.normalized_latency_seconds.observe(e2e_ns / tokens / _SECOND)

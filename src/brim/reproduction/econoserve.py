@@ -9,8 +9,8 @@ from brim.reproduction.benches import HOST_PS, Bench
 from brim.reproduction.claims import claims
 from brim.reproduction.plan import Plan, budget_points, points, saturation_point
 from brim.reproduction.points import WARM_UP, Point, measure
-from brim.reproduction.pool import measure_all
 from brim.reproduction.ratios import packing
+from brim.simulation.processes import measure_all
 from brim.simulation.results import Figures
 
 Tell = Callable[[str, int], Callable[[], None]]  # what is run, and how many; to be called after each

@@ -48,6 +48,10 @@ class Clock:
         self.now_ns = time_ns
         return True
 
+    def puts_off(self, until_ns: int, action: Callable[[], None]) -> bool:
+        """Whether `action`, of which nothing shows before `until_ns`, is left for later; here it never is."""
+        return False
+
     def stop(self) -> None:
         """Nothing happens after this."""
         self._stopped = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from typing import Protocol
 
 from brim.core.estimators.response_length import bounded
 from brim.core.request import Request
@@ -13,10 +13,14 @@ ANCHOR_SIGMA = 0.6
 ANCHOR_SPREAD_TOKENS = 60.0
 
 
+class ById(Protocol):
+    def __getitem__(self, request_id: str, /) -> int: ...
+
+
 class Oracle:
     """The true number of output tokens by request id."""
 
-    def __init__(self, truth: Mapping[str, int]) -> None:
+    def __init__(self, truth: ById) -> None:
         self._truth = truth
 
     def predict(self, request: Request, generated: int) -> int:
@@ -35,9 +39,7 @@ class NoisyOracle:
     truth is predicted with a new factor, drawn from the tokens there are as well.
     """
 
-    def __init__(
-        self, truth: Mapping[str, int], sigma: float, seed: int = 0, *, spread_tokens: float = 0.0
-    ) -> None:
+    def __init__(self, truth: ById, sigma: float, seed: int = 0, *, spread_tokens: float = 0.0) -> None:
         self._truth = truth
         self._sigma = sigma
         self._seed = seed
@@ -63,7 +65,7 @@ class NoisyOracle:
         return size if draw.random() < 0.5 else -size
 
 
-def anchored(truth: Mapping[str, int], seed: int = 0) -> NoisyOracle:
+def anchored(truth: ById, seed: int = 0) -> NoisyOracle:
     """A realistic predictor of short answers: its error on Alpaca resembles a published one.
 
     Published: mean error 62 tokens, within 50 tokens for 59 % of the requests, within 100 for 81 %. Both

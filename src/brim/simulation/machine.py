@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from brim.core.estimators.step_time import StepShape, StepTime, attention_pairs
+from brim.core.estimators.step_time import StepShape, StepTime, attention_pairs, shape_of
+from brim.core.plan import Chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,10 @@ class Machine:
 
     def picoseconds(self, shape: StepShape, num_sequences: int) -> int:
         return self.step_time.picoseconds(shape) + self.overhead_ps + self.per_sequence_ps * num_sequences
+
+    def shape(self, chunks: Sequence[Chunk], num_decodes: int, decode_context: int) -> StepShape:
+        """What this machine computes of a step."""
+        return shape_of(chunks, num_decodes, decode_context)
 
     def line(self, num_decodes: int) -> tuple[int, int]:
         """Decodes alone take `fixed + per_context * decode_context` ps: these two."""

@@ -60,5 +60,8 @@ class Meter:
     def totals(self, now_ns: int) -> Totals:
         """Up to this moment; of steps under way, only what has passed of them counts as busy."""
         self.enter(now_ns, self.read())
-        ahead_ps = max(self._busy_until_ps - now_ns * 1000, 0)
-        return replace(self._totals, busy_ps=self._totals.busy_ps - ahead_ps)
+        return replace(self._totals, busy_ps=self.busy_ps(now_ns))
+
+    def busy_ps(self, now_ns: int) -> int:
+        """The same for the time that steps took alone; enters nothing."""
+        return self._totals.busy_ps - max(self._busy_until_ps - now_ns * 1000, 0)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from brim.core.errors import InvariantViolated, RequestRefused
-from brim.core.estimators.step_time import shape_of
 from brim.core.events import Event
 from brim.core.plan import StepPlan, StepResult
 from brim.core.request import Request
@@ -91,6 +90,11 @@ class Replica:
         self._next_step_id = 0
         self._awake = False
 
+    @property
+    def inbox(self) -> Sequence[Request]:
+        """Requests that the scheduler has not been told of yet."""
+        return self._inbox
+
     def submit(self, request: Request) -> None:
         """A request has arrived; it is told to the scheduler at the next turn."""
         self._inbox.append(request)
@@ -162,7 +166,7 @@ class Replica:
         """When the machine is done with the step, in picoseconds."""
         tokens, context = len(plan.decodes), self._decodes.context(plan.step_id)
         if plan.chunks:
-            shape = shape_of(plan.chunks, tokens, context)
+            shape = self._machine.shape(plan.chunks, tokens, context)
             took_ps = self._machine.picoseconds(shape, tokens + len(plan.chunks))
             tokens = shape.new_tokens
         else:
@@ -200,7 +204,11 @@ class Replica:
         step_id, states = self._next_step_id, self.scheduler.batch.rows()
         changed = self._decodes.follow(states, step_id, scheduled=False)
         stretch = self._stretch(step_id, len(states))
-        steps = self._steps_in_time(stretch, min(most, self._decodes.steps_to_an_end(step_id)))
+        most = min(most, self._decodes.steps_to_an_end(step_id))
+        sure = self._sure_steps(stretch, most, len(states))
+        if sure and self._clock.puts_off(stretch.end_ns(sure), self._turns):
+            return False
+        steps = self._steps_in_time(stretch, most)
         if not steps:
             return True
         ends_ns = [stretch.end_ns(n) for n in range(1, steps + 1)]
@@ -211,6 +219,16 @@ class Replica:
         self.meter.steps(steps, steps * len(states), self._free_ps - stretch.start_ps, self._free_ps)
         self._next_step_id += steps
         return self._moves_on(self._free_ps // PICOSECONDS)
+
+    def _sure_steps(self, stretch: _Stretch, most: int, rows: int) -> int:
+        """How many steps of the stretch nothing can stop: no order that changes, no lack of blocks."""
+        scheduler = self.scheduler
+        if rows * (1 + most // scheduler.config.block_size) > scheduler.kv.available_blocks:
+            return 0
+        changes_at_ns = scheduler.queues.changes_at_ns
+        if stretch.end_ns(most) < changes_at_ns:
+            return most
+        return bisect_left(range(1, most + 1), changes_at_ns, key=stretch.end_ns) + 1
 
     def _stretch(self, step_id: int, rows: int) -> _Stretch:
         fixed, per_context = self._line(rows)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from brim.core.request import FinishReason, TaskClass
 from brim.metrics.recorder import ClassMetrics
-from brim.metrics.samples import Samples
 from brim.simulation.run import Run, Snapshot
 from brim.workloads.trace import NANOSECONDS
 
@@ -15,7 +15,19 @@ SHARES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 Figures = dict[str, Any]
 
 
-def summary(samples: Samples) -> Figures:
+class Observed(Protocol):
+    """A distribution that tells of itself: `Samples`, `Histogram`."""
+
+    def observe(self, value: float, times: int = 1) -> None: ...
+    @property
+    def mean(self) -> float | None: ...
+    def percentiles(self, shares: Sequence[float]) -> list[float | None]: ...
+
+
+D = TypeVar("D", bound=Observed)
+
+
+def summary(samples: Observed) -> Figures:
     """Mean and percentiles; null where nothing was observed."""
     return {"mean": samples.mean, **dict(zip(SHARES, samples.percentiles([*SHARES.values()]), strict=True))}
 
@@ -33,7 +45,7 @@ def figures(run: Run) -> Figures:
         "compute": _compute(run),
         "allocation_failures": run.end.allocation_failures - run.start.allocation_failures,
         "preemptions": run.end.preemptions - run.start.preemptions,
-        "scheduling_seconds_per_step": _share(run.schedule_wall_seconds, run.schedule_calls),
+        "scheduling_seconds_per_step": share_of(run.schedule_wall_seconds, run.schedule_calls),
     }
 
 
@@ -55,7 +67,7 @@ class _Between:
     def rate(self, counted: str, task_class: TaskClass) -> float | None:
         """By seconds."""
         number = getattr(self.end, counted)[task_class] - getattr(self.start, counted)[task_class]
-        return _share(number, self.seconds)
+        return share_of(number, self.seconds)
 
 
 def _between(run: Run) -> _Between:
@@ -75,14 +87,14 @@ def _of_class(run: Run, task_class: TaskClass) -> Figures | None:
         "throughput_requests_per_second": between.rate("finished", task_class),
         "output_tokens_per_second": between.rate("output_tokens", task_class),
         "goodput_requests_per_second": between.rate("met", task_class) if metrics.judged else None,
-        "slo_attainment": _share(metrics.slo["all", True], metrics.judged),
-        **_latencies(metrics),
-        "prefix_hit_rate": _share(metrics.cached_tokens, metrics.prompt_tokens) if caching else None,
+        "slo_attainment": share_of(metrics.slo["all", True], metrics.judged),
+        **latencies(metrics),
+        "prefix_hit_rate": share_of(metrics.cached_tokens, metrics.prompt_tokens) if caching else None,
         "recomputed_tokens": metrics.recomputed_tokens,
     }
 
 
-def _latencies(metrics: ClassMetrics[Samples]) -> Figures:
+def latencies(metrics: ClassMetrics[D]) -> Figures:
     return {
         "ttft_seconds": summary(metrics.ttft_seconds),
         "itl_seconds": summary(metrics.itl_seconds),
@@ -97,9 +109,9 @@ def _kv(run: Run) -> Figures:
     start, end = run.start.totals, run.end.totals
     twice = 2 * run.setup.config.num_blocks * _between(run).nanoseconds
     return {
-        "written_mean": _share(end.written - start.written, twice),
-        "promised_mean": _share(end.promised - start.promised, twice),
-        "lent_mean": _share(end.lent - start.lent, twice),
+        "written_mean": share_of(end.written - start.written, twice),
+        "promised_mean": share_of(end.promised - start.promised, twice),
+        "lent_mean": share_of(end.lent - start.lent, twice),
     }
 
 
@@ -107,10 +119,10 @@ def _compute(run: Run) -> Figures:
     start, end = run.start.totals, run.end.totals
     target = run.setup.machine.target_forward_tokens
     return {
-        "forward_over_tfs_mean": _share(end.tokens - start.tokens, (end.steps - start.steps) * target),
-        "busy_share": _share(end.busy_ps - start.busy_ps, _between(run).nanoseconds * 1000),
+        "forward_over_tfs_mean": share_of(end.tokens - start.tokens, (end.steps - start.steps) * target),
+        "busy_share": share_of(end.busy_ps - start.busy_ps, _between(run).nanoseconds * 1000),
     }
 
 
-def _share(part: float, whole: float) -> float | None:
+def share_of(part: float, whole: float) -> float | None:
     return part / whole if whole else None

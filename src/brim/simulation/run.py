@@ -18,7 +18,7 @@ from brim.simulation.machine import Machine
 from brim.simulation.meter import Totals
 from brim.simulation.replica import Listener, Replica
 from brim.simulation.targets import Targets
-from brim.simulation.truth import STOPS, Fillers, TraceHashing, Truth
+from brim.simulation.truth import STOPS, Fillers, TraceHashing, Truth, refuse_unchained
 from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest
 
 
@@ -111,6 +111,7 @@ class _World:
         config = setup.config
         hashing = None
         if config.enable_prefix_caching:
+            refuse_unchained(trace)
             hashing = TraceHashing(trace, config.block_size, config.max_model_len)
         self._replica = Replica(
             self.clock,

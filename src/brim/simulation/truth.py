@@ -5,9 +5,10 @@ A request's id is its place in the trace.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import repeat
-from typing import overload
+from typing import Protocol, overload
 
 from brim.core.errors import ConfigError
 from brim.core.kvcache.prefix_index import BlockHash
@@ -16,6 +17,22 @@ from brim.workloads.trace import Trace, TraceRequest
 
 FILLER, STOP = 0, 1  # the token ids of a simulated answer
 STOPS = frozenset({STOP})
+PREFIXES_KEPT = 4096  # names of shared blocks that are not made anew when another request shares them
+
+
+class ByPlace(Protocol):
+    def __getitem__(self, place: int, /) -> TraceRequest: ...
+
+
+class Known(Protocol):
+    """What is known of requests by their place in a trace: the trace itself, or those of it under way."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def requests(self) -> ByPlace: ...
+    @property
+    def block_tokens(self) -> int: ...
 
 
 class Fillers(Sequence[int]):
@@ -46,7 +63,7 @@ class Fillers(Sequence[int]):
 class Truth:
     """The true length of every answer, drawn as filler tokens and one stop token."""
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Known) -> None:
         self._requests = trace.requests
 
     def of(self, request: Request) -> TraceRequest:
@@ -62,20 +79,20 @@ class TraceHashing:
 
     What the trace's block ids cover is named by the id and the place inside its block; what they don't,
     the output among it, is the request's own. Raises ConfigError where the blocks don't fit into those of
-    the trace, or one of its ids stands behind two others.
+    the trace.
     """
 
-    def __init__(self, trace: Trace, block_size: int, max_model_len: int) -> None:
+    def __init__(self, trace: Known, block_size: int, max_model_len: int) -> None:
         if trace.block_tokens % block_size:
             raise ConfigError(
                 f"block_size {block_size} does not divide the {trace.block_tokens} tokens of a prefix block "
                 f"of {trace.name}: take a divisor, or switch prefix caching off"
             )
-        _refuse_unchained(trace)
         self._requests = trace.requests
         self._parts = trace.block_tokens // block_size  # our blocks in one of the trace's
         self._width = max_model_len // block_size + 1  # more blocks than a request can have
-        self._names: dict[int, list[BlockHash]] = {}  # by the identity of block ids, which many may share
+        # by the identity of block ids, which many may share; holding them keeps it theirs
+        self._names: OrderedDict[int, tuple[Sequence[int], list[BlockHash]]] = OrderedDict()
 
     def extend(self, hashes: list[BlockHash], view: RequestView, block_size: int) -> None:
         sequence = int(view.request.request_id)
@@ -86,15 +103,23 @@ class TraceHashing:
         hashes.extend(range(first - len(hashes), first - view.num_tokens // block_size, -1))
 
     def _shared(self, block_ids: Sequence[int]) -> list[BlockHash]:
-        names = self._names.get(id(block_ids))
-        if names is None:
-            names = [block_id * self._parts + part for block_id in block_ids for part in range(self._parts)]
-            self._names[id(block_ids)] = names
+        found = self._names.get(id(block_ids))
+        if found is not None:
+            return found[1]
+        names: list[BlockHash] = [
+            block_id * self._parts + part for block_id in block_ids for part in range(self._parts)
+        ]
+        self._names[id(block_ids)] = (block_ids, names)
+        if len(self._names) > PREFIXES_KEPT:
+            self._names.popitem(last=False)
         return names
 
 
-def _refuse_unchained(trace: Trace) -> None:
-    """An id that names the words of its block alone would make hits of different prompts."""
+def refuse_unchained(trace: Trace) -> None:
+    """An id that names the words of its block alone would make hits of different prompts.
+
+    Raises ConfigError where a block id stands behind two others.
+    """
     before: dict[int, int | None] = {}
     looked_at = set()  # by identity: many requests share their ids
     for request in trace.requests:

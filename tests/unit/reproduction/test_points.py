@@ -11,8 +11,8 @@ from brim.core.errors import ConfigError
 from brim.reproduction.benches import BENCHES, DAY, HOST_PS, LEAN, MAX_NUM_SEQS
 from brim.reproduction.plan import EXACT, full_plan, points, quick_plan
 from brim.reproduction.points import ORACLE, REALISTIC, Point, Row, measure
-from brim.reproduction.pool import measure_all
 from brim.simulation.bound import NAME as BOUND
+from brim.simulation.processes import measure_all
 from brim.simulation.results import Figures
 
 SHAREGPT, OPT_175B = BENCHES[0], BENCHES[3]

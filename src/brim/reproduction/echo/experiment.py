@@ -9,7 +9,7 @@ from brim.reproduction.echo.aims import aims, cache_bound, ratio
 from brim.reproduction.echo.offline import backlog, ideal_hit_rate
 from brim.reproduction.echo.plan import RATES, Plan, alone_points, points
 from brim.reproduction.echo.points import MARGIN, TTFT_SECONDS, Bench, measure
-from brim.reproduction.pool import measure_all
+from brim.simulation.processes import measure_all
 from brim.simulation.results import Figures
 
 Tell = Callable[[str, int], Callable[[], None]]  # what is run, and how many; to be called after each

@@ -1,0 +1,166 @@
+"""`brim plan`: how many GPUs a trace needs at its targets."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from brim.cli import flags
+from brim.core.errors import ConfigError
+from brim.core.policies.named import refuse_unknown
+from brim.planning.plan import Question, plan
+from brim.planning.question import Aim, Kind
+from brim.profiles.loader import load
+from brim.simulation.cluster.routing import ROUTINGS
+from brim.workloads.arrivals import Poisson
+from brim.workloads.formats import read
+from brim.workloads.lengths import synthetic
+from brim.workloads.trace import Trace, rescaled, with_arrivals
+
+INFEASIBLE = 1
+OFFLINE_SHAPE = "sharegpt"  # where only the tokens of a backlog are given
+OFFLINE_KEPT = 5000  # lengths of offline requests, which are drawn again and again
+
+
+def plan_command(
+    trace: Annotated[Path, typer.Option(help="The online requests: any trace format.")],
+    profile: Annotated[list[str], typer.Option(help="A profile; several times, or by commas.")],
+    ttft: Annotated[float, typer.Option(help="TTFT target, milliseconds.")] = 1000.0,
+    tpot: Annotated[float, typer.Option(help="TPOT target, milliseconds.")] = 50.0,
+    attainment: Annotated[float, typer.Option(help="Share of requests that meet both.")] = 0.99,
+    offline: Annotated[Path | None, typer.Option(help="A backlog of offline requests to fit in.")] = None,
+    offline_tokens_per_day: Annotated[
+        float, typer.Option(help="Offline tokens, input and output, that come every day.")
+    ] = 0.0,
+    target_request_rate: Annotated[
+        float | None, typer.Option(help="Scale the gaps to so many requests/s.")
+    ] = None,
+    price: Annotated[
+        list[str] | None, typer.Option(help="NAME=2.5: dollars for an hour of one of its GPUs.")
+    ] = None,
+    policy: Annotated[
+        str, typer.Option(help="The scheduler that is planned with, and others to compare it with.")
+    ] = "brim",
+    routing: Annotated[str, typer.Option(help=f"One of {', '.join(ROUTINGS)}.")] = "least-load",
+    startup: Annotated[float, typer.Option(help="Seconds until a new replica serves.")] = 120.0,
+    samples: Annotated[int, typer.Option(min=0, help="Resampled traces for the band.")] = 4,
+    max_requests: Annotated[
+        int, typer.Option(min=1, help="Simulate at most the busiest so many in a row.")
+    ] = 30_000,
+    max_replicas: Annotated[int, typer.Option(min=1, help="Look no further.")] = 128,
+    kv_tokens: Annotated[
+        int | None, typer.Option(min=16, help="KV cache of a replica; else the profile's.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with plots to this file.")] = None,
+    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0: one for each core.")] = 0,
+    seed: Annotated[int, typer.Option(help="Decides whatever is drawn.")] = 0,
+    json_output: flags.Json = False,
+) -> None:
+    """The least number of GPUs on which a trace keeps its targets, by simulating the scheduler that serves.
+
+    Exit status 1 when no profile can keep them.
+    """
+    profiles, policies = _names([*profile]), _names([policy])
+    for name in policies:
+        refuse_unknown(name)
+    for name in profiles:
+        load(name)
+    _refuse_unwritable(html)
+    if offline_tokens_per_day < 0 or startup < 0:
+        raise ConfigError("--offline-tokens-per-day and --startup must be 0 or more")
+    online = _online(trace, target_request_rate, seed)
+    lengths, backlog_tokens = _offline(offline, offline_tokens_per_day, seed)
+    question = Question(
+        online,
+        Aim(round(ttft * 1e6), round(tpot * 1e6), attainment),
+        [Kind(name, each, routing, kv_tokens=kv_tokens) for each in policies for name in profiles],
+        _prices(price or [], profiles),
+        lengths,
+        backlog_tokens,
+        samples,
+        startup,
+        max_requests,
+        max_replicas,
+        seed,
+    )
+    found = plan(question, jobs or os.cpu_count() or 1, _tell)
+    _show(found, html, json_output)
+    if found["best"] is None:
+        raise typer.Exit(INFEASIBLE)
+
+
+def _names(given: list[str]) -> list[str]:
+    names = [name.strip() for part in given for name in part.split(",") if name.strip()]
+    if not names:
+        raise ConfigError("--profile and --policy need a name each")
+    return list(dict.fromkeys(names))
+
+
+def _online(path: Path, rate: float | None, seed: int) -> Trace:
+    trace = read(path)
+    if trace.has_arrivals:
+        return trace if rate is None else rescaled(trace, rate=rate)
+    if rate is None:
+        raise ConfigError(f"{trace.name} has lengths only: give --target-request-rate for Poisson arrivals")
+    return with_arrivals(trace, Poisson(rate, seed))
+
+
+def _offline(
+    path: Path | None, tokens_per_day: float, seed: int
+) -> tuple[tuple[tuple[int, int], ...], float]:
+    """Lengths of offline requests, and all tokens of the backlog: that of a file, or of a day."""
+    if path is not None and tokens_per_day:
+        raise ConfigError("give --offline or --offline-tokens-per-day, not both")
+    if path is None and not tokens_per_day:
+        return (), 0.0
+    requests = (read(path) if path else synthetic(OFFLINE_SHAPE, OFFLINE_KEPT, seed)).requests
+    lengths = tuple((r.input_tokens, r.output_tokens) for r in requests)
+    return lengths[:OFFLINE_KEPT], tokens_per_day or float(sum(i + o for i, o in lengths))
+
+
+def _prices(given: list[str], profiles: list[str]) -> dict[str, float]:
+    prices = {}
+    for text in given:
+        name, _, value = text.rpartition("=")
+        try:
+            prices[name] = float(value)
+        except ValueError:
+            raise ConfigError(f"--price {text}: give it as NAME=2.5, dollars for a GPU-hour") from None
+        if name not in profiles:
+            raise ConfigError(
+                f"--price {text}: {name or value} is none of the profiles {', '.join(profiles)}"
+            )
+    return prices
+
+
+def _refuse_unwritable(path: Path | None) -> None:
+    """Before a long run."""
+    if path is not None and not path.parent.is_dir():
+        raise ConfigError(f"--html {path}: there is no folder {path.parent}; make it first")
+
+
+def _tell(what: str, total: int) -> Callable[[], None]:
+    """A bar where somebody watches."""
+    if not total or not sys.stderr.isatty():
+        return lambda: None
+    from brim.cli.progress import open_bar
+
+    return open_bar(total, what)
+
+
+def _show(found: dict[str, object], html: Path | None, as_json: bool) -> None:
+    from brim.planning.page import page
+    from brim.planning.report import text
+
+    if html is not None:
+        try:
+            html.write_text(page(found), encoding="utf-8")
+        except OSError as exc:
+            raise ConfigError(f"can't write the page to {html}: {exc.strerror}") from exc
+    print(json.dumps(found) if as_json else text(found))

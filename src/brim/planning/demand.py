@@ -1,0 +1,68 @@
+"""Parts and doubles of a trace: its busiest stretch, and arrivals as they might have come."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+from random import Random
+
+from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest
+
+BLOCK_NS = 60 * NANOSECONDS
+NEARBY_BLOCKS = 5
+
+
+def work_tokens(request: TraceRequest) -> int:
+    """How much there is to do: a token of output takes a step, one of a prompt a share of one."""
+    return request.input_tokens + 8 * request.output_tokens
+
+
+def busiest(trace: Trace, count: int) -> Trace:
+    """The `count` requests in a row with the most work in the time they take to come; from 0 on."""
+    requests = trace.requests
+    if len(requests) <= count:
+        return _from_zero(trace, requests)
+    sums = [0, *accumulate(work_tokens(r) for r in requests)]
+
+    def pace(first: int) -> float:
+        span_ns = requests[first + count - 1].arrival_ns - requests[first].arrival_ns
+        return (sums[first + count] - sums[first]) / max(span_ns, 1)
+
+    first = max(range(len(requests) - count + 1), key=pace)
+    part = _from_zero(trace, requests[first : first + count])
+    return part.noted(f"the busiest {count} requests in a row of {len(requests)}")
+
+
+def resampled(trace: Trace, seed: int) -> Trace:
+    """Each minute replaced by one of those within 5 minutes of it: the same shape over time, other requests.
+
+    A local block bootstrap: what is drawn keeps the bursts inside a minute and the course of the day.
+    """
+    rng, requests = Random(seed), trace.requests
+    arrivals = [r.arrival_ns for r in requests]
+    blocks = arrivals[-1] // BLOCK_NS + 1
+    drawn: list[TraceRequest] = []
+    for block in range(blocks):
+        low, high = max(block - NEARBY_BLOCKS, 0), min(block + NEARBY_BLOCKS, blocks - 1)
+        source = rng.randint(low, high)
+        first = bisect_left(arrivals, source * BLOCK_NS)
+        last = bisect_left(arrivals, (source + 1) * BLOCK_NS)
+        shift_ns = (block - source) * BLOCK_NS
+        drawn += [r._replace(arrival_ns=r.arrival_ns + shift_ns) for r in requests[first:last]]
+    return replace(trace, requests=drawn or requests).noted(f"minutes resampled, seed {seed}")
+
+
+def by_window(trace: Trace, window_ns: int) -> list[Sequence[TraceRequest]]:
+    """The requests of each window from 0 on."""
+    windows: list[list[TraceRequest]] = [[] for _ in range(trace.requests[-1].arrival_ns // window_ns + 1)]
+    for request in trace.requests:
+        windows[request.arrival_ns // window_ns].append(request)
+    return list(windows)
+
+
+def _from_zero(trace: Trace, requests: Sequence[TraceRequest]) -> Trace:
+    start_ns = requests[0].arrival_ns
+    moved = [r._replace(arrival_ns=r.arrival_ns - start_ns) for r in requests] if start_ns else requests
+    return replace(trace, requests=moved)

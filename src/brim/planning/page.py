@@ -1,0 +1,86 @@
+"""A plan as one HTML file that opens offline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+
+from brim.planning.report import lines, why_not
+from brim.planning.svg import Line, plot
+from brim.simulation.results import Figures
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; margin: 1rem 0 }
+td, th { padding: .25rem .8rem; border-bottom: 1px solid #ddd }
+td { text-align: right } td:first-child, th:first-child { text-align: left } th { font-weight: 600 }
+figure { margin: 1.5rem 0 } figcaption { font-weight: 600 } svg text { font-size: 11px; fill: #444 }
+pre { white-space: pre-wrap; background: #f6f6f4; padding: 1rem }
+"""
+
+
+def page(plan: Figures) -> str:
+    title = f"GPUs for {plan['trace']}"
+    body = "\n".join(_body(plan))
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1>\n{body}\n</body></html>\n"
+    )
+
+
+def _body(plan: Figures) -> Iterator[str]:
+    yield _table(plan)
+    for one in plan["plans"]:
+        if one["feasible"]:
+            yield f"<h2>{escape(one['profile'])}, {escape(one['policy'])}</h2>"
+            yield from _plots(one)
+    yield f"<h2>In words</h2><pre>{escape(chr(10).join(lines(plan)))}</pre>"
+
+
+def _table(plan: Figures) -> str:
+    head = ("profile", "policy", "replicas", "GPUs", "band", "$/hour", "TTFT p99, s", "TPOT p99, ms")
+    rows = "".join(
+        f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in _cells(one))}</tr>" for one in plan["plans"]
+    )
+    return f"<table><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>{rows}</table>"
+
+
+def _cells(one: Figures) -> list[str]:
+    names = [one["profile"], one["policy"]]
+    if not one["feasible"]:
+        return [*names, "infeasible", why_not(one), "", "", "", ""]
+    run, band = one["run"]["online"], one.get("band")
+    tpot = run["tpot_seconds"]["p99"]
+    return [
+        *names,
+        str(one["replicas"]),
+        str(one["gpus"]),
+        f"{band['least']} to {band['most']}" if band else "",
+        "" if one["cost_per_hour"] is None else f"{one['cost_per_hour']:.2f}",
+        f"{run['ttft_seconds']['p99']:.3f}",
+        "" if tpot is None else f"{1000 * tpot:.1f}",
+    ]
+
+
+def _plots(one: Figures) -> Iterator[str]:
+    windows = one["run"]["windows"]
+    tried = sorted((int(n), share) for n, share in one["attempts"].items())
+    yield plot(
+        "attainment by replicas", "replicas", [Line("simulated", [(float(n), share) for n, share in tried])]
+    )
+    rates = [(w["until_seconds"] / 3600, w["arrivals_per_second"]) for w in windows]
+    yield plot("arrivals", "hours", [Line("online requests/s", rates, step=True)])
+    end_hours = windows[-1]["until_seconds"] / 3600
+    lines = [Line("least that holds the SLO", [(0.0, one["replicas"]), (end_hours, one["replicas"])])]
+    if needed := one.get("over_time"):
+        width = needed["part_seconds"] / 3600
+        points = [(width * (i + 1), float(n)) for i, n in enumerate(needed["replicas"])]
+        lines.append(Line("needed", points, step=True, dashed=True))
+    if scaling := one.get("scaling"):
+        points = [(w["until_seconds"] / 3600, float(w["replicas_up"])) for w in scaling["windows"]]
+        lines.append(Line("scaled, start-up included", points, step=True))
+    yield plot("replicas over time", "hours", lines)
+    if offline := one.get("offline"):
+        done = zip(offline["until_seconds"], offline["tokens_done"], strict=True)
+        points = [(0.0, 0.0), *((seconds / 3600, tokens / 1e6) for seconds, tokens in done)]
+        yield plot("offline work beside it", "hours", [Line("million tokens done", points)])

@@ -1,0 +1,199 @@
+"""plan(question, jobs, tell) -> Figures: the least replicas of each kind, their cost, and what else fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+
+from brim.core.errors import ConfigError
+from brim.planning.demand import busiest, resampled
+from brim.planning.offline import backlog_done, offline_figures
+from brim.planning.over_time import chosen_windows, over_time
+from brim.planning.question import Aim, Kind, Load, cluster, error_of, reachable
+from brim.planning.tasks import Filled, Scaled, Search, Task, do
+from brim.simulation.cluster.setup import Scaling
+from brim.simulation.processes import measure_all
+from brim.simulation.results import Figures
+from brim.workloads.trace import NANOSECONDS, Trace
+
+Tell = Callable[[str, int], Callable[[], None]]  # what is done, and how many; to be called after each
+LOADS_TRIED = (1.0, 0.75, 0.5, 0.35)  # targets of scaling, over the mean requests of a replica at the least
+BUSY = 0.8  # a first guess: how busy a replica may be at its targets
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """`prices` are dollars for an hour of one GPU, by profile; `backlog_tokens` are input and output."""
+
+    trace: Trace
+    aim: Aim
+    kinds: Sequence[Kind]
+    prices: dict[str, float]
+    offline: tuple[tuple[int, int], ...] = ()
+    backlog_tokens: float = 0.0
+    samples: int = 4
+    startup_seconds: float = 120.0
+    max_requests: int = 30_000
+    most_replicas: int = 128
+    seed: int = 0
+
+
+def plan(question: Question, jobs: int, tell: Tell) -> Figures:
+    """Plans for each profile with the first policy; with the others the least replicas alone."""
+    load = _load(question)
+    kinds = [
+        kind for kind in question.kinds if reachable(kind, load, question.aim) >= question.aim.attainment
+    ]
+    searches = [_search(question, kind, load) for kind in kinds]
+    found = measure_all(do, searches, jobs, tell("least replicas", len(searches)))
+    by_kind = dict(zip(kinds, found, strict=True))
+    first = question.kinds[0].policy
+    feasible = [kind for kind in kinds if kind.policy == first and by_kind[kind]["replicas"] is not None]
+    tasks = {kind: list(_further(question, kind, load, by_kind[kind])) for kind in feasible}
+    every = [task for of_kind in tasks.values() for task in of_kind]
+    results = iter(measure_all(do, every, jobs, tell("band, scaling, offline work", len(every))))
+    further = {kind: [next(results) for _ in tasks[kind]] for kind in feasible}
+    plans = [_plan(question, kind, load, by_kind.get(kind), further.get(kind)) for kind in question.kinds]
+    return {**_about(question, load), "plans": plans, "best": _best(plans, first)}
+
+
+def _load(question: Question) -> Load:
+    trace = busiest(question.trace, question.max_requests)
+    longest = max(r.input_tokens + r.output_tokens for r in trace.requests)
+    span_ns = trace.requests[-1].arrival_ns
+    if not span_ns:
+        raise ConfigError(f"{trace.name}: all requests arrive at once: give a trace with arrivals")
+    return Load(
+        trace,
+        1 << longest.bit_length(),
+        window_ns=max(span_ns // 48, NANOSECONDS),
+        spare=question.offline,
+    )
+
+
+def _search(question: Question, kind: Kind, load: Load) -> Search:
+    machine = cluster(kind, load, question.aim, 1).serving.machine
+    busy_ps = 0
+    for request in load.trace.requests:
+        prompt_ps, token_ps = machine.alone_ps(request.input_tokens, request.output_tokens)
+        busy_ps += prompt_ps + token_ps * request.output_tokens // 16  # a token shares its step
+    near = ceil(busy_ps / 1000 / load.span_ns / BUSY)
+    return Search(kind, load, question.aim, min(near, question.most_replicas), question.most_replicas)
+
+
+def _further(question: Question, kind: Kind, load: Load, found: Figures) -> Iterator[Task]:
+    """The longest first."""
+    least, most, aim = found["replicas"], question.most_replicas, question.aim
+    if load.spare:
+        yield Filled(kind, load, aim, least, min(least + max(least // 4, 1), most))
+    run = found["run"]
+    at_once = run["online"]["e2e_seconds"]["mean"] * len(load.trace) / run["duration_seconds"] / least
+    for share in LOADS_TRIED:
+        startup_ns = round(question.startup_seconds * NANOSECONDS)
+        scaling = Scaling(max(least // 4, 1), 2 * least, at_once * share, startup_ns)
+        yield Scaled(kind, load, aim, scaling)
+    for seed in range(question.samples):
+        other = replace(load, trace=resampled(load.trace, question.seed + seed))
+        yield Search(kind, other, aim, least, most, "resampled arrivals")
+    error = error_of(kind.load())
+    for factor in (1 + error, 1 - error):
+        yield Search(replace(kind, slower=factor), load, aim, least, most, f"steps of {factor:.3g} times")
+    for window in chosen_windows(load):
+        yield Search(kind, window, aim, least, most, "window")
+
+
+# ---- what came of it -----------------------------------------------------------------------------------
+
+
+def _about(question: Question, load: Load) -> Figures:
+    return {
+        "trace": question.trace.name,
+        "requests": len(question.trace),
+        "span_seconds": question.trace.requests[-1].arrival_ns / NANOSECONDS,
+        "simulated_requests": len(load.trace),
+        "simulated_seconds": load.span_ns / NANOSECONDS,
+        "note": load.trace.note,
+        "ttft_ms": question.aim.ttft_ns / 1e6,
+        "tpot_ms": question.aim.tpot_ns / 1e6,
+        "attainment": question.aim.attainment,
+        "seed": question.seed,
+    }
+
+
+def _plan(
+    question: Question, kind: Kind, load: Load, found: Figures | None, further: Sequence[Figures] | None
+) -> Figures:
+    profile = kind.load()
+    price = question.prices.get(kind.profile)
+    about = {
+        "profile": kind.profile,
+        "profile_kind": profile.kind,
+        "policy": kind.policy,
+        "routing": kind.routing,
+        "gpus_per_replica": profile.tensor_parallel,
+        "price_per_gpu_hour": price,
+        "reachable_attainment": reachable(kind, load, question.aim),
+        "feasible": found is not None and found["replicas"] is not None,
+    }
+    if found is None or found["replicas"] is None:
+        return {**about, "attempts": found["attempts"] if found else {}}
+    gpus = found["replicas"] * profile.tensor_parallel
+    planned = {
+        **about,
+        "replicas": found["replicas"],
+        "gpus": gpus,
+        "cost_per_hour": None if price is None else price * gpus,
+        "attempts": found["attempts"],
+        "run": found["run"],
+    }
+    return planned if further is None else {**planned, **_rest(question, kind, load, found, further)}
+
+
+def _rest(question: Question, kind: Kind, load: Load, found: Figures, further: Sequence[Figures]) -> Figures:
+    windows = [one for one in further if one["label"] == "window"]
+    band = [one for one in further if one["label"].startswith(("resampled", "steps"))]
+    counts = [one["replicas"] for one in band if one["replicas"] is not None]
+    filled = next((one for one in further if one["label"] == "filled"), None)
+    offline = None
+    if filled is not None:
+        offline = offline_figures(filled, load)
+        offline["backlog"] = backlog_done(offline, load, question.backlog_tokens)
+    return {
+        "band": {
+            "least": min([found["replicas"], *counts]),
+            "most": max([found["replicas"], *counts]),
+            "infeasible": len(band) - len(counts),
+            "step_time_error": error_of(kind.load()),
+            "runs": [{"label": one["label"], "replicas": one["replicas"]} for one in band],
+        },
+        "over_time": over_time(load, windows, found["replicas"]),
+        "scaling": _scaling(question, [one for one in further if one["label"] == "scaled"]),
+        "offline": offline,
+    }
+
+
+def _scaling(question: Question, tried: Sequence[Figures]) -> Figures | None:
+    """The one with the fewest GPU-hours that reaches the aim; None where none of those tried does."""
+    held = [one for one in tried if one["attainment"] >= question.aim.attainment]
+    if not held:
+        return None
+    best = min(held, key=lambda one: one["run"]["gpu_hours"])
+    windows = best["run"]["windows"]
+    return {
+        "target_requests_per_replica": best["target"],
+        "startup_seconds": question.startup_seconds,
+        "attainment": best["attainment"],
+        "replicas_mean": best["run"]["replicas_mean"],
+        "replicas_peak": max(window["replicas_up"] for window in windows),
+        "gpu_hours": best["run"]["gpu_hours"],
+        "windows": [{name: w[name] for name in ("until_seconds", "replicas_up")} for w in windows],
+    }
+
+
+def _best(plans: Sequence[Figures], policy: str) -> str | None:
+    """The profile that costs least, by its price where all feasible ones have one, else by its GPUs."""
+    feasible = [one for one in plans if one["feasible"] and one["policy"] == policy]
+    priced = all(one["cost_per_hour"] is not None for one in feasible)
+    key = "cost_per_hour" if priced else "gpus"
+    return min(feasible, key=lambda one: float(one[key]))["profile"] if feasible else None

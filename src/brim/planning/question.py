@@ -1,0 +1,127 @@
+"""What is asked of the planner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from brim.core.config import SchedulerConfig
+from brim.core.errors import ConfigError
+from brim.core.estimators.response_length import History
+from brim.core.estimators.step_time import StepTime
+from brim.core.policies.named import named
+from brim.profiles.loader import Profile, load
+from brim.simulation.cluster.routing import routing
+from brim.simulation.cluster.setup import ClusterSetup, Pool
+from brim.simulation.machine import Machine
+from brim.simulation.targets import Targets
+from brim.workloads.trace import Trace
+
+BLOCK_SIZE = 16
+UNMEASURED_ERROR = 0.15  # of the step times of a profile made from data sheets
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """At least a share `attainment` of the online requests meets both targets."""
+
+    ttft_ns: int
+    tpot_ns: int
+    attainment: float = 0.99
+
+    def __post_init__(self) -> None:
+        if self.ttft_ns <= 0 or self.tpot_ns <= 0 or not 0 < self.attainment <= 1:
+            raise ConfigError("targets must be above 0 ms, and the attainment above 0 and at most 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of replica; its steps take `slower` times as long as the profile says."""
+
+    profile: str
+    policy: str
+    routing: str = "least-load"
+    slower: float = 1.0
+    kv_tokens: int | None = None
+
+    def load(self) -> Profile:
+        return load(self.profile)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The online requests, and what each may need at most."""
+
+    trace: Trace
+    max_model_len: int
+    window_ns: int
+    measured_from_ns: int = 0
+    spare: tuple[tuple[int, int], ...] = field(default=())  # (input, output) of offline requests
+
+    @property
+    def span_ns(self) -> int:
+        return self.trace.requests[-1].arrival_ns
+
+
+def error_of(profile: Profile) -> float:
+    """The relative error of its step times, as told by the steps held back from its fit."""
+    return profile.fit.held_back.mape if profile.fit else UNMEASURED_ERROR
+
+
+def cluster(kind: Kind, load: Load, aim: Aim, replicas: int) -> ClusterSetup:
+    """So many replicas of one kind. Raises ConfigError where the longest request fits in none."""
+    profile = kind.load()
+    kv_tokens = kind.kv_tokens or profile.kv_tokens()
+    capacity = kv_tokens // BLOCK_SIZE * BLOCK_SIZE
+    machine = Machine(scaled(profile.step_time, kind.slower), profile.target_forward_tokens)
+    config = SchedulerConfig(
+        num_blocks=kv_tokens // BLOCK_SIZE,
+        block_size=BLOCK_SIZE,
+        max_model_len=min(load.max_model_len, capacity),
+        enable_prefix_caching=bool(load.trace.block_tokens),
+        policy=kind.policy,
+        target_forward_tokens=profile.target_forward_tokens,
+    )
+    pool = Pool(
+        config,
+        machine,
+        lambda config, lengths: named(config, History(), profile.step_time),
+        replicas,
+        routing(kind.routing, machine, load.trace.block_tokens),
+        profile.tensor_parallel,
+    )
+    return ClusterSetup(
+        pool,
+        Targets(ttft_ns=aim.ttft_ns, tpot_ns=aim.tpot_ns),
+        window_ns=load.window_ns,
+        count_from_ns=load.measured_from_ns,
+    )
+
+
+def scaled(step_time: StepTime, factor: float) -> StepTime:
+    """Every step takes so many times as long."""
+    if factor == 1.0:
+        return step_time
+    names = (
+        "constant",
+        "per_token",
+        "per_pair",
+        "per_decode",
+        "per_context",
+        "mixed_decode",
+        "mixed_context",
+    )
+    changed = {f"{name}_ps": round(getattr(step_time, f"{name}_ps") * factor) for name in names}
+    knees = tuple((tokens, round(extra * factor)) for tokens, extra in step_time.knees)
+    return replace(step_time, knees=knees, **changed)
+
+
+def reachable(kind: Kind, load: Load, aim: Aim) -> float:
+    """The share of requests that meet both targets on an idle replica: no number of replicas gives more."""
+    machine = cluster(kind, load, aim, 1).serving.machine
+    met = 0
+    for request in load.trace.requests:
+        prompt_ps, token_ps = machine.alone_ps(request.input_tokens, request.output_tokens)
+        met += prompt_ps <= aim.ttft_ns * 1000 and (
+            request.output_tokens <= 1 or token_ps <= aim.tpot_ns * 1000
+        )
+    return met / len(load.trace)

@@ -1,0 +1,127 @@
+"""A plan as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from brim.simulation.results import Figures
+
+
+def text(plan: Figures) -> str:
+    return "\n".join(lines(plan))
+
+
+def lines(plan: Figures) -> Iterator[str]:
+    yield (
+        f"{plan['trace']}: {plan['requests']} requests in {span(plan['span_seconds'])}; "
+        f"TTFT {plan['ttft_ms']:g} ms and TPOT {plan['tpot_ms']:g} ms for {plan['attainment']:.4g} of them"
+    )
+    if plan["simulated_requests"] < plan["requests"]:
+        yield (
+            f"simulated: the busiest {plan['simulated_requests']} requests in a row, "
+            f"{span(plan['simulated_seconds'])} (--max-requests raises that)"
+        )
+    for one in plan["plans"]:
+        yield ""
+        yield from _one(one, plan["attainment"])
+    yield from _savings(plan)
+    if plan["best"]:
+        yield ""
+        yield f"cheapest: {plan['best']}"
+
+
+def span(seconds: float) -> str:
+    for size, unit in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def _one(one: Figures, target: float) -> Iterator[str]:
+    steps = "fitted step times" if one["profile_kind"] == "fitted" else "step times from data sheets"
+    yield f"{one['profile']} under {one['policy']} ({steps}, {one['routing']})"
+    if not one["feasible"]:
+        yield f"  INFEASIBLE: {why_not(one)}"
+        return
+    run = one["run"]["online"]
+    cost = "" if one["cost_per_hour"] is None else f", ${one['cost_per_hour']:.2f} an hour"
+    yield f"  {one['replicas']} replicas, {one['gpus']} GPUs{cost}"
+    yield (
+        f"  attainment {run['slo_attainment']:.4f}; TTFT p50 {_ms(run['ttft_seconds']['p50'])}, "
+        f"p99 {_ms(run['ttft_seconds']['p99'])}; TPOT p50 {_ms(run['tpot_seconds']['p50'])}, "
+        f"p99 {_ms(run['tpot_seconds']['p99'])}; busy {one['run']['busy_share']:.0%}"
+    )
+    fewer = one["attempts"].get(one["replicas"] - 1)
+    if fewer is not None:
+        yield f"  one replica fewer reaches {fewer:.4f}"
+    if "band" in one:
+        yield from _rest(one, target)
+
+
+def why_not(one: Figures) -> str:
+    if not one["attempts"]:
+        return (
+            f"on an idle replica {one['reachable_attainment']:.4f} of the requests meet both targets: "
+            "relax --ttft or --tpot, or take a faster profile"
+        )
+    most = max(one["attempts"], key=int)
+    return (
+        f"{most} replicas reach {one['attempts'][most]:.4f}: "
+        "relax --ttft, --tpot or --attainment, or raise --max-replicas"
+    )
+
+
+def _rest(one: Figures, target: float) -> Iterator[str]:
+    band, scaling, over_time, offline = (one[k] for k in ("band", "scaling", "over_time", "offline"))
+    beyond = f", and {band['infeasible']} runs that no number held" if band["infeasible"] else ""
+    yield (
+        f"  {band['least']} to {band['most']} replicas over resampled arrivals and step times "
+        f"{band['step_time_error']:.1%} off{beyond}"
+    )
+    if over_time:
+        yield (
+            f"  needed over time: {over_time['mean']:.2f} on average, {over_time['peak']} at most "
+            f"(parts of {span(over_time['part_seconds'])}, {over_time['searched_parts']} of them simulated)"
+        )
+    if scaling:
+        yield (
+            f"  scaled at {scaling['target_requests_per_replica']:.3g} requests a replica, "
+            f"{scaling['startup_seconds']:g} s to start: {scaling['replicas_mean']:.2f} on average, "
+            f"{scaling['replicas_peak']} at most, attainment {scaling['attainment']:.4f}"
+        )
+    else:
+        yield "  scaled: none of the targets tried holds the SLO with this start-up time; keep them all up"
+    if offline:
+        more = offline["replicas"] - one["replicas"]
+        missed = "" if offline["attainment"] >= target else "; the SLO is NOT held with it"
+        yield (
+            f"  beside it on {'the same' if not more else f'{more} more'} replicas: "
+            f"{offline['tokens_per_second']:.0f} offline tokens/s, {offline['tokens_per_day']:.3g} a day, "
+            f"attainment {offline['attainment']:.4f}, busy {offline['busy_share']:.0%}{missed}"
+        )
+        if offline["backlog"]:
+            done = offline["backlog"]
+            yield f"  a backlog of {done['tokens']:.3g} tokens is done after {span(done['done_seconds'])}"
+
+
+def _savings(plan: Figures) -> Iterator[str]:
+    """Of the first policy against the others, by profile."""
+    first = plan["plans"][0]["policy"]
+    by_profile = {p["profile"]: p for p in plan["plans"] if p["policy"] == first and p["feasible"]}
+    others = [p for p in plan["plans"] if p["policy"] != first and p["profile"] in by_profile]
+    if others:
+        yield ""
+    for other in others:
+        ours = by_profile[other["profile"]]
+        if not other["feasible"]:
+            yield f"{first} on {ours['profile']}: {ours['gpus']} GPUs; {other['policy']}: {why_not(other)}"
+            continue
+        saved = 1 - ours["gpus"] / other["gpus"]
+        yield (
+            f"{first} on {ours['profile']}: {ours['gpus']} GPUs, {other['policy']} {other['gpus']}: "
+            f"{saved:+.0%} saved"
+        )
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1000 * seconds:.0f} ms"

@@ -1,0 +1,78 @@
+"""Small plots as inline SVG: no script, no font, no file besides the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 640, 220, 64, 30, 12
+COLOURS = ("#2563a8", "#c2571a", "#3c8d40", "#7a4fa3", "#8a6d3b")
+
+Place = Callable[[float, float], tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """`step` draws each value from the point before to its own."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    step: bool = False
+    dashed: bool = False
+
+
+def plot(title: str, across: str, lines: Sequence[Line]) -> str:
+    """Both axes from 0. Needs a point."""
+    most_x = max(x for line in lines for x, _ in line.points) or 1.0
+    most_y = max(y for line in lines for _, y in line.points) * 1.05 or 1.0
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return (
+            LEFT + x / most_x * (WIDTH - LEFT - 10),
+            HEIGHT - BOTTOM - y / most_y * (HEIGHT - BOTTOM - TOP),
+        )
+
+    drawn = [_curve(line, place, colour) for line, colour in zip(lines, _colours(len(lines)), strict=True)]
+    legend = "".join(
+        f'<tspan fill="{colour}" dx="12">{escape(line.name)}</tspan>'
+        for line, colour in zip(lines, _colours(len(lines)), strict=True)
+    )
+    return (
+        f"<figure><figcaption>{escape(title)}</figcaption>"
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT + 18}" role="img" aria-label="{escape(title)}">'
+        f"{_axes(most_x, most_y, across, place)}{''.join(drawn)}"
+        f'<text x="{LEFT}" y="{HEIGHT + 14}">{legend}</text></svg></figure>'
+    )
+
+
+def _colours(count: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+
+
+def _curve(line: Line, place: Place, colour: str) -> str:
+    points: list[tuple[float, float]] = []
+    before = 0.0
+    for x, y in line.points:
+        if line.step:
+            points.append(place(before, y))
+        points.append(place(x, y))
+        before = x
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    dash = ' stroke-dasharray="5 4"' if line.dashed else ""
+    return f'<polyline fill="none" stroke="{colour}" stroke-width="1.6"{dash} points="{path}"/>'
+
+
+def _axes(most_x: float, most_y: float, across: str, place: Place) -> str:
+    parts = []
+    for i in range(5):
+        x, y = most_x * i / 4, most_y / 1.05 * i / 4
+        left, bottom = place(x, 0)
+        parts.append(f'<text x="{left:.0f}" y="{bottom + 14:.0f}" text-anchor="middle">{x:.3g}</text>')
+        start, level = place(0, y)
+        parts.append(f'<text x="{start - 6:.0f}" y="{level + 4:.0f}" text-anchor="end">{y:.3g}</text>')
+        parts.append(
+            f'<line x1="{start}" x2="{WIDTH - 10}" y1="{level:.1f}" y2="{level:.1f}" stroke="#ddd"/>'
+        )
+    end = f'<text x="{WIDTH - 10}" y="{HEIGHT - 2}" text-anchor="end">{escape(across)}</text>'
+    return "".join(parts) + end

@@ -1,0 +1,73 @@
+"""`brim plan`, as typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from brim.cli.main import app
+from brim.core.errors import ConfigError
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    path = tmp_path / "t.csv"
+    rows = [f"{i / 10},{20 + 37 * i % 200},{5 + 13 * i % 30}" for i in range(60)]
+    path.write_text("\n".join(["arrival_s,input_tokens,output_tokens", *rows]))
+    return path
+
+
+def plan(*arguments: object) -> Result:
+    return CliRunner().invoke(
+        app, ["plan", *map(str, arguments), "--samples", "0", "--jobs", "1"], catch_exceptions=False
+    )
+
+
+def test_a_plan_names_the_replicas_the_cost_and_the_saving(trace: Path, tmp_path: Path):
+    page = tmp_path / "plan.html"
+    done = plan(
+        *("--trace", trace, "--profile", "a100-opt-13b,a100-opt-66b", "--policy", "vllm,sarathi"),
+        *("--tpot", 60, "--price", "a100-opt-13b=2", "--html", page, "--json"),
+    )
+    assert done.exit_code == 0
+    found = json.loads(done.stdout)
+    assert found["best"] == "a100-opt-13b"
+    assert [p["policy"] for p in found["plans"]] == ["vllm", "vllm", "sarathi", "sarathi"]
+    by_profile = {p["profile"]: p for p in found["plans"][:2]}
+    assert by_profile["a100-opt-13b"]["cost_per_hour"] == 2 * by_profile["a100-opt-13b"]["gpus"]
+    assert by_profile["a100-opt-66b"]["gpus_per_replica"] == 4
+    assert page.read_text().startswith("<!doctype html>")
+
+
+def test_no_profile_that_holds_is_exit_status_1(trace: Path):
+    done = plan("--trace", trace, "--profile", "a100-opt-13b", "--ttft", 1)
+    assert done.exit_code == 1
+    assert "INFEASIBLE" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--profile", "a100-opt13b"], "did you mean a100-opt-13b"),
+        (["--profile", "a100-opt-13b", "--price", "2.5"], "none of the profiles"),
+        (["--profile", "a100-opt-13b", "--price", "a100-opt-13b=x"], "give it as NAME=2.5"),
+        (["--profile", "a100-opt-13b", "--attainment", 99], "at most 1"),
+        (["--profile", "a100-opt-13b", "--html", "/no/folder/x.html"], "there is no folder"),
+        (["--profile", "a100-opt-13b", "--policy", "vlm"], "did you mean 'vllm'"),
+        (["--profile", "a100-opt-13b", "--routing", "random"], "there is no routing"),
+    ],
+)
+def test_wrong_use_says_what_to_do(trace: Path, arguments: list[object], message: str):
+    with pytest.raises(ConfigError, match=message):
+        plan("--trace", trace, *arguments)
+
+
+def test_lengths_without_arrivals_need_a_rate(tmp_path: Path):
+    path = tmp_path / "lengths.csv"
+    path.write_text("input_tokens,output_tokens\n100,10\n200,20\n")
+    with pytest.raises(ConfigError, match="--target-request-rate"):
+        plan("--trace", path, "--profile", "a100-opt-13b")

@@ -1,0 +1,35 @@
+"""Parts and doubles of a trace."""
+
+from __future__ import annotations
+
+from brim.planning.demand import BLOCK_NS, busiest, resampled
+from brim.planning.over_time import _between
+from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest
+
+
+def at(*seconds: float, tokens: int = 1) -> Trace:
+    return Trace("t", [TraceRequest(round(s * NANOSECONDS), tokens, 1) for s in seconds])
+
+
+def test_the_busiest_stretch_begins_at_zero():
+    found = busiest(at(0, 10, 20, 21, 22, 40), 3)
+    assert [r.arrival_ns for r in found.requests] == [0, NANOSECONDS, 2 * NANOSECONDS]
+    assert "busiest 3 requests in a row of 6" in found.note
+
+
+def test_resampling_keeps_the_course_of_the_day():
+    """A busy hour after a quiet one: minutes come from within five minutes of theirs."""
+    quiet = [60.0 * minute for minute in range(60)]
+    busy = [3600 + 6.0 * i for i in range(600)]
+    trace = at(*quiet, *busy)
+    drawn = resampled(trace, 3)
+    early = sum(r.arrival_ns < 50 * BLOCK_NS for r in drawn.requests)
+    late = sum(r.arrival_ns > 70 * BLOCK_NS for r in drawn.requests)
+    assert early == 50
+    assert late == 499  # all but the first of its first minute
+    assert resampled(trace, 3) == drawn
+
+
+def test_needs_lie_on_lines_between_what_was_searched():
+    known = [(100, 1), (200, 2), (400, 6)]
+    assert [_between(known, work) for work in (0, 50, 150, 200, 300, 400, 900)] == [1, 1, 2, 2, 4, 6, 6]

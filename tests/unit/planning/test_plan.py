@@ -1,0 +1,105 @@
+"""The plan against the cluster simulation run by hand, and what is said where there is none."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from brim.core.errors import ConfigError
+from brim.planning.offline import backlog_done
+from brim.planning.page import page
+from brim.planning.plan import plan
+from brim.planning.question import Aim, Load, cluster
+from brim.planning.report import text
+from brim.simulation.cluster.figures import figures
+from brim.simulation.cluster.run import simulate_cluster
+from brim.workloads.arrivals import AllAtOnce
+from brim.workloads.trace import with_arrivals
+from tests.helpers import MS
+from tests.unit.planning.scenarios import question
+
+
+def nobody(what: str, total: int):
+    return lambda: None
+
+
+@pytest.fixture(scope="module")
+def planned():
+    return plan(question(offline=((60, 20),), backlog_tokens=5e4), 1, nobody)
+
+
+def test_the_least_holds_and_one_fewer_does_not(planned):
+    asked, [one] = question(), planned["plans"]
+    load = Load(asked.trace, 4096, 10**9)
+
+    def attained(replicas: int) -> float:
+        run = simulate_cluster(asked.trace, cluster(asked.kinds[0], load, asked.aim, replicas))
+        return figures(run)["online"]["slo_attainment"]
+
+    assert one["replicas"] > 1
+    assert attained(one["replicas"]) >= 0.95 > attained(one["replicas"] - 1)
+    assert one["cost_per_hour"] == 2.0 * one["gpus"]
+
+
+def test_the_band_holds_the_answer_and_slower_steps_need_no_fewer(planned):
+    [one] = planned["plans"]
+    band = one["band"]
+    assert band["least"] <= one["replicas"] <= band["most"]
+    slow, fast = (run["replicas"] for run in band["runs"] if run["label"].startswith("steps"))
+    assert slow >= fast
+
+
+def test_the_parts_never_need_more_than_the_whole(planned):
+    assert planned["plans"][0]["over_time"] is None  # ten seconds are one part
+
+
+def test_offline_work_fits_beside(planned):
+    offline = planned["plans"][0]["offline"]
+    assert offline["tokens_per_second"] > 0
+    assert offline["backlog"]["done_seconds"] > 0
+    assert offline["tokens_done"] == sorted(offline["tokens_done"])
+
+
+def test_the_text_and_the_page_say_the_same(planned):
+    said, shown = text(planned), page(planned)
+    assert f"{planned['plans'][0]['replicas']} replicas" in said
+    assert "cheapest: a100-opt-13b" in said
+    assert shown.count("<svg") >= 4
+    assert not re.search(r'(src|href)="', shown)  # one file, nothing fetched
+    assert "nan" not in shown
+
+
+def test_targets_that_no_machine_meets_are_refused_with_the_reason():
+    found = plan(question(aim=Aim(400 * MS, 5 * MS)), 1, nobody)
+    assert found["best"] is None
+    assert "on an idle replica 0.0042 of the requests meet both" in text(found)
+    assert "infeasible" in page(found)
+
+
+def test_too_few_replicas_allowed_are_told():
+    found = plan(question(most_replicas=1), 1, nobody)
+    assert found["best"] is None
+    assert "1 replicas reach" in text(found)
+
+
+def test_two_plans_are_equal(planned):
+    again = plan(question(offline=((60, 20),), backlog_tokens=5e4), 1, nobody)
+
+    def bare(shown: str) -> str:
+        return re.sub(r"'simulation_wall_seconds': [^,]+,", "", shown)
+
+    assert bare(repr(again)) == bare(repr(planned))
+
+
+def test_a_trace_all_at_once_is_refused():
+    with pytest.raises(ConfigError, match="all requests arrive at once"):
+        plan(question(trace=with_arrivals(question().trace, AllAtOnce())), 1, nobody)
+
+
+def test_a_backlog_beyond_the_trace_takes_more_rounds_of_it():
+    offline = {"until_seconds": [10.0, 20.0], "tokens_done": [100.0, 400.0]}
+    load = Load(replace(question().trace), 128, 10**9)
+    assert backlog_done(offline, load, 250.0)["done_seconds"] == 15.0
+    assert backlog_done(offline, load, 900.0)["done_seconds"] == 50.0

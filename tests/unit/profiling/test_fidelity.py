@@ -1,0 +1,31 @@
+"""A run of one user is worked out by hand."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from brim.core.estimators.step_time import StepShape
+from brim.profiles.loader import load
+from brim.profiling.fidelity import H100_PROFILE, Pairs, h100_runs
+from brim.profiling.measured import H100_MODEL, H100_RUNS
+
+
+def test_one_user_decodes_alone(tmp_path: Path):
+    """Prompt of 100, three tokens: two decodes, with contexts of 101 and 102."""
+    path = tmp_path / H100_RUNS
+    path.parent.mkdir()
+    columns = "model_path,tp_size,isl,osl,concurrency,silicon_tpot_ms"
+    rows = [f"{H100_MODEL},1.0,100,3,1,8.0", f"{H100_MODEL},2.0,100,3,1,5.0", "other,1.0,100,3,1,5.0"]
+    path.write_bytes(gzip.compress("\n".join([columns, *rows]).encode()))
+    steps = load(H100_PROFILE).step_time
+    expected = (steps.seconds(StepShape(1, 0, 1, 101)) + steps.seconds(StepShape(1, 0, 1, 102))) / 2
+    [(measured, predicted)] = h100_runs(tmp_path).pairs
+    assert measured == 0.008
+    assert predicted == pytest.approx(expected, abs=2e-9)
+
+
+def test_errors_are_shares_of_what_was_measured():
+    assert Pairs("x", [(2.0, 3.0), (4.0, 3.0)]).errors == [0.5, -0.25]
