@@ -87,7 +87,7 @@ class HostedScheduler(Scheduler):
 
     def add(self, request: Request, now_ns: int) -> None:
         super().add(request, now_ns)
-        self._states[request.request_id].token_ids = self._host.token_ids(request.request_id)
+        self._states[request.request_id].share(self._host.token_ids(request.request_id))
 
     def adopt(self, request: Request, now_ns: int) -> None:
         """A request that the host was running before we came; no step may be in flight."""

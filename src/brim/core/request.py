@@ -219,11 +219,16 @@ class RequestState:
         wanted = max(num_output_tokens, self.num_output_tokens + 1)
         self.expected_tokens = min(self.num_prompt_tokens + wanted, self.max_num_tokens)
 
+    def share(self, token_ids: list[int]) -> None:
+        """These are the known tokens from now on, whoever appends to them."""
+        self.token_ids = self.known = token_ids
+
     def admit(self, num_cached_tokens: int) -> None:
         """Waiting becomes running, its first `num_cached_tokens` tokens already in the cache."""
         if self.num_cached_tokens is None:
             self.num_cached_tokens = num_cached_tokens
-            self.token_ids = self.known = list(self.request.prompt_token_ids)
+        if not self.known:
+            self.share(list(self.request.prompt_token_ids))
         self.status = Status.RUNNING
         self._num_computed = self._num_scheduled = num_cached_tokens
 

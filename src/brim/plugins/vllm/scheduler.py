@@ -62,6 +62,8 @@ class BrimScheduler(AsyncScheduler):
     def _set(self, settings: Settings) -> None:
         if self._reasons and settings.strict:
             raise ConfigError(f"{self._why_not()}. Without strict, vLLM runs as it is.")
+        if not self._reasons:
+            self._config_of(settings)  # what makes no sense is said now, not when the first request comes
         self._settings = settings
         self._armed, self._stale = settings.waits, self._brim is not None
         self._mode = "stock" if self._armed or self._reasons else settings.mode
@@ -123,7 +125,7 @@ class BrimScheduler(AsyncScheduler):
 
     def _preempt_request(self, request: compat.Request, *args: Any, **kwargs: Any) -> None:
         super()._preempt_request(request, *args, **kwargs)
-        if not self._brim_host.obeying:
+        if self._brim is not None and not self._brim_host.obeying:
             self._given_way.add(request.request_id)
 
     def _reserve_prefill_lookahead(
@@ -185,13 +187,17 @@ class BrimScheduler(AsyncScheduler):
         try:
             return call(self._brim, *args)
         except Exception:
-            if self._settings.strict:
-                raise
-            self._failures += 1
-            self._mode = "stock"
-            logger.exception("Brim failed: vLLM schedules by itself from now on")
-            self._disengage()
+            self._fail()
             return None
+
+    def _fail(self) -> None:
+        """Of the exception that is being handled."""
+        if self._settings.strict:
+            raise
+        self._failures += 1
+        self._mode = "stock"
+        logger.exception("Brim failed: vLLM schedules by itself from now on")
+        self._disengage()
 
     def _decide(self, brim: HostedScheduler, now_ns: int) -> None:
         for request in list(self._blocked.values()):
@@ -240,8 +246,12 @@ class BrimScheduler(AsyncScheduler):
         """To the mode that is wanted; with nothing in flight."""
         self._disengage()
         self._at, self._stale = self._mode, False
-        if self._mode != "stock":
+        if self._mode == "stock":
+            return
+        try:
             self._engage()
+        except Exception:
+            self._fail()
 
     def _engage(self) -> None:
         host, settings, queued = self._brim_host, self._settings, list(self.waiting)
@@ -256,9 +266,8 @@ class BrimScheduler(AsyncScheduler):
             self._tell(brim, request)
         logger.info("Brim is %s, by policy %s", self._at, brim.config.policy)
 
-    def _new_brim(self) -> HostedScheduler:
-        settings = self._settings
-        config = SchedulerConfig(
+    def _config_of(self, settings: Settings) -> SchedulerConfig:
+        return SchedulerConfig(
             num_blocks=self._brim_host.num_blocks,
             block_size=self.block_size,
             max_model_len=self.max_model_len,
@@ -269,6 +278,9 @@ class BrimScheduler(AsyncScheduler):
             policy=settings.policy or UNTOLD_POLICY,
             **settings.rules,
         )
+
+    def _new_brim(self) -> HostedScheduler:
+        settings, config = self._settings, self._config_of(self._settings)
         if settings.decision_log is not None:
             path = Path(f"{settings.decision_log}.{os.getpid()}")  # an engine core is a process
             return JournaledScheduler(config, self._brim_host, path, settings.profile)
