@@ -130,7 +130,7 @@ def refuse_unchained(trace: Trace) -> None:
         for block_id in request.block_ids:
             if before.setdefault(block_id, last) != last:
                 raise ConfigError(
-                    f"block id {block_id} of {trace.name} is behind both {before[block_id]} and {last}, "
+                    f"block id {block_id} of {trace.name} stands behind both {before[block_id]} and {last}, "
                     "but an id must name all tokens up to its block: give each prefix an id of its own, "
                     "or switch prefix caching off"
                 )
