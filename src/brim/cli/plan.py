@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from brim.cli import flags
+from brim.cli.progress import bars
 from brim.core.errors import ConfigError
 from brim.core.policies.named import refuse_unknown
 from brim.planning.plan import Question, plan
 from brim.planning.question import Aim, Kind
 from brim.profiles.loader import load
 from brim.simulation.cluster.routing import ROUTINGS
+from brim.simulation.results import Figures
 from brim.workloads.arrivals import Poisson
 from brim.workloads.formats import read
 from brim.workloads.lengths import synthetic
@@ -89,7 +90,7 @@ def plan_command(
         max_replicas,
         seed,
     )
-    found = plan(question, jobs or os.cpu_count() or 1, _tell)
+    found = _planned(question, jobs or os.cpu_count() or 1)
     _show(found, html, json_output)
     if found["best"] is None:
         raise typer.Exit(INFEASIBLE)
@@ -145,16 +146,15 @@ def _refuse_unwritable(path: Path | None) -> None:
         raise ConfigError(f"--html {path}: there is no folder {path.parent}; make it first")
 
 
-def _tell(what: str, total: int) -> Callable[[], None]:
-    """A bar where somebody watches."""
-    if not total or not sys.stderr.isatty():
-        return lambda: None
-    from brim.cli.progress import open_bar
+def _planned(question: Question, jobs: int) -> Figures:
+    """With bars where somebody watches."""
+    if not sys.stderr.isatty():
+        return plan(question, jobs, lambda what, total: lambda: None)
+    with bars() as begin:
+        return plan(question, jobs, begin)
 
-    return open_bar(total, what)
 
-
-def _show(found: dict[str, object], html: Path | None, as_json: bool) -> None:
+def _show(found: Figures, html: Path | None, as_json: bool) -> None:
     from brim.planning.page import page
     from brim.planning.report import text
 

@@ -24,6 +24,13 @@ def tell(text: str) -> None:
 @contextmanager
 def bar(total: int, what: str) -> Iterator[Callable[[], None]]:
     """A function that moves a bar of `total` things on by one."""
+    with bars() as begin:
+        yield begin(what, total)
+
+
+@contextmanager
+def bars() -> Iterator[Callable[[str, int], Callable[[], None]]]:
+    """A function that begins a bar of so many things, below those before it."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -32,20 +39,9 @@ def bar(total: int, what: str) -> Iterator[Callable[[], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as shown:
-        task = shown.add_task(what, total=total)
-        yield lambda: shown.advance(task)
 
+        def begin(what: str, total: int) -> Callable[[], None]:
+            task = shown.add_task(what, total=total)
+            return lambda: shown.advance(task)
 
-def open_bar(total: int, what: str) -> Callable[[], None]:
-    """The same for callers without a place to close it: it closes when all are done."""
-    opened = bar(total, what)
-    advance, left = opened.__enter__(), total
-
-    def moved() -> None:
-        nonlocal left
-        advance()
-        left -= 1
-        if not left:
-            opened.__exit__(None, None, None)
-
-    return moved
+        yield begin

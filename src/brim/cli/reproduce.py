@@ -46,6 +46,9 @@ def econoserve(
     max_requests: Annotated[
         int, typer.Option(help="End a point sooner after so many requests; 0: never.")
     ] = 0,
+    gpus: Annotated[
+        bool, typer.Option("--gpus", help="Instead: how many GPUs DistServe needs, and how many we do.")
+    ] = False,
     jobs: Annotated[int, typer.Option(help="Processes; 0: one for each core.")] = 0,
     seed: Seed = 0,
     json_output: flags.Json = False,
@@ -59,6 +62,9 @@ def econoserve(
 
     if hours <= 0 or max_requests < 0 or jobs < 0:
         raise ConfigError("--hours must be above 0, --max-requests and --jobs 0 or more")
+    if gpus:
+        _gpus(output / "gpus", quick, setup or [], seed, jobs or os.cpu_count() or 1, json_output)
+        return
     plan = quick_plan(seed) if quick else full_plan(hours, max_requests, seed, data, setup or [])
     _refuse_nothing(plan.benches, setup)
     refuse_unwritable(output)
@@ -100,6 +106,17 @@ def echo(
     for results in reproduce(plan, jobs or os.cpu_count() or 1, _Progress):
         write(results, output, text, draw)
     print(json.dumps(results) if json_output else text(results))
+
+
+def _gpus(folder: Path, quick: bool, setup: list[str], seed: int, jobs: int, as_json: bool) -> None:
+    from brim.reproduction.gpus.experiment import reproduce
+    from brim.reproduction.gpus.report import text
+    from brim.reproduction.writing import write_tables
+
+    seconds, goals = (60.0, [0.8]) if quick else (240.0, [0.8, 0.85])
+    for results in reproduce(seconds, goals, setup, seed, jobs, _Progress):
+        write_tables(results, folder, text)
+    print(json.dumps(results) if as_json else text(results))
 
 
 def _refuse_nothing(benches: Sequence[object], setup: list[str] | None) -> None:

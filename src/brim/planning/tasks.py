@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import cycle
-from math import ceil
 
 from brim.planning.question import Aim, Kind, Load, cluster
 from brim.simulation.cluster.figures import figures
 from brim.simulation.cluster.run import simulate_cluster
 from brim.simulation.cluster.setup import Scaling
+from brim.simulation.least import least_that
 from brim.simulation.results import Figures
 from brim.workloads.trace import TraceRequest
 
@@ -114,26 +113,3 @@ def do(task: Task) -> Figures:
 def attainment(run: Figures) -> float:
     """Of the online requests that count."""
     return float(run["online"]["slo_attainment"] or 0.0)
-
-
-def least_that(holds: Callable[[int], bool], near: int, most: int) -> int | None:
-    """The least number from 1 on for which `holds`, once true always true; None if none up to `most`.
-
-    Begins at `near` and steps away from it by doubling steps, then halves what lies between.
-    """
-    low, high, step = 0, None, 1
-    at = min(max(near, 1), most)
-    while True:
-        if holds(at):
-            high = at
-            if at == low + 1:
-                return at
-            at = max(at - step, low + 1) if low == 0 else ceil((low + high) / 2)
-        else:
-            low = at
-            if low == most:
-                return None
-            at = min(at + step, most) if high is None else ceil((low + high) / 2)
-        step *= 2
-        if high is not None and low + 1 == high:
-            return high

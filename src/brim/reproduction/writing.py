@@ -12,10 +12,7 @@ from brim.simulation.results import Figures
 
 def refuse_unwritable(folder: Path) -> None:
     """Raises ConfigError for what can be seen to be wrong before a long run."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise ConfigError(f"can't write into {folder}: {exc.strerror}") from exc
+    _make(folder)
     try:
         import matplotlib  # noqa: F401
     except ImportError as exc:
@@ -25,6 +22,19 @@ def refuse_unwritable(folder: Path) -> None:
 def write(
     results: Figures, folder: Path, text: Callable[[Figures], str], draw: Callable[[Figures, Path], None]
 ) -> None:
+    write_tables(results, folder, text)
+    draw(results, folder)
+
+
+def write_tables(results: Figures, folder: Path, text: Callable[[Figures], str]) -> None:
+    """Raises ConfigError where the folder can't be made."""
+    _make(folder)
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (folder / "tables.md").write_text(text(results), encoding="utf-8")
-    draw(results, folder)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(f"can't write into {folder}: {exc.strerror}") from exc

@@ -1,4 +1,4 @@
-"""A cluster run's figures as one JSON object. docs/planning.md says what each field means."""
+"""A cluster run's figures as one JSON object; names mean what they do in docs/simulation.md."""
 
 from __future__ import annotations
 

@@ -57,6 +57,12 @@ class Fleet:
         """Those that new requests may go to."""
         return [member for member in self._open if member.number not in self._decoding]
 
+    @property
+    def may_serve(self) -> bool:
+        """Whether there is a replica of every kind, or will be."""
+        there = {m.number in self._decoding for m in self.members if m.status is not Status.GONE}
+        return there == {m.number in self._decoding for m in self.members}
+
     def takes_more(self, member: Member) -> bool:
         return member.status is Status.UP and member.number not in self._decoding
 

@@ -72,6 +72,7 @@ class _Cluster:
         self._backlog = Backlog()
         self._tracks: dict[int, Track[Histogram]] = {}  # of requests between two replicas
         self._homeless: deque[int] = deque()  # online requests while no replica is up
+        self._undelivered: deque[int] = deque()  # prompts while no decode replica is up
         self._sampling: dict[int, SamplingParams] = {}
         self._num_sent = 0
         self._end_ns = 0  # when the last request ended
@@ -97,7 +98,7 @@ class _Cluster:
             len(self._fleet.members),
             len(self._backlog),
             None if offline_left else self._offline_end_ns,
-            len(self._homeless),
+            len(self._homeless) + len(self._undelivered),
             wall_seconds,
         )
 
@@ -198,13 +199,12 @@ class _Cluster:
     def _receive(self, place: int) -> None:
         disaggregation = self._setup.disaggregation
         assert disaggregation is not None
-        self._underway.go_on(place, 1)
         replicas = self._fleet.open_books(decode=True)
-        asked = self._underway.requests[place]
         if not replicas:
-            self._route(place)  # its KV is lost: from the prompt again
+            self._undelivered.append(place)
             return
-        books = disaggregation.decode.routing.pick(replicas, asked, SLO())
+        self._underway.go_on(place, 1)
+        books = disaggregation.decode.routing.pick(replicas, self._underway.requests[place], SLO())
         self._send(self._fleet.members[books.number], place)
 
     def _recovered(self, lost: dict[int, int], member: Member | None) -> None:
@@ -221,6 +221,8 @@ class _Cluster:
                 self._homeless.append(place)
         for _ in range(len(self._homeless)):
             self._route(self._homeless.popleft())
+        for _ in range(len(self._undelivered)):
+            self._receive(self._undelivered.popleft())
         self._share_backlog()
 
     # ---- members and requests --------------------------------------------------------------------------
@@ -286,7 +288,9 @@ class _Cluster:
         self.clock.at(self.clock.now_ns + self._setup.window_ns, Order.MARK, self._mark)
 
     def _is_over(self) -> bool:
-        return self._exhausted and not len(self._underway)
+        """All have ended, or whoever is left waits for replicas of which none will come."""
+        stuck = len(self._homeless) + len(self._undelivered) + len(self._backlog)
+        return self._exhausted and len(self._underway) == (0 if self._fleet.may_serve else stuck)
 
     def _note(self, now_ns: int) -> None:
         self._notes.append(note(now_ns, self._fleet.members, len(self._backlog)))

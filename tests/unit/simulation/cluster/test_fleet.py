@@ -93,8 +93,16 @@ def test_requests_wait_for_the_only_replica_to_come_back():
 
 
 def test_without_another_replica_the_requests_are_told_of():
-    found = run(trace(asked(0, 4, 2)), cluster(1, failures=[Failure(0, 5 * MS)], stop_ns=NANOSECONDS))
+    found = run(trace(asked(0, 4, 2)), cluster(1, failures=[Failure(0, 5 * MS)]))
     assert found.unserved == 1
+
+
+def test_a_prompt_waits_for_the_only_decode_replica_to_come_back():
+    """Its KV is there at 25; the decode replica is back at 105, and decodes for 11."""
+    found = run(trace(asked(0, 8, 2)), disaggregated(failures=[Failure(1, 5 * MS, 100 * MS)]))
+    assert found.by_class[ONLINE].e2e_seconds.sum == pytest.approx(0.116)
+    for_good = run(trace(asked(0, 8, 2)), disaggregated(failures=[Failure(1, 5 * MS)]))
+    assert for_good.unserved == 1
 
 
 FAILURES = st.lists(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 from hypothesis import given
 
-from brim.planning.tasks import least_that
+from brim.simulation.least import least_that
 
 
 @given(st.integers(1, 300), st.integers(0, 400))

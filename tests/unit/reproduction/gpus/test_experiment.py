@@ -1,0 +1,66 @@
+"""A small set-up: the least holds, one fewer does not, and the tables say so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from brim.core.errors import ConfigError
+from brim.profiles.loader import load
+from brim.reproduction.gpus.benches import BENCHES, Bench
+from brim.reproduction.gpus.experiment import DISTSERVE, Least, reproduce
+from brim.reproduction.gpus.report import text
+from brim.simulation.cluster.figures import figures
+from brim.simulation.cluster.run import simulate_cluster
+
+SMALL = Bench("small", "a100-opt-13b", 0.5, 0.06, 6.0, 3200, 200.0, 40.0)
+SECONDS, GOAL = 20.0, 0.9
+
+
+def attained(setup: object) -> float:
+    found = figures(simulate_cluster(SMALL.trace(SMALL.rate, SECONDS, 0), setup))  # type: ignore[arg-type]
+    return float(found["online"]["slo_attainment"])
+
+
+def test_the_least_replicas_hold_and_one_fewer_does_not():
+    found = Least(SMALL, "vllm", GOAL, SECONDS, 0, 8).do()
+    assert found["gpus"] == found["replicas"]
+    assert found["attainment"] == attained(SMALL.together("vllm", found["replicas"])) >= GOAL
+    if found["replicas"] > 1:
+        assert attained(SMALL.together("vllm", found["replicas"] - 1)) < GOAL
+
+
+def test_distserve_needs_both_sides():
+    found = Least(SMALL, DISTSERVE, GOAL, SECONDS, 0, 8).do()
+    assert found["replicas"] == found["prefill"] + found["decode"] >= 2
+    assert attained(SMALL.apart(found["prefill"], found["decode"])) >= GOAL
+
+
+def test_a_target_below_one_step_is_told_as_not_held():
+    impossible = replace(SMALL, tpot_seconds=0.001)
+    assert Least(impossible, "vllm", GOAL, 2.0, 0, 8).do()["gpus"] is None
+
+
+def test_apart_is_served_from_the_same_caches_and_gpus():
+    for bench in BENCHES:
+        both = bench.apart(1, 1)
+        assert both.disaggregation is not None
+        assert both.disaggregation.decode.config.num_blocks == both.serving.config.num_blocks
+        assert both.serving.gpus == load(bench.profile).tensor_parallel
+
+
+def test_every_row_stands_in_the_tables(monkeypatch: pytest.MonkeyPatch):
+    for module in ("experiment", "report"):
+        monkeypatch.setattr(f"brim.reproduction.gpus.{module}.POLICIES", ("vllm", "econoserve"))
+    monkeypatch.setattr("brim.reproduction.gpus.experiment.BENCHES", (SMALL,))
+    monkeypatch.setattr("brim.reproduction.gpus.experiment.PUBLISHED", {3.0: 0.55})
+    [results] = reproduce(5.0, [GOAL], [], 0, 1, lambda what, total: lambda: None)
+    told = text(results)
+    assert all(f"| {policy} |" in told for policy in (DISTSERVE, "vllm", "econoserve"))
+    assert "| 3 | 55% |" in told
+
+
+def test_an_unknown_set_up_is_refused():
+    with pytest.raises(ConfigError, match="no set-up has opt-7b"):
+        next(reproduce(5.0, [GOAL], ["opt-7b"], 0, 1, lambda what, total: lambda: None))
