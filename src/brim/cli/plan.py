@@ -67,11 +67,7 @@ def plan_command(
 
     Exit status 1 when no profile can keep them.
     """
-    profiles, policies = _names([*profile]), _names([policy])
-    for name in policies:
-        refuse_unknown(name)
-    for name in profiles:
-        load(name)
+    profiles, policies = _known(profile, policy)
     _refuse_unwritable(html)
     if offline_tokens_per_day < 0 or startup < 0:
         raise ConfigError("--offline-tokens-per-day and --startup must be 0 or more")
@@ -86,14 +82,21 @@ def plan_command(
         backlog_tokens,
         samples,
         startup,
-        max_requests,
-        max_replicas,
-        seed,
+        *(max_requests, max_replicas, seed),
     )
-    found = _planned(question, jobs or os.cpu_count() or 1)
-    _show(found, html, json_output)
+    _show(found := _planned(question, jobs or os.cpu_count() or 1), html, json_output)
     if found["best"] is None:
         raise typer.Exit(INFEASIBLE)
+
+
+def _known(profile: list[str], policy: str) -> tuple[list[str], list[str]]:
+    """The names of profiles and policies. Raises ConfigError where there is none of that name."""
+    profiles, policies = _names(profile), _names([policy])
+    for name in policies:
+        refuse_unknown(name)
+    for name in profiles:
+        load(name)
+    return profiles, policies
 
 
 def _names(given: list[str]) -> list[str]:
