@@ -1,6 +1,6 @@
 """Every name of vLLM that the plug-in touches beyond `super()`, and where Brim's rules do not apply.
 
-Seen in 0.32. vLLM declares none of it public, so all of it is looked for at start: where a name is gone
+Seen in 0.31 to 0.33. vLLM declares none of it public, so all of it is looked for at start: where a name is gone
 or a feature is on whose interplay is not tested, Brim leaves vLLM as it is and says why.
 """
 
@@ -31,7 +31,7 @@ __all__ = [
     "reasons_against_request",
 ]
 
-TESTED = ((0, 32), (0, 32))  # minor releases, the first and the last
+TESTED = ((0, 31), (0, 33))  # minor releases, the first and the last
 SCHEDULER = (  # methods overridden or called, attributes read or set
     "schedule",
     "update_from_output",
