@@ -29,6 +29,16 @@ OFFLINE_SHAPE = "sharegpt"  # where only the tokens of a backlog are given
 OFFLINE_KEPT = 5000  # lengths of offline requests, which are drawn again and again
 
 
+OfflineTokens = Annotated[float, typer.Option(help="Offline tokens, input and output, that come every day.")]
+Rate = Annotated[float | None, typer.Option(help="Scale the gaps to so many requests/s.")]
+Prices = Annotated[list[str] | None, typer.Option(help="NAME=2.5: dollars for an hour of one of its GPUs.")]
+Policies = Annotated[
+    str, typer.Option(help="The scheduler that is planned with, and others to compare it with.")
+]
+MaxRequests = Annotated[int, typer.Option(min=1, help="Simulate at most the busiest so many in a row.")]
+KvTokens = Annotated[int | None, typer.Option(min=16, help="KV cache of a replica; else the profile's.")]
+
+
 def plan_command(
     trace: Annotated[Path, typer.Option(help="The online requests: any trace format.")],
     profile: Annotated[list[str], typer.Option(help="A profile; several times, or by commas.")],
@@ -36,28 +46,16 @@ def plan_command(
     tpot: Annotated[float, typer.Option(help="TPOT target, milliseconds.")] = 50.0,
     attainment: Annotated[float, typer.Option(help="Share of requests that meet both.")] = 0.99,
     offline: Annotated[Path | None, typer.Option(help="A backlog of offline requests to fit in.")] = None,
-    offline_tokens_per_day: Annotated[
-        float, typer.Option(help="Offline tokens, input and output, that come every day.")
-    ] = 0.0,
-    target_request_rate: Annotated[
-        float | None, typer.Option(help="Scale the gaps to so many requests/s.")
-    ] = None,
-    price: Annotated[
-        list[str] | None, typer.Option(help="NAME=2.5: dollars for an hour of one of its GPUs.")
-    ] = None,
-    policy: Annotated[
-        str, typer.Option(help="The scheduler that is planned with, and others to compare it with.")
-    ] = "brim",
+    offline_tokens_per_day: OfflineTokens = 0.0,
+    target_request_rate: Rate = None,
+    price: Prices = None,
+    policy: Policies = "brim",
     routing: Annotated[str, typer.Option(help=f"One of {', '.join(ROUTINGS)}.")] = "least-load",
     startup: Annotated[float, typer.Option(help="Seconds until a new replica serves.")] = 120.0,
     samples: Annotated[int, typer.Option(min=0, help="Resampled traces for the band.")] = 4,
-    max_requests: Annotated[
-        int, typer.Option(min=1, help="Simulate at most the busiest so many in a row.")
-    ] = 30_000,
+    max_requests: MaxRequests = 30_000,
     max_replicas: Annotated[int, typer.Option(min=1, help="Look no further.")] = 128,
-    kv_tokens: Annotated[
-        int | None, typer.Option(min=16, help="KV cache of a replica; else the profile's.")
-    ] = None,
+    kv_tokens: KvTokens = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with plots to this file.")] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Processes; 0: one for each core.")] = 0,
     seed: Annotated[int, typer.Option(help="Decides whatever is drawn.")] = 0,

@@ -104,6 +104,6 @@ BENCHES = (
     Bench("opt-13b", "a100-opt-13b", 0.25, 0.1, 12.0),
     Bench("opt-13b, 12 GB of KV cache", "a100-opt-13b", 0.25, 0.1, 12.0, SCARCE),
     Bench("opt-13b, short prompts", "a100-opt-13b", 0.25, 0.1, 12.0, SCARCE, 161.0, 338.0, 1024),
-    Bench("opt-66b", "a100-opt-66b", 2.5, 0.15, 6.0),
-    Bench("opt-175b", "a100-opt-175b", 4.0, 0.2, 6.0),
+    Bench("opt-66b", "a100-opt-66b", 2.5, 0.15, 20.0),
+    Bench("opt-175b", "a100-opt-175b", 4.0, 0.2, 20.0),
 )
