@@ -57,6 +57,14 @@ def test_thousands_of_steps_lose_nothing(policy: str, steps_in_flight: int) -> N
     assert driver.scheduler.brim_mode == "active"
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+@IN_FLIGHT
+def test_an_operator_may_switch_at_any_time(policy: str, steps_in_flight: int) -> None:
+    told = brim(policy=policy, ttft_ms=1_000, itl_ms=100)
+    limits = Limits(SCARCE, steps_in_flight=steps_in_flight, additional_config=told)
+    long_history(classes.BRIM, limits, modes=["active", "active", "shadow", "stock"])
+
+
 @given(
     seed=st.integers(0, 2**32),
     steps=st.integers(1, 60),
