@@ -63,6 +63,9 @@ class WaitingQueue:
         key = self._keys.pop(state)
         del self._entries[bisect_left(self._entries, (key, state.arrival_seq))]
         self._num_offline -= state.request.task_class is TaskClass.OFFLINE
+        while self._changes and self._changes[0][2] not in self._keys:
+            heapq.heappop(self._changes)
+        self.changes_at_ns = self._changes[0][0] if self._changes else math.inf
 
     def reorder(self, now_ns: int) -> bool:
         """Gives those a new key whose time has come; whether there were any."""

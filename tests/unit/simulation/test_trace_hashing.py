@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from brim.core.errors import ConfigError
-from brim.simulation.truth import TraceHashing
+from brim.simulation.truth import TraceHashing, refuse_unchained
 from brim.workloads.trace import Trace, TraceRequest
 from tests.helpers import request, state
 
@@ -72,5 +72,6 @@ def test_a_block_that_does_not_divide_the_traces_is_refused():
 
 @pytest.mark.parametrize("ids", [(3, 3), (5,), (4, 5), (3, 6, 5)])
 def test_ids_that_do_not_name_all_before_them_are_refused(ids):
+    trace = Trace("t", [TraceRequest(0, 24, 1, block_ids=each) for each in ((3, 5), ids)], 8)
     with pytest.raises(ConfigError, match="give each prefix an id of its own"):
-        names(4, (24, (3, 5)), (24, ids))
+        refuse_unchained(trace)

@@ -1,7 +1,7 @@
 """Every name of vLLM that the plug-in touches beyond `super()`, and where Brim's rules do not apply.
 
-Seen in 0.31 to 0.33. vLLM declares none of it public, so all of it is looked for at start: where a name is gone
-or a feature is on whose interplay is not tested, Brim leaves vLLM as it is and says why.
+Seen in 0.31 to 0.33. vLLM declares none of it public, so all of it is looked for at start: where a name is
+gone or a feature is on whose interplay is not tested, Brim leaves vLLM as it is and says why.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from brim.simulation.cluster.member import Duties, Member
 from brim.simulation.cluster.setup import ClusterSetup
 from brim.simulation.cluster.underway import Stream, Underway
 from brim.simulation.cluster.windows import Noted, note
-from brim.simulation.truth import STOPS
+from brim.simulation.truth import STOPS, refuse_unchained
 from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest
 
 
@@ -47,9 +47,12 @@ def simulate_cluster(
     """Runs all requests of a trace, each read when the one before it has arrived.
 
     `spare` are offline requests besides, read as replicas have room: there may be no end of them, where
-    the setup says when to stop. `done` is called for each request that is over.
+    the setup says when to stop. `done` is called for each request that is over. Raises ConfigError where
+    block ids of a trace don't name all tokens before them.
     """
     started = stopwatch()
+    if isinstance(arrivals, Trace):
+        refuse_unchained(arrivals)
     cluster = _Cluster(arrivals, iter(spare), setup, done or (lambda: None))
     cluster.clock.run()
     return cluster.outcome(stopwatch() - started)
