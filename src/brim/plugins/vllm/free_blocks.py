@@ -23,7 +23,8 @@ class FreeBlocks:
         self._eviction = eviction
         self._known = known
         self._plain: OrderedDict[int, Any] = OrderedDict((block.block_id, block) for block in blocks)
-        self._ranked: dict[int, tuple[Block, Any]] = {}
+        self._ranked: dict[int, Any] = {}
+        self._faces: dict[int, Block] = {}  # of each block that was ever ranked, as the rule knows it
         self._contents: set[Any] = set()
 
     @property
@@ -38,9 +39,9 @@ class FreeBlocks:
         if self._plain:
             block = self._plain.popitem(last=False)[1]
         else:
-            ranked = self._eviction.pop()
-            block = self._ranked.pop(ranked.block_id)[1]
-            self._contents.remove(ranked.block_hash)
+            face = self._eviction.pop()
+            block = self._ranked.pop(face.block_id)
+            self._contents.remove(face.block_hash)
         self.online.discard(block.block_id)
         return block
 
@@ -49,20 +50,24 @@ class FreeBlocks:
 
     def remove(self, block: Any) -> None:
         if self._plain.pop(block.block_id, None) is None:
-            ranked = self._ranked.pop(block.block_id)[0]
-            self._contents.remove(ranked.block_hash)
-            self._eviction.discard(ranked)
+            del self._ranked[block.block_id]
+            face = self._faces[block.block_id]
+            self._contents.remove(face.block_hash)
+            self._eviction.discard(face)
 
     def append(self, block: Any) -> None:
         content = None if block.block_hash is None else content_of(block.block_hash)
         if content not in self._known or content in self._contents:
             self._plain[block.block_id] = block
             return
-        ranked = Block(block.block_id)
-        ranked.block_hash, ranked.online = content, block.block_id in self.online
-        self._ranked[block.block_id] = ranked, block
+        block_id = block.block_id
+        face = self._faces.get(block_id)
+        if face is None:
+            face = self._faces[block_id] = Block(block_id)
+        face.block_hash, face.online = content, block_id in self.online
+        self._ranked[block_id] = block
         self._contents.add(content)
-        self._eviction.add(ranked)
+        self._eviction.add(face)
 
     def append_n(self, blocks: Iterable[Any]) -> None:
         for block in blocks:
@@ -74,4 +79,4 @@ class FreeBlocks:
             self._plain.move_to_end(block.block_id, last=False)
 
     def get_all_free_blocks(self) -> list[Any]:
-        return [*self._plain.values(), *(block for _, block in self._ranked.values())]
+        return [*self._plain.values(), *self._ranked.values()]
