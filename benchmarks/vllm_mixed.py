@@ -1,6 +1,7 @@
-"""Interactive chats and a batch backlog in one vLLM, on this machine's CPU, under each way of scheduling.
+"""Interactive chats and a batch backlog in one vLLM, under each way of scheduling.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.vllm_mixed [--quick] [--json FILE]
+    OMP_NUM_THREADS=1 python -m benchmarks.vllm_mixed [--quick] [--json FILE]     on this machine's CPU
+    python -m benchmarks.vllm_mixed --gpu --kv scarce --seconds 8 --json FILE     Llama-3-8B's shape on a GPU
 
 One engine in this process, one model with random weights, real time. A row changes only how vLLM schedules:
 by itself (first come first served, by priority, with few batch requests at a time, with a fixed number of
@@ -17,7 +18,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import quantiles
@@ -28,13 +29,47 @@ from tests.plugins.vllm.hosts import Host, engine, scheduler_of
 
 BUSY = (0.3, 0.6, 0.85)  # shares of the time in which chats alone keep the engine busy
 TARGETS = (1.5, 2.0, 4.0)  # times the p99 of chats alone
-BUDGETS = (16, 32, 64, 128, 256)  # tokens a step
 AT_A_TIME = 8  # batch requests, where a client holds the others back
-KV_BLOCKS = {"scarce": 40, "ample": 400}  # of 32 tokens
 DOCUMENT, QUESTION, ANSWER = 320, 40, 32  # tokens of a batch line; documents are shared by eight lines
 LINES = 2_000
+BACKLOG = 400  # of them with the engine at any time
 SETTLE_SECONDS = 2.0  # before the first chat that counts
 GRACE_SECONDS = 5.0  # for the last chats; who is not done by then counts with the time it had
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How large everything is: `scale` is the number of times that prompts and answers are longer."""
+
+    model: str
+    scale: int
+    kv_blocks: Mapping[str, int]  # of 32 tokens
+    budgets: Sequence[int]  # tokens a step
+    max_num_seqs: int
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def host(self, kv: str) -> Host:
+        return Host(
+            scheduler=classes.BRIM,
+            model=self.model,
+            num_blocks=self.kv_blocks[kv],
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.budgets[-1],
+            max_model_len=512 * self.scale,
+            additional_config={"brim": {"policy": "stock"}},
+            changes=self.changes,
+        )
+
+
+CPU = Machine("25m", 1, {"scarce": 40, "ample": 400}, (16, 32, 64, 128, 256), 32)
+GPU = Machine(
+    "llama-3-8b",
+    8,
+    {"scarce": 1_000, "ample": 10_000},
+    (128, 256, 512, 1024, 2048),
+    256,
+    {"load_format": "dummy", "dtype": "bfloat16", "enforce_eager": False},
+)
 
 
 @dataclass
@@ -62,7 +97,7 @@ class Way:
     brim: Mapping[str, Any] | None = None
     priority: int = 0  # of batch lines; chats have 0
     tokens: int | None = None
-    at_a_time: int = LINES
+    at_a_time: int = BACKLOG
 
 
 @dataclass(frozen=True)
@@ -79,39 +114,42 @@ class Row:
         return sum(first <= ttft and gap <= itl for first, gap in self.chats) / len(self.chats)
 
 
-def chats_of(rate: float, seconds: float, seed: int) -> list[Chat]:
+def chats_of(rate: float, seconds: float, seed: int, scale: int) -> list[Chat]:
     rng, at, made = random.Random(seed), SETTLE_SECONDS, []
     while True:
         at += rng.expovariate(rate)
         if at > SETTLE_SECONDS + seconds:
             return made
-        prompt = [rng.randrange(5, 400) for _ in range(rng.randint(30, 90))]
-        made.append(Chat(at, prompt, rng.randint(20, 40)))
+        prompt = [rng.randrange(5, 400) for _ in range(scale * rng.randint(30, 90))]
+        made.append(Chat(at, prompt, scale * rng.randint(20, 40)))
 
 
-def lines_of(seed: int) -> Iterator[list[int]]:
+def lines_of(seed: int, scale: int) -> Iterator[list[int]]:
     """Prompts of batch lines in mixed order: eight questions to each document."""
     rng = random.Random(seed)
-    documents = [[rng.randrange(5, 400) for _ in range(DOCUMENT)] for _ in range(LINES // 8)]
+    documents = [[rng.randrange(5, 400) for _ in range(scale * DOCUMENT)] for _ in range(LINES // 8)]
     order = [document for document in documents for _ in range(8)]
     rng.shuffle(order)
     for document in order:
-        yield [*document, *(rng.randrange(5, 400) for _ in range(QUESTION))]
+        yield [*document, *(rng.randrange(5, 400) for _ in range(scale * QUESTION))]
 
 
 class Run:
     """One row: chats come at their times, batch lines wait from the start."""
 
-    def __init__(self, llm: Any, way: Way, chats: Sequence[Chat], facts: Mapping[str, Any]) -> None:
-        self._engine, self._way, self._facts = llm.llm_engine, way, facts
+    def __init__(
+        self, llm: Any, way: Way, chats: Sequence[Chat], facts: Mapping[str, Any], scale: int
+    ) -> None:
+        self._engine, self._way, self._facts, self._scale = llm.llm_engine, way, facts, scale
         self._chats = {f"chat-{i}": chat for i, chat in enumerate(chats)}
         self._coming = deque(self._chats)
-        self._lines = enumerate(lines_of(1) if way.batch else ())
+        self._lines = enumerate(lines_of(1, scale) if way.batch else ())
         self._num_lines = 0  # with the engine
         self._finished: list[float] = []
         self._busy = 0.0
 
     def row(self) -> Row:
+        self._let_in(-1.0)  # before the clock runs: so many prompts take a while to be hashed
         start = time.perf_counter()
         unfinished = set(self._chats)
         until = max(chat.at for chat in self._chats.values()) + GRACE_SECONDS
@@ -137,7 +175,7 @@ class Run:
             if prompt is None:
                 return
             facts = {"task_class": "offline"} if self._facts else {}
-            self._add(f"line-{number}", prompt, ANSWER, facts, self._way.priority)
+            self._add(f"line-{number}", prompt, self._scale * ANSWER, facts, self._way.priority)
             self._num_lines += 1
 
     def _add(
@@ -183,7 +221,7 @@ def percentiles(values: Sequence[float]) -> tuple[float, float, float]:
     return cuts[49], cuts[94], cuts[98]
 
 
-def run(llm: Any, way: Way, chats: Sequence[Chat], facts: Mapping[str, Any]) -> Row:
+def run(llm: Any, way: Way, chats: Sequence[Chat], facts: Mapping[str, Any], scale: int) -> Row:
     scheduler = scheduler_of(llm)
     stock = {"policy": "stock"}
     scheduler.brim_configure(stock if way.brim is None else way.brim)
@@ -192,37 +230,37 @@ def run(llm: Any, way: Way, chats: Sequence[Chat], facts: Mapping[str, Any]) -> 
     scheduler.max_num_scheduled_tokens = way.tokens or most
     try:
         fresh = [Chat(chat.at, chat.prompt, chat.max_tokens) for chat in chats]
-        return Run(llm, way, fresh, facts if way.brim is not None else {}).row()
+        return Run(llm, way, fresh, facts if way.brim is not None else {}, scale).row()
     finally:
         scheduler.max_num_scheduled_tokens = most
         print(".", end="", flush=True)
 
 
-def seconds_alone(llm: Any) -> float:
+def seconds_alone(llm: Any, scale: int) -> float:
     """What a chat takes with nobody beside it."""
-    chats = chats_of(20.0, 1.0, seed=7)[:12]
-    apart = [Chat(SETTLE_SECONDS + number, chat.prompt, chat.max_tokens) for number, chat in enumerate(chats)]
-    row = run(llm, Way("apart", batch=False), apart, {})
+    chats = chats_of(20.0, 1.0, seed=7, scale=scale)[:12]
+    apart = [Chat(SETTLE_SECONDS + i, chat.prompt, chat.max_tokens) for i, chat in enumerate(chats)]
+    row = run(llm, Way("apart", batch=False), apart, {}, scale)
     return row.busy * (len(apart) + SETTLE_SECONDS) / len(apart)
 
 
-def rows_of(llm: Any, busy: float, alone: float, seconds: float, budgets: Sequence[int]) -> list[Row]:
+def rows_of(llm: Any, busy: float, alone: float, seconds: float, machine: Machine) -> list[Row]:
     """All rows of one load; the first are the chats alone."""
-    chats = chats_of(-math.log(1 - busy) / alone, seconds, seed=round(100 * busy))
-    alone_row = run(llm, Way("chats alone", batch=False), chats, {})
-    rows = [alone_row]
+    scale, limit = machine.scale, machine.budgets[-1]
+    chats = chats_of(-math.log(1 - busy) / alone, seconds, round(100 * busy), scale)
+    first = run(llm, Way("chats alone", batch=False), chats, {}, scale)
     ways = [
         Way("vLLM, first come first served"),
-        Way("vLLM, priority", priority=1),
+        Way(f"vLLM, priority (up to {limit} tokens a step)", priority=1),
         Way(f"vLLM, priority, {AT_A_TIME} batch requests at a time", priority=1, at_a_time=AT_A_TIME),
-        *(Way(f"vLLM, priority, {tokens} tokens a step", priority=1, tokens=tokens) for tokens in budgets),
     ]
-    rows += [run(llm, way, chats, {}) for way in ways]
+    budgets = [tokens for tokens in machine.budgets if tokens < limit]
+    ways += [Way(f"vLLM, priority, {tokens} tokens a step", priority=1, tokens=tokens) for tokens in budgets]
+    rows = [first, *(run(llm, way, chats, {}, scale) for way in ways)]
     for factor in TARGETS:
-        facts = {"ttft_ms": 1.5e3 * alone_row.ttft[2], "itl_ms": factor * 1e3 * alone_row.itl[2]}
-        rows.append(
-            run(llm, Way(f"Brim, ITL {factor:g}x", brim={"policy": "brim", "strict": True}), chats, facts)
-        )
+        facts = {"ttft_ms": 1.5e3 * first.ttft[2], "itl_ms": factor * 1e3 * first.itl[2]}
+        way = Way(f"Brim, ITL {factor:g}x", brim={"policy": "brim", "strict": True})
+        rows.append(run(llm, way, chats, facts, scale))
     return rows
 
 
@@ -252,25 +290,20 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="one load, one size of the KV cache, short")
     parser.add_argument("--seconds", type=float, default=20.0, help="of arrivals, for each row")
-    parser.add_argument("--model", default="25m", help="tiny, 25m or 120m")
-    parser.add_argument("--kv", choices=[*KV_BLOCKS, "both"], default="both")
+    parser.add_argument("--gpu", action="store_true", help="Llama-3-8B's shape and longer requests")
+    parser.add_argument("--model", help="on a CPU: tiny, 25m or 120m")
+    parser.add_argument("--kv", choices=["scarce", "ample", "both"], default="both")
     parser.add_argument("--json", type=Path, help="where to write all figures")
     asked = parser.parse_args()
-    loads, kinds = (BUSY[1:2], ["scarce"]) if asked.quick else (BUSY, list(KV_BLOCKS))
-    kinds = kinds if asked.kv == "both" else [asked.kv]
+    machine = GPU if asked.gpu else replace(CPU, model=asked.model or CPU.model)
+    loads = BUSY[1:2] if asked.quick else BUSY
+    kinds = ["scarce"] if asked.quick else [asked.kv] if asked.kv != "both" else list(machine.kv_blocks)
     found: dict[str, list[dict[str, Any]]] = {}
     for kv in kinds:
-        host = Host(
-            scheduler=classes.BRIM,
-            model=asked.model,
-            num_blocks=KV_BLOCKS[kv],
-            max_num_seqs=32,
-            additional_config={"brim": {"policy": "stock"}},
-        )
-        with engine(host, scheduling_policy="priority") as llm:
-            alone = seconds_alone(llm)
+        with engine(machine.host(kv), scheduling_policy="priority") as llm:
+            alone = seconds_alone(llm, machine.scale)
             for busy in loads:
-                rows = rows_of(llm, busy, alone, 8.0 if asked.quick else asked.seconds, BUDGETS)
+                rows = rows_of(llm, busy, alone, 8.0 if asked.quick else asked.seconds, machine)
                 title = f"KV {kv}, chats {100 * busy:.0f} % (measured {100 * rows[0].busy:.0f} %)"
                 print(f"\n\n{title}, {len(rows[0].chats)} chats\n\n{table(rows)}", flush=True)
                 found[title] = [asdict(row) for row in rows]

@@ -42,6 +42,7 @@ class Host:
     max_num_seqs: int = 16
     max_num_batched_tokens: int = 256
     max_model_len: int = 512
+    changes: Mapping[str, Any] = field(default_factory=dict)  # engine arguments as vLLM names them
 
     def arguments(self) -> dict[str, Any]:
         """vLLM's engine arguments."""
@@ -58,6 +59,7 @@ class Host:
             "dtype": "float32",
             "enforce_eager": True,
             "seed": 0,
+            **self.changes,
         }
 
 

@@ -22,11 +22,23 @@ SIZES: dict[str, dict[str, int]] = {
         "num_key_value_heads": 5,
     },
 }
+LLAMA_3_8B = {
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "intermediate_size": 14336,
+    "vocab_size": 128_256,
+}
+SHAPES = {"llama-3-8b": LLAMA_3_8B}  # without weights: vLLM draws them where they are needed
 MAX_MODEL_LEN = 4096
 
 
 def ensure(size: str = "tiny") -> Path:
-    """The folder of the model of that size, made when it is not there yet. Sizes: the keys of `SIZES`."""
+    """The folder of the model of that size, made when it is not there yet.
+
+    Sizes: the keys of `SIZES`, and of `SHAPES`, which need `load_format="dummy"`.
+    """
     return sources.once(sources.cache_folder() / f"llama-{size}-{VERSION}", lambda draft: write(draft, size))
 
 
@@ -37,17 +49,20 @@ def write(folder: Path, size: str) -> None:
     """
     tokenizer = builtin.make_tokenizer()
     tokenizer.save_pretrained(folder)
-    shape = SIZES[size]
+    shape = SIZES.get(size) or SHAPES[size]
+    defaults = {"vocab_size": len(tokenizer), "intermediate_size": 3 * shape["hidden_size"]}
     config = LlamaConfig(
-        **shape,
-        vocab_size=len(tokenizer),
-        intermediate_size=3 * shape["hidden_size"],
+        **(defaults | shape),
         max_position_embeddings=MAX_MODEL_LEN,
         initializer_range=2 * shape["hidden_size"] ** -0.5,
         tie_word_embeddings=False,  # tied ones would repeat the last token
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
     )
+    if size in SHAPES:
+        config.architectures = ["LlamaForCausalLM"]
+        config.save_pretrained(folder)
+        return
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         LlamaForCausalLM(config).save_pretrained(folder)
