@@ -293,10 +293,11 @@ def main() -> None:
     parser.add_argument("--gpu", action="store_true", help="Llama-3-8B's shape and longer requests")
     parser.add_argument("--model", help="on a CPU: tiny, 25m or 120m")
     parser.add_argument("--kv", choices=["scarce", "ample", "both"], default="both")
+    parser.add_argument("--busy", type=float, nargs="+", default=BUSY, help="shares of the time, 0 to 1")
     parser.add_argument("--json", type=Path, help="where to write all figures")
     asked = parser.parse_args()
     machine = GPU if asked.gpu else replace(CPU, model=asked.model or CPU.model)
-    loads = BUSY[1:2] if asked.quick else BUSY
+    loads = BUSY[1:2] if asked.quick else asked.busy
     kinds = ["scarce"] if asked.quick else [asked.kv] if asked.kv != "both" else list(machine.kv_blocks)
     found: dict[str, list[dict[str, Any]]] = {}
     for kv in kinds:
