@@ -22,6 +22,7 @@ from brim.core.kvcache.eviction import Eviction
 from brim.core.kvcache.hosted import Host, HostedCache
 from brim.core.kvcache.ledger import Ledger
 from brim.core.kvcache.prefix_index import BlockHashing, CacheObserver
+from brim.core.offline.pool import OfflinePool
 from brim.core.plan import Chunk, StepPlan, StepResult
 from brim.core.policy import Policy
 from brim.core.request import Request, RequestState, TaskClass
@@ -72,7 +73,9 @@ class HostedScheduler(Scheduler):
         self._row_ids: frozenset[str] = frozenset()
         self.deviations = 0  # steps in which the host did not do what it was told
 
-    def _cache(self, rule: Eviction, hashing: BlockHashing | None, ledger: Ledger, *_: object) -> HostedCache:
+    def _cache(
+        self, rule: Eviction, hashing: BlockHashing | None, ledger: Ledger, pool: OfflinePool | None
+    ) -> HostedCache:
         return HostedCache(
             self._host, self.config.block_size, self.config.enable_prefix_caching, rule, ledger
         )
@@ -83,7 +86,8 @@ class HostedScheduler(Scheduler):
         return self.queues.pool
 
     def close(self) -> None:
-        """Nobody calls it any more. Here nothing is left to do."""
+        """Nobody calls it any more, be it between `order` and `ran`: what is kept for newcomers goes back."""
+        self.kv.close()
 
     def add(self, request: Request, now_ns: int) -> None:
         super().add(request, now_ns)
@@ -154,9 +158,8 @@ class HostedScheduler(Scheduler):
         if preempted or not self._as_told(intent, scheduled):
             self.deviations += 1
             intent = self._follow(intent, scheduled, preempted, now_ns)
-        for (
-            state
-        ) in intent.admitted:  # prefixes that others compute in this very step may be hits for the host
+        for state in intent.admitted:
+            # the host may have found more: prefixes that others compute in this very step
             start = self._host.num_computed_tokens(state.request.request_id)
             state.admit(start - scheduled[state.request.request_id])
         run = [(state, scheduled[state.request.request_id]) for state, _ in intent.to_run]

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import takewhile
-from typing import Any
 
 from brim.core import events
 from brim.core.appending import Appender
@@ -22,7 +21,7 @@ from brim.core.decide import decide
 from brim.core.decision import Decision, Grant
 from brim.core.errors import InvariantViolated, RequestRefused
 from brim.core.flight import Flight, Intent
-from brim.core.kvcache.eviction import eviction
+from brim.core.kvcache.eviction import Eviction, eviction
 from brim.core.kvcache.ledger import Ledger
 from brim.core.kvcache.manager import KVCacheManager
 from brim.core.kvcache.prefix_index import BlockHashing
@@ -64,9 +63,11 @@ class Scheduler:
         self.allocation_failures = 0  # times that a running request lacked the block for its next token
         self._settled = False  # the last decision was empty, and nothing it rested on has changed
 
-    def _cache(self, *books: Any) -> KVCacheManager:
-        config = self.config
-        return KVCacheManager(config.num_blocks, config.block_size, config.enable_prefix_caching, *books)
+    def _cache(
+        self, rule: Eviction, hashing: BlockHashing | None, ledger: Ledger, pool: OfflinePool | None
+    ) -> KVCacheManager:
+        size = self.config.num_blocks, self.config.block_size
+        return KVCacheManager(*size, self.config.enable_prefix_caching, rule, hashing, ledger, pool)
 
     def __len__(self) -> int:
         """Requests that are not over."""
@@ -84,10 +85,9 @@ class Scheduler:
             raise RequestRefused(
                 f"a request {request.request_id!r} is already here", code="duplicate_request_id"
             )
-        state = RequestState(request, self._num_arrivals)
+        state = self._states[request.request_id] = RequestState(request, self._num_arrivals)
         self._num_arrivals += 1
         state.expect(self.policy.expecting.output_tokens(state))
-        self._states[request.request_id] = state
         self._wait(state, now_ns)
         self._events.append(events.Arrived(now_ns, self._num_steps, request))
 

@@ -121,6 +121,7 @@ class JournaledScheduler(HostedScheduler):
         self._write({"brim_journal": FORMAT, "profile": profile, "config": dataclasses.asdict(config)})
 
     def close(self) -> None:
+        super().close()
         self._file.close()
 
     @property

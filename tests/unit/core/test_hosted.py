@@ -149,3 +149,14 @@ def test_a_host_that_runs_a_stranger_is_told() -> None:
 def test_a_policy_object_may_be_given() -> None:
     settings_ = config(policy="vllm", num_blocks=12)
     assert FakeHost(settings_, named(config(policy="echo", num_blocks=12))).scheduler.policy.name == "echo"
+
+
+def test_who_stops_between_orders_and_their_end_keeps_no_block() -> None:
+    host = FakeHost(config(policy="echo", num_blocks=12))
+    host.add(request("a", [1] * 9, 1))
+    host.run()
+    host.add(request("b", [1] * 9, 1))
+    assert host.scheduler.order(host.now_ns).admit == ["b"]
+    assert host.free_blocks == 10  # the two that b will hit are kept
+    host.scheduler.close()
+    assert host.free_blocks == 12

@@ -17,7 +17,7 @@ from brim.core.errors import InvariantViolated
 from brim.core.kvcache.eviction import Eviction
 from brim.core.kvcache.ledger import Ledger
 from brim.core.kvcache.manager import Content, KVCacheManager
-from brim.core.kvcache.prefix_index import BlockHash
+from brim.core.kvcache.prefix_index import BlockHash, longest_run
 from brim.core.request import RequestState, RequestView, TaskClass
 
 
@@ -71,13 +71,7 @@ class _HostIndex:
         self._host = host
 
     def match(self, hashes: Iterable[BlockHash]) -> list[int]:
-        found: list[int] = []
-        for block_hash in hashes:
-            block_id = self._host.find(block_hash)
-            if block_id is None:
-                break
-            found.append(block_id)
-        return found
+        return longest_run(self._host.find, hashes)
 
 
 class HostedBlocks:
@@ -127,7 +121,7 @@ class HostedBlocks:
         """Done when the host gave them."""
 
     def entered(self) -> None:
-        """The host has given the hits to those that it let in."""
+        """The host has given the hits to those that it let in, or never will."""
         hits, self._hits = self._hits, []
         self._host.let_go(hits)
 
@@ -203,6 +197,10 @@ class HostedCache(KVCacheManager):
         self._pool.entered()
         for state in list(self._open):
             self._fill(state)
+
+    def close(self) -> None:
+        """Gives back what is kept for newcomers: nobody will let them in by our orders."""
+        self._pool.entered()
 
     def publish_computed(self, state: RequestState) -> None:
         """The host has done it, and tells an observer itself."""

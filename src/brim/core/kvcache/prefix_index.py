@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Protocol
 
 from brim.core.request import RequestView
@@ -81,10 +81,15 @@ class PrefixIndex:
 
     def match(self, hashes: Iterable[BlockHash]) -> list[int]:
         """Block ids of the longest run of `hashes`, from the first on, that is here."""
-        found: list[int] = []
-        for block_hash in hashes:
-            block_id = self._block_ids.get(block_hash)
-            if block_id is None:
-                break
-            found.append(block_id)
-        return found
+        return longest_run(self._block_ids.get, hashes)
+
+
+def longest_run(find: Callable[[BlockHash], int | None], hashes: Iterable[BlockHash]) -> list[int]:
+    """Block ids of the hashes that are found, up to the first that is not."""
+    found: list[int] = []
+    for block_hash in hashes:
+        block_id = find(block_hash)
+        if block_id is None:
+            break
+        found.append(block_id)
+    return found

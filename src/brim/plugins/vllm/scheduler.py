@@ -62,8 +62,10 @@ class BrimScheduler(AsyncScheduler):
     def _set(self, settings: Settings) -> None:
         if self._reasons and settings.strict:
             raise ConfigError(f"{self._why_not()}. Without strict, vLLM runs as it is.")
+        # what makes no sense is said now, not when the first request comes
+        self._step_time = None if settings.profile is None else load_profile(settings.profile).step_time
         if not self._reasons:
-            self._config_of(settings)  # what makes no sense is said now, not when the first request comes
+            self._config_of(settings)
         self._settings = settings
         self._armed, self._stale = settings.waits, self._brim is not None
         self._mode = "stock" if self._armed or self._reasons else settings.mode
@@ -284,8 +286,7 @@ class BrimScheduler(AsyncScheduler):
         if settings.decision_log is not None:
             path = Path(f"{settings.decision_log}.{os.getpid()}")  # an engine core is a process
             return JournaledScheduler(config, self._brim_host, path, settings.profile)
-        step_time = None if settings.profile is None else load_profile(settings.profile).step_time
-        return HostedScheduler(config, self._brim_host, named(config, self._lengths, step_time))
+        return HostedScheduler(config, self._brim_host, named(config, self._lengths, self._step_time))
 
     def _disengage(self) -> None:
         if self._brim is None:
