@@ -13,6 +13,7 @@ import brim
 from brim.cli.flags import Json, takes_settings
 from brim.cli.plan import plan_command
 from brim.cli.profile import profile_app
+from brim.cli.profile_check import check_command
 from brim.cli.reproduce import reproduce_app
 from brim.cli.settings import RunBatchSettings, ServeSettings
 from brim.cli.simulate import compare_command, simulate_command
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(trace_app, name="trace")
 profile_app.command("train-lengths")(train_lengths)
+profile_app.command("check")(check_command)
 app.add_typer(profile_app, name="profile")
 app.add_typer(reproduce_app, name="reproduce")
 app.command("simulate")(simulate_command)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,6 +17,8 @@ from brim.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from brim.profiles.loader import Errors, Profile
+    from brim.profiling.engine_steps import Grid
+    from brim.profiling.on_engine import Measurement
     from brim.profiling.replay import Replay
 
 profile_app = typer.Typer(help="How long steps take: list, show, measure, fit, replay.", no_args_is_help=True)
@@ -145,10 +149,12 @@ def roofline(
     _written(profile, output)
 
 
-@profile_app.command()
+@profile_app.command(context_settings={"allow_extra_args": True})
 @takes_settings(MeasureSettings)
 def measure(
     settings: MeasureSettings,
+    context: typer.Context,
+    engine: Annotated[Literal["local", "vllm"], typer.Option("--engine", help="Whose steps.")] = "local",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The file to write [the model's name and .json].")
     ] = None,
@@ -158,33 +164,66 @@ def measure(
     ] = None,
     json_output: Json = False,
 ) -> None:
-    """Measure the steps of a model on this machine, and write the profile that fits them."""
+    """Measure the steps of a model on this machine, and write the profile that fits them.
+
+    With --engine vllm they are vLLM's, with the flags that its server will have:
+    brim profile measure MODEL --engine vllm [-- vLLM's own flags].
+    """
     try:
         from brim.profiling.engine_steps import FULL, QUICK
-        from brim.profiling.on_engine import Measurement
     except ImportError as exc:
         raise _without_numpy(exc) from exc
-    from brim.cli.host import open_engine
-    from brim.cli.progress import bar, tell
+    from brim.cli.progress import bar
     from brim.profiles.loader import as_json
 
+    if context.args and engine != "vllm":
+        raise ConfigError(f"what is {context.args[0]}? Flags after `--` are for --engine vllm")
     path = output or Path(f"{Path(settings.model or 'builtin').resolve().name}.json")
     _check_output(path)
     try:  # before minutes of work
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise ConfigError(f"can't write {path}: {exc.strerror}; give another --output") from exc
-    engine, _ = open_engine(settings, tell)
-    try:
-        grid = QUICK if quick else FULL
-        grid = replace(grid, repeats=repeats or grid.repeats)
-        measurement = Measurement.of(engine, grid, settings.max_num_seqs, settings.max_num_batched_tokens)
-        with bar(measurement.num_steps, "Measuring") as done:
-            profile = measurement.run(path.stem, done=done)
-    finally:
-        engine.close()
+    grid = QUICK if quick else FULL
+    grid = replace(grid, repeats=repeats or grid.repeats)
+    steps_of = _of_local(settings, grid) if engine == "local" else _of_vllm(settings, context.args, grid)
+    with steps_of as measurement, bar(measurement.num_steps, "Measuring") as done:
+        profile = measurement.run(path.stem, done=done)
     path.write_text(as_json(profile), encoding="utf-8")
     print(as_json(profile) if json_output else "\n".join(_measured(profile, path)))
+
+
+@contextmanager
+def _of_local(settings: MeasureSettings, grid: Grid) -> Iterator[Measurement]:
+    """The steps of Brim's own engine."""
+    from brim.cli.host import open_engine
+    from brim.cli.progress import tell
+    from brim.profiling.engine_steps import EngineSteps
+    from brim.profiling.on_engine import Measurement
+
+    engine, _ = open_engine(settings, tell)
+    try:
+        steps = EngineSteps(engine)
+        yield Measurement.of(steps, grid, settings.max_num_seqs, settings.max_num_batched_tokens)
+    finally:
+        engine.close()
+
+
+@contextmanager
+def _of_vllm(settings: MeasureSettings, extra: Sequence[str], grid: Grid) -> Iterator[Measurement]:
+    """Those of vLLM, whose own limits hold where none are given."""
+    from brim.cli.vllm import engine_flags
+    from brim.profiling.on_engine import Measurement
+    from brim.profiling.vllm_steps import VllmSteps, vllm_engine
+
+    if settings.model is None:
+        raise ConfigError("name a model: brim profile measure MODEL --engine vllm [-- vLLM's own flags]")
+    with vllm_engine(settings.model, [*engine_flags(settings), *extra]) as engine:
+        steps = VllmSteps(engine)
+        try:
+            yield Measurement.of(steps, grid, steps.max_num_seqs, steps.max_num_batched_tokens)
+        finally:
+            steps.close()
 
 
 def _check_output(path: Path) -> None:

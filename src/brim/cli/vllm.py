@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, distribution, entry_points
 from pathlib import Path
 from typing import Any
 
-from brim.cli.settings import ServeSettings
+from brim.cli.settings import ModelSettings, ServeSettings
 from brim.core.errors import ConfigError
 
 SCHEDULER = "brim.plugins.vllm.BrimScheduler"
@@ -80,8 +80,7 @@ def vllm_command(settings: ServeSettings, extra: Sequence[str]) -> list[str]:
     """Program and arguments. Raises ConfigError for what vLLM's server can't be given."""
     if settings.model is None or settings.model.startswith("-"):
         raise ConfigError("name a model first: brim serve MODEL --engine vllm [-- vLLM's own flags]")
-    for name in OTHERS.keys() & settings.model_fields_set:
-        raise ConfigError(f"{name} is a setting of Brim's own engine: {OTHERS[name]}")
+    _refuse_others(settings)
     given, rest = _take_additional_config(extra)
     return [
         *_program(settings.model),
@@ -94,6 +93,13 @@ def vllm_command(settings: ServeSettings, extra: Sequence[str]) -> list[str]:
     ]
 
 
+def engine_flags(settings: ModelSettings) -> list[str]:
+    """What was set of the model and its limits, under vLLM's names. Raises ConfigError for other settings."""
+    _refuse_others(settings)
+    given = settings.model_dump(mode="json", include=settings.model_fields_set)
+    return [part for name, flag in FLAGS.items() if name in given for part in (flag, str(given[name]))]
+
+
 def plugins(environment: Mapping[str, str]) -> str:
     """VLLM_PLUGINS with Brim's. Unset, it means all but those with HTTP routes, so they are named here."""
     allowed = environment.get("VLLM_PLUGINS")
@@ -102,6 +108,11 @@ def plugins(environment: Mapping[str, str]) -> str:
     else:
         names = {name for name in allowed.split(",") if name}
     return ",".join(sorted(names | {PLUGIN}))
+
+
+def _refuse_others(settings: ModelSettings) -> None:
+    for name in OTHERS.keys() & settings.model_fields_set:
+        raise ConfigError(f"{name} is a setting of Brim's own engine: {OTHERS[name]}")
 
 
 def _program(model: str) -> list[str]:
@@ -119,8 +130,7 @@ def _program(model: str) -> list[str]:
 
 def _flags(settings: ServeSettings) -> list[str]:
     """What was set, under vLLM's names. vLLM has its own defaults."""
-    given = settings.model_dump(mode="json", include=settings.model_fields_set)
-    flags = [part for name, flag in FLAGS.items() if name in given for part in (flag, str(given[name]))]
+    given, flags = settings.model_dump(mode="json", include=settings.model_fields_set), engine_flags(settings)
     if "shutdown_timeout_seconds" in given:
         flags += ["--shutdown-timeout", str(round(given["shutdown_timeout_seconds"]))]
     if "enable_prefix_caching" in given:

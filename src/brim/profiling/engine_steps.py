@@ -1,4 +1,4 @@
-"""Real steps of an engine, timed: a grid of sizes, run through the engine protocol without a scheduler.
+"""Real steps, timed: a grid of sizes, run through the protocol of Brim's engines without a scheduler.
 
 Every step draws for all of its rows, so `finish` waits for the device, and the time is that of a whole step:
 the engine's work on the host included, a scheduler's not.
@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+import brim
 from brim.core.errors import ConfigError
 from brim.core.estimators.step_time import StepShape, attention_pairs
 from brim.core.plan import Chunk, StepPlan
 from brim.core.request import Request, RequestState, SamplingParams
-from brim.engines.base import Engine
+from brim.engines.base import Engine, EngineCaps
 from brim.profiling.fitting import Row
 
 _ONE_TOKEN = SamplingParams(max_tokens=1, temperature=0.0)
@@ -140,39 +141,59 @@ class Timed(NamedTuple):
     spread: float
 
 
+class Steps(Protocol):
+    """Runs steps of given sizes, of any engine. `source` and `notes` say what was timed, and of what."""
+
+    @property
+    def caps(self) -> EngineCaps: ...
+    @property
+    def tensor_parallel(self) -> int: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+    def fill(self, num_blocks: int) -> None:
+        """Computes some KV for so many blocks: arithmetic on zeros can be faster, or take less power."""
+
+    def took(self, sizes: Sizes) -> tuple[StepShape, int]:
+        """What a step of these sizes held, and its nanoseconds. Raises ConfigError where it can't be run."""
+
+
 def timed_steps(
-    engine: Engine,
-    sizes: Sequence[Sizes],
-    repeats: int,
-    *,
-    clock_ns: Callable[[], int] = time.perf_counter_ns,
-    done: Callable[[], None] = lambda: None,
+    steps: Steps, sizes: Sequence[Sizes], repeats: int, *, done: Callable[[], None] = lambda: None
 ) -> list[Timed]:
     """Times every step `repeats` times, after a round that warms the engine up; `done` hears of each step.
 
     Rounds run the whole grid in changing order: a machine that gets slower makes all sizes slower alike.
     Raises ConfigError where a step can't be run.
     """
-    steps = EngineSteps(engine, clock_ns)
-    steps.fill(max(each.blocks(engine.caps.block_size) for each in sizes))
-    took_ns: dict[Sizes, list[int]] = {each: [] for each in sizes}
+    steps.fill(max(each.blocks(steps.caps.block_size) for each in sizes))
+    took: dict[Sizes, list[tuple[StepShape, int]]] = {each: [] for each in sizes}
     for round_number in range(repeats + 1):
         for each in random.Random(round_number).sample(list(sizes), len(sizes)):
-            took_ns[each].append(steps.took_ns(each))
+            took[each].append(steps.took(each))
             done()
-    return [_timed(each, took_ns[each][1:]) for each in sizes]
+    return [_timed(took[each][1:]) for each in sizes]
 
 
-def _timed(sizes: Sizes, took_ns: Sequence[int]) -> Timed:
-    middle = median(took_ns)
-    return Timed(Row(sizes.shape, middle / 1e9), median(abs(each - middle) for each in took_ns) / middle)
+def _timed(took: Sequence[tuple[StepShape, int]]) -> Timed:
+    shape, middle = took[-1][0], median(ns for _, ns in took)
+    return Timed(Row(shape, middle / 1e9), median(abs(ns - middle) for _, ns in took) / middle)
 
 
 class EngineSteps:
     """Makes plans of requests that nobody scheduled, over blocks in no order, and runs them."""
 
-    def __init__(self, engine: Engine, clock_ns: Callable[[], int]) -> None:
+    tensor_parallel = 1
+    notes = ("From a step's begin to its result: with the engine's work on the host, without a scheduler's.",)
+
+    def __init__(self, engine: Engine, clock_ns: Callable[[], int] = time.perf_counter_ns) -> None:
         caps, draw = engine.caps, random.Random(0)
+        self.caps = caps
+        self.source = (
+            f"measured: {caps.name} engine of Brim {brim.__version__}, {caps.dtype} on {caps.device}"
+        )
         self._engine = engine
         self._clock_ns = clock_ns
         self._block_size = caps.block_size
@@ -183,7 +204,7 @@ class EngineSteps:
         self._released: tuple[str, ...] = ()
 
     def fill(self, num_blocks: int) -> None:
-        """Computes some KV for so many blocks: arithmetic on zeros can be faster, or take less power."""
+        """Of the first blocks there are."""
         blocks = iter(self._blocks[:num_blocks])
         size = self._block_size
         together = max(min(len(self._tokens), 1024) // size, 1)
@@ -191,12 +212,12 @@ class EngineSteps:
             tokens = min(len(table) * size, len(self._tokens))
             self._run([], [self._chunk(iter(table), 0, tokens)])
 
-    def took_ns(self, sizes: Sizes) -> int:
+    def took(self, sizes: Sizes) -> tuple[StepShape, int]:
         """Runs one step. Raises ConfigError where the engine can't."""
         blocks = iter(self._blocks)
         decodes = [self._decode(blocks, sizes.context) for _ in range(sizes.decodes)]
         chunks = [self._chunk(blocks, sizes.start, sizes.chunk) for _ in range(sizes.prompts)]
-        return self._run(decodes, chunks)
+        return sizes.shape, self._run(decodes, chunks)
 
     def _run(self, decodes: Sequence[RequestState], chunks: Sequence[Chunk]) -> int:
         states = (*decodes, *(chunk.state for chunk in chunks))

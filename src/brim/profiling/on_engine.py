@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from statistics import mean
 
-import brim
 from brim.core.errors import ConfigError
-from brim.engines.base import Engine, EngineCaps
+from brim.engines.base import EngineCaps
 from brim.profiles.loader import Memory, Profile, PublishedCapacity
-from brim.profiling.engine_steps import Grid, Limits, Sizes, Timed, timed_steps
+from brim.profiling.engine_steps import Grid, Limits, Sizes, Steps, Timed, timed_steps
 from brim.profiling.fitting import Row, fit
 from brim.profiling.gpus import ACTIVATION_BYTES
 
@@ -24,17 +22,17 @@ LEAST_TOKENS = 2048  # of a KV cache in which every kind of step has sizes to fi
 class Measurement:
     """Steps of one engine that are to be timed. Raises ConfigError where too few fit in its KV cache."""
 
-    engine: Engine
+    steps: Steps
     sizes: tuple[Sizes, ...]
     repeats: int
 
     @classmethod
-    def of(cls, engine: Engine, grid: Grid, max_num_seqs: int, max_num_batched_tokens: int) -> Measurement:
-        caps = engine.caps
+    def of(cls, steps: Steps, grid: Grid, max_num_seqs: int, max_num_batched_tokens: int) -> Measurement:
+        caps = steps.caps
         limits = Limits(
             max_num_seqs, max_num_batched_tokens, caps.max_model_len, caps.num_blocks, caps.block_size
         )
-        return cls(engine, tuple(grid.sizes(limits)), grid.repeats)
+        return cls(steps, tuple(grid.sizes(limits)), grid.repeats)
 
     def __post_init__(self) -> None:
         rows = [Row(sizes.shape, 0.0) for sizes in self.sizes]
@@ -50,17 +48,11 @@ class Measurement:
         """Steps that are run, those that warm up included."""
         return len(self.sizes) * (self.repeats + 1)
 
-    def run(
-        self,
-        name: str,
-        *,
-        clock_ns: Callable[[], int] = time.perf_counter_ns,
-        done: Callable[[], None] = lambda: None,
-    ) -> Profile:
+    def run(self, name: str, *, done: Callable[[], None] = lambda: None) -> Profile:
         """Times the steps and fits a profile to them; `done` hears of each step. Raises ConfigError."""
-        caps = self.engine.caps
+        caps = self.steps.caps
         memory, hardware = _memory(caps)
-        timed = timed_steps(self.engine, self.sizes, self.repeats, clock_ns=clock_ns, done=done)
+        timed = timed_steps(self.steps, self.sizes, self.repeats, done=done)
         rows = [each.row for each in timed]
         step_time, found = fit(rows)
         largest = max(row.shape.new_tokens for row in rows)
@@ -68,9 +60,9 @@ class Measurement:
             name=name,
             gpu=hardware,
             model=caps.model,
-            tensor_parallel=1,
+            tensor_parallel=self.steps.tensor_parallel,
             kind="fitted",
-            source=f"measured: {caps.name} engine of Brim {brim.__version__}, {caps.dtype} on {caps.device}",
+            source=self.steps.source,
             date=date.today().isoformat(),
             notes=self._notes(timed),
             step_time=step_time,
@@ -86,7 +78,7 @@ class Measurement:
         return (
             f"{len(timed)} steps, each the median of {self.repeats} that were taken in turns; half of the "
             f"repeats lie within {spread:.1%} of their median.",
-            "From a step's begin to its result: with the engine's work on the host, without a scheduler's.",
+            *self.steps.notes,
             f"Up to {tokens} tokens a step and {context} tokens a request: what is larger is extrapolated.",
         )
 

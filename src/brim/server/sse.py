@@ -42,7 +42,7 @@ class ChunkWriter:
         """The events that tell this piece: none while a piece shows nothing, two where one opens a choice."""
         index, text, logprobs, finish_reason = piece
         if finish_reason is None and not logprobs:
-            if not text:
+            if not text and not self._usage_always:
                 return b""
             if index in self._opened and not self._usage_always:
                 number = b'{"index":%d' % index

@@ -26,7 +26,8 @@ from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest
 class Setup:
     """What a trace is run on.
 
-    `max_output_tokens` is what every user asks for at most; 0: all that `config.max_model_len` leaves.
+    `max_output_tokens` is what every user asks for at most; 0: all that `config.max_model_len` leaves. With
+    `exact`, each asks for just its answer, as load clients do: then the scheduler knows that it is no longer.
     `policy` overrides the one that `config.policy` names. Figures are of the requests that arrive, and
     the rates of what happens, from `measure_from_ns` to `measure_until_ns` (None: the end). At `stop_ns`
     the run ends, whoever is under way; None: when all have ended.
@@ -42,10 +43,17 @@ class Setup:
     measure_from_ns: int = 0
     measure_until_ns: int | None = None
     stop_ns: int | None = None
+    exact: bool = False
 
     def max_tokens(self, prompt_tokens: int) -> int:
         """What a user with such a prompt asks for; 1 where there is no room, and the request is refused."""
         return self.max_output_tokens or max(self.config.max_model_len - prompt_tokens, 1)
+
+    def asked_tokens(self, request: TraceRequest) -> int:
+        """What the user of this request asks for at most."""
+        if self.exact:
+            return max(self.cut(request).output_tokens, 1)
+        return self.max_tokens(request.input_tokens)
 
     def cut(self, request: TraceRequest) -> TraceRequest:
         """The same, its answer no longer than what is asked for."""
@@ -168,7 +176,7 @@ class _World:
         return Request(
             str(index),
             Fillers(asked.input_tokens),
-            self._sampling_for(self._setup.max_tokens(asked.input_tokens)),
+            self._sampling_for(self._setup.asked_tokens(asked)),
             asked.task_class,
             asked.arrival_ns,
             deadline_ns=due_ns,

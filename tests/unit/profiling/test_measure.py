@@ -60,7 +60,10 @@ class TimedEngine:
         """Has nothing to give back."""
 
     def measured(self, grid: Grid = QUICK) -> Profile:
-        return Measurement.of(self, grid, 256, 2048).run("x", clock_ns=lambda: self.now_ns)
+        return Measurement.of(self.steps(), grid, 256, 2048).run("x")
+
+    def steps(self) -> EngineSteps:
+        return EngineSteps(self, lambda: self.now_ns)
 
 
 @pytest.mark.parametrize("grid", [QUICK, FULL])
@@ -75,7 +78,7 @@ def test_an_engine_of_known_step_times_gives_them_back(grid: Grid) -> None:
 
 def test_hiccups_and_a_machine_that_gets_slower_do_not_bend_the_proportions() -> None:
     """Every ninth step takes five times as long, and all of them longer and longer: twice in the end."""
-    total = Measurement.of(TimedEngine(), QUICK, 256, 2048).num_steps
+    total = Measurement.of(TimedEngine().steps(), QUICK, 256, 2048).num_steps
     bent = TimedEngine(slower=lambda step: (total + step) / total * (5 if step % 9 == 0 else 1))
     profile = bent.measured()
     slower = [profile.step_time.seconds(shape) / TRUE.seconds(shape) for shape in set(bent.shapes)]
@@ -140,7 +143,7 @@ def test_steps_read_only_what_was_written_and_have_the_sizes_they_are_timed_for(
         begin(plan)
 
     engine.begin = watched  # type: ignore[method-assign]
-    timed = timed_steps(engine, several, 2, clock_ns=iter(range(10**6)).__next__)
+    timed = timed_steps(EngineSteps(engine, iter(range(10**6)).__next__), several, 2)
     assert [each.row.shape for each in timed] == [each.shape for each in several]
     measured = seen[-3 * len(several) :]  # before them the cache is filled
     assert sorted(measured) == sorted(3 * [each.shape for each in several])
@@ -149,7 +152,7 @@ def test_steps_read_only_what_was_written_and_have_the_sizes_they_are_timed_for(
 def test_every_round_times_every_step_in_an_order_of_its_own() -> None:
     engine = TimedEngine()
     sizes = QUICK.sizes(Limits(256, 2048, 8192, 16384, 16))
-    timed_steps(engine, sizes, 3, clock_ns=lambda: engine.now_ns)
+    timed_steps(engine.steps(), sizes, 3)
     shapes = engine.shapes[-4 * len(sizes) :]
     rounds = [tuple(shapes[at : at + len(sizes)]) for at in range(0, len(shapes), len(sizes))]
     assert all(sorted(each) == sorted(size.shape for size in sizes) for each in rounds)
@@ -161,7 +164,7 @@ def test_blocks_are_counted_as_they_are_taken() -> None:
     steps.fill(7)
     exact = Sizes(2, 5, 1, 6, 3)
     assert exact.blocks(4) == 7
-    assert steps.took_ns(exact) == 0
+    assert steps.took(exact) == (exact.shape, 0)
 
 
 def test_a_grid_keeps_to_its_limits() -> None:

@@ -1,0 +1,247 @@
+"""A profile held against a server: the same trace sent to it and simulated, figure by figure.
+
+A profile tells of steps. What else a server takes, for each request and for each step, is probed on the idle
+server with requests that are no part of the trace; the simulation is told with and without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any, NamedTuple, TypeVar
+
+from brim.core.request import TaskClass
+from brim.metrics.samples import Samples
+from brim.profiles.loader import Profile
+from brim.profiling.load_client import Ask, Client, asks_of, failure
+from brim.simulation.results import summary
+from brim.simulation.run import Run, Setup, simulate
+from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest
+
+ALONE, TOGETHER, ROUNDS = 6, 8, 2  # requests of a probe: one after the other, and at once, so many times
+ANSWER_TOKENS = 32
+PICOSECONDS = 1_000_000_000_000
+SHARES = ("p50", "p95", "p99")
+LATENCIES = ("TTFT", "ITL", "TPOT")
+TOKENS = "tokens/s"
+Figures = dict[str, float | None]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What the server takes beyond the profile's steps, in seconds."""
+
+    request: float  # of every request, once
+    step: float
+    sequence: float  # of every request in a step
+
+    def on(self, setup: Setup) -> Setup:
+        machine = setup.machine
+        hosted = replace(
+            machine,
+            overhead_ps=machine.overhead_ps + round(self.step * PICOSECONDS),
+            per_sequence_ps=machine.per_sequence_ps + round(self.sequence * PICOSECONDS),
+        )
+        return replace(setup, machine=hosted)
+
+    def within(self, profile: Profile) -> Profile:
+        """The profile with the server's share of each step in it."""
+        step_time, tell = (
+            profile.step_time,
+            f"{1e6 * self.step:+.0f} us a step, {1e6 * self.sequence:+.0f} us",
+        )
+        served = replace(
+            step_time,
+            constant_ps=max(step_time.constant_ps + round(self.step * PICOSECONDS), 0),
+            per_decode_ps=max(step_time.per_decode_ps + round(self.sequence * PICOSECONDS), 0),
+        )
+        note = f"With the server's share, probed on the idle server: {tell} a decode."
+        return replace(profile, step_time=served, notes=(*profile.notes, note))
+
+
+class Comparison(NamedTuple):
+    """One figure; seconds, or tokens/s. `hosted` is simulated with the server's share."""
+
+    task_class: str
+    what: str
+    measured: float | None
+    simulated: float | None
+    hosted: float | None
+
+    @property
+    def errors(self) -> tuple[float | None, float | None]:
+        return _error(self.simulated, self.measured), _error(self.hosted, self.measured)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    share: Share
+    figures: tuple[Comparison, ...]
+    seconds: float  # that the run took
+    requests: dict[str, int]
+
+
+def check(client: Client, trace: Trace, setup: Setup) -> Check:
+    """Probes the server, sends it the trace, and simulates the same. Raises ConfigError."""
+    setup = replace(setup, exact=True)
+    share = _run(_probe(client, trace, setup))
+    asks = asks_of(trace, secrets.token_hex(4))
+    until = None if setup.measure_until_ns is None else setup.measure_until_ns / NANOSECONDS
+    seconds = _run(client.drive(asks, until))
+    bare, hosted = simulate(trace, setup), simulate(trace, share.on(setup))
+    compared = []
+    for task_class in TaskClass:
+        if any(request.task_class is task_class for request in trace.requests):
+            found = _measured(asks, task_class, setup, seconds)
+            columns = found, _simulated(bare, task_class, 0.0), _simulated(hosted, task_class, share.request)
+            compared += [
+                Comparison(str(task_class), what, *(column[what] for column in columns)) for what in found
+            ]
+    counts = {str(c): sum(r.task_class is c for r in trace.requests) for c in TaskClass}
+    return Check(share, tuple(compared), seconds, counts)
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Raises what the first request to fail raised."""
+    try:
+        return asyncio.run(work)
+    except BaseExceptionGroup as group:
+        raise next(failure(group)) from group
+
+
+# ---- the server's share --------------------------------------------------------------------------------
+
+
+async def _probe(client: Client, trace: Trace, setup: Setup) -> Share:
+    """Requests as long as the trace's median, on the idle server: one by one, and several together."""
+    prompt = int(median(request.input_tokens for request in trace.requests))
+    several = min(TOGETHER, setup.config.max_num_seqs)
+    await _sent(client, prompt, 2)  # the first requests of a server may be slow
+    alone, together = [], []
+    for _ in range(ALONE):
+        alone += await _sent(client, prompt, 1)
+    for _ in range(ROUNDS):
+        together += await _sent(client, prompt, several)
+    ttft, gap = median(ask.ttft(0.0) for ask in alone), _median_gap(alone)
+    return _share(setup, prompt, several, ttft, gap, _median_gap(together))
+
+
+async def _sent(client: Client, prompt: int, count: int) -> list[Ask]:
+    asks = asks_of(_at_once(prompt, count), secrets.token_hex(4))
+    await client.drive(asks)
+    return asks
+
+
+def _at_once(prompt: int, count: int) -> Trace:
+    return Trace("probe", [TraceRequest(0, prompt, ANSWER_TOKENS)] * count)
+
+
+def _median_gap(asks: Sequence[Ask]) -> float:
+    return median(gap for ask in asks for gap in ask.gaps(0.0))
+
+
+def _share(setup: Setup, prompt: int, several: int, ttft: float, gap: float, gap_together: float) -> Share:
+    """What is left over of the probe's figures when the simulated ones are taken away."""
+
+    def simulated(setup: Setup, count: int) -> tuple[float, float]:
+        whole = replace(setup, measure_from_ns=0, measure_until_ns=None)
+        metrics = simulate(_at_once(prompt, count), whole).by_class[TaskClass.ONLINE]
+        first, between = (each.percentiles([0.5])[0] for each in (metrics.ttft_seconds, metrics.itl_seconds))
+        assert first is not None
+        assert between is not None
+        return first, between
+
+    over, over_together = gap - simulated(setup, 1)[1], gap_together - simulated(setup, several)[1]
+    sequence = max(over_together - over, 0.0) / max(several - 1, 1)
+    share = Share(0.0, over - sequence, sequence)
+    return replace(share, request=ttft - simulated(share.on(setup), 1)[0])
+
+
+# ---- figures -------------------------------------------------------------------------------------------
+
+
+def _measured(asks: Sequence[Ask], task_class: TaskClass, setup: Setup, seconds: float) -> Figures:
+    start = setup.measure_from_ns / NANOSECONDS
+    of_class = [ask for ask in asks if ask.offline == (task_class is TaskClass.OFFLINE)]
+    last = max((ask.token_times[-1] for ask in asks if ask.token_times), default=seconds)
+    end = last if setup.measure_until_ns is None else setup.measure_until_ns / NANOSECONDS
+    drawn = sum(start <= at <= end for ask in of_class for at in ask.token_times)
+    values: dict[str, list[float]] = {name: [] for name in LATENCIES}
+    for ask in of_class:
+        if start <= ask.at < end and (task_class is TaskClass.ONLINE or ask.done):
+            gaps = ask.gaps(seconds)
+            values["TTFT"].append(ask.ttft(seconds))
+            values["ITL"] += gaps
+            values["TPOT"] += [sum(gaps) / len(gaps)] if gaps else []
+    return _figures([_samples(each) for each in values.values()], drawn / (end - start), task_class)
+
+
+def _samples(values: Sequence[float]) -> Samples:
+    samples = Samples()
+    for value in values:
+        samples.observe(value)
+    return samples
+
+
+def _simulated(run: Run, task_class: TaskClass, request_seconds: float) -> Figures:
+    metrics = run.by_class[task_class]
+    seconds = (run.end.now_ns - run.start.now_ns) / NANOSECONDS
+    drawn = run.end.output_tokens[task_class] - run.start.output_tokens[task_class]
+    samples = [metrics.ttft_seconds, metrics.itl_seconds, metrics.tpot_seconds]
+    found = _figures(samples, drawn / seconds, task_class)
+    return {
+        what: value + request_seconds if what.startswith("TTFT") and value is not None else value
+        for what, value in found.items()
+    }
+
+
+def _figures(samples: Sequence[Samples], rate: float, task_class: TaskClass) -> Figures:
+    """Offline requests wait as long as they must: only their rate counts."""
+    if task_class is TaskClass.OFFLINE:
+        return {TOKENS: rate}
+    summaries = zip(LATENCIES, map(summary, samples), strict=True)
+    return {f"{name} {share}": each[share] for name, each in summaries for share in SHARES} | {TOKENS: rate}
+
+
+def _error(value: float | None, measured: float | None) -> float | None:
+    return value / measured - 1 if value is not None and measured else None
+
+
+# ---- a table -------------------------------------------------------------------------------------------
+
+
+def table(found: Check) -> list[str]:
+    """In Markdown; milliseconds and tokens/s."""
+    share = found.share
+    counts = " and ".join(f"{count} {name}" for name, count in found.requests.items() if count)
+    lines = [
+        f"{counts} requests in {found.seconds:.0f} s. Probed on the idle server, beyond the profile: "
+        f"{1e3 * share.request:+.1f} ms a request, {1e3 * share.step:+.2f} ms a step, "
+        f"{1e6 * share.sequence:+.0f} us a request in it.",
+        "",
+        "| | measured | profile alone | error | with the server's share | error |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for each in found.figures:
+        error, hosted_error = each.errors
+        cells = [
+            f"{each.task_class}, {each.what}" + ("" if each.what == TOKENS else ", ms"),
+            *(_told(each.what, each.measured), _told(each.what, each.simulated), _percent(error)),
+            *(_told(each.what, each.hosted), _percent(hosted_error)),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _told(what: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if what == TOKENS else f"{1e3 * value:.1f}"
+
+
+def _percent(error: float | None) -> str:
+    return "-" if error is None else f"{error:+.1%}"
