@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, NamedTuple, TypeVar
 
+from brim.core.estimators.step_time import StepTime
 from brim.core.request import TaskClass
 from brim.metrics.samples import Samples
 from brim.profiles.loader import Profile
@@ -33,7 +34,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What the server takes beyond the profile's steps, in seconds."""
+    """What the server takes beyond the profile's steps, in seconds; negative where it is faster."""
 
     request: float  # of every request, once
     step: float
@@ -43,10 +44,14 @@ class Share:
         machine = setup.machine
         hosted = replace(
             machine,
-            overhead_ps=machine.overhead_ps + round(self.step * PICOSECONDS),
+            overhead_ps=machine.overhead_ps + self._step_ps(machine.step_time),
             per_sequence_ps=machine.per_sequence_ps + round(self.sequence * PICOSECONDS),
         )
         return replace(setup, machine=hosted)
+
+    def _step_ps(self, step_time: StepTime) -> int:
+        """No step takes less than no time."""
+        return max(round(self.step * PICOSECONDS), -step_time.constant_ps)
 
     def within(self, profile: Profile) -> Profile:
         """The profile with the server's share of each step in it."""
@@ -56,8 +61,8 @@ class Share:
         )
         served = replace(
             step_time,
-            constant_ps=max(step_time.constant_ps + round(self.step * PICOSECONDS), 0),
-            per_decode_ps=max(step_time.per_decode_ps + round(self.sequence * PICOSECONDS), 0),
+            constant_ps=step_time.constant_ps + self._step_ps(step_time),
+            per_decode_ps=step_time.per_decode_ps + round(self.sequence * PICOSECONDS),
         )
         note = f"With the server's share, probed on the idle server: {tell} a decode."
         return replace(profile, step_time=served, notes=(*profile.notes, note))
