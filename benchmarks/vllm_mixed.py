@@ -19,13 +19,14 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
 from tests.plugins.vllm import classes
 from tests.plugins.vllm.hosts import Host, engine, scheduler_of
+
+from brim.profiling.load_client import Ask
 
 BUSY = (0.3, 0.6, 0.85)  # shares of the time in which chats alone keep the engine busy
 TARGETS = (1.5, 2.0, 4.0)  # times the p99 of chats alone
@@ -72,22 +73,6 @@ GPU = Machine(
 )
 
 
-@dataclass
-class Chat:
-    at: float  # seconds after the start
-    prompt: list[int]
-    max_tokens: int
-    token_times: list[float] = field(default_factory=list)
-
-    def ttft(self, end: float) -> float:
-        return (self.token_times or [end])[0] - self.at
-
-    def gaps(self, end: float) -> list[float]:
-        """Between tokens; the last one open where the chat was not done by then."""
-        times = [*self.token_times, end] if 0 < len(self.token_times) < self.max_tokens else self.token_times
-        return [after - before for before, after in pairwise(times)]
-
-
 @dataclass(frozen=True)
 class Way:
     """How a row schedules. `brim` are Brim's settings; None: vLLM's own scheduling."""
@@ -114,14 +99,14 @@ class Row:
         return sum(first <= ttft and gap <= itl for first, gap in self.chats) / len(self.chats)
 
 
-def chats_of(rate: float, seconds: float, seed: int, scale: int) -> list[Chat]:
+def chats_of(rate: float, seconds: float, seed: int, scale: int) -> list[Ask]:
     rng, at, made = random.Random(seed), SETTLE_SECONDS, []
     while True:
         at += rng.expovariate(rate)
         if at > SETTLE_SECONDS + seconds:
             return made
         prompt = [rng.randrange(5, 400) for _ in range(scale * rng.randint(30, 90))]
-        made.append(Chat(at, prompt, scale * rng.randint(20, 40)))
+        made.append(Ask(at, prompt, scale * rng.randint(20, 40)))
 
 
 def lines_of(seed: int, scale: int) -> Iterator[list[int]]:
@@ -138,7 +123,7 @@ class Run:
     """One row: chats come at their times, batch lines wait from the start."""
 
     def __init__(
-        self, llm: Any, way: Way, chats: Sequence[Chat], facts: Mapping[str, Any], scale: int
+        self, llm: Any, way: Way, chats: Sequence[Ask], facts: Mapping[str, Any], scale: int
     ) -> None:
         self._engine, self._way, self._facts, self._scale = llm.llm_engine, way, facts, scale
         self._chats = {f"chat-{i}": chat for i, chat in enumerate(chats)}
@@ -221,7 +206,7 @@ def percentiles(values: Sequence[float]) -> tuple[float, float, float]:
     return cuts[49], cuts[94], cuts[98]
 
 
-def run(llm: Any, way: Way, chats: Sequence[Chat], facts: Mapping[str, Any], scale: int) -> Row:
+def run(llm: Any, way: Way, chats: Sequence[Ask], facts: Mapping[str, Any], scale: int) -> Row:
     scheduler = scheduler_of(llm)
     stock = {"policy": "stock"}
     scheduler.brim_configure(stock if way.brim is None else way.brim)
@@ -229,7 +214,7 @@ def run(llm: Any, way: Way, chats: Sequence[Chat], facts: Mapping[str, Any], sca
     most = scheduler.max_num_scheduled_tokens
     scheduler.max_num_scheduled_tokens = way.tokens or most
     try:
-        fresh = [Chat(chat.at, chat.prompt, chat.max_tokens) for chat in chats]
+        fresh = [Ask(chat.at, chat.prompt, chat.max_tokens) for chat in chats]
         return Run(llm, way, fresh, facts if way.brim is not None else {}, scale).row()
     finally:
         scheduler.max_num_scheduled_tokens = most
@@ -239,7 +224,7 @@ def run(llm: Any, way: Way, chats: Sequence[Chat], facts: Mapping[str, Any], sca
 def seconds_alone(llm: Any, scale: int) -> float:
     """What a chat takes with nobody beside it."""
     chats = chats_of(20.0, 1.0, seed=7, scale=scale)[:12]
-    apart = [Chat(SETTLE_SECONDS + i, chat.prompt, chat.max_tokens) for i, chat in enumerate(chats)]
+    apart = [Ask(SETTLE_SECONDS + i, chat.prompt, chat.max_tokens) for i, chat in enumerate(chats)]
     row = run(llm, Way("apart", batch=False), apart, {}, scale)
     return row.busy * (len(apart) + SETTLE_SECONDS) / len(apart)
 

@@ -121,7 +121,8 @@ def fidelity(
         raise _without_numpy(exc) from exc
     from brim.workloads.formats import read
 
-    text = page(data, read(trace))
+    old = output.read_text(encoding="utf-8") if output is not None and output.is_file() else ""
+    text = page(data, read(trace), old)
     if output is None:
         print(text)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ H100_PROFILE, RTX_PROFILE = "h100-llama-3-8b", "rtxpro6000-llama-3.1-8b"
 BLOCK_SIZE = 16
 ROUNDS = 4  # requests after each other in a seat
 MAX_NUM_BATCHED_TOKENS = 8192
+ENGINE = "## Engine: "  # how the headings of sections begin that are made by benchmarks/engine_fidelity.py
 NOT_REPLAYED = (
     ("sarathi_osdi24", "steps only, of a model that its files do not name"),
     ("splitwise", "Llama-2-70B and BLOOM-176B: no profile of them is shipped"),
@@ -74,13 +76,29 @@ def _closed_loop(profile: Profile, row: dict[str, str]) -> float:
     return mean
 
 
-def page(folder: Path, trace: Trace) -> str:
-    """The whole page. Raises ConfigError where a file is missing."""
+def page(folder: Path, trace: Trace, old: str = "") -> str:
+    """The whole page; of an old one, sections of engines stay. Raises ConfigError where a file is missing."""
     profile = load(RTX_PROFILE)
     steps = Pairs(
         "mean step of each second, one RTX PRO 6000, vLLM 0.19.0", rtx_step_seconds(folder, profile.step_time)
     )
-    return "\n".join(_lines([h100_runs(folder), steps], replay(folder, trace, profile)))
+    text = "\n".join(_lines([h100_runs(folder), steps], replay(folder, trace, profile)))
+    for section in _sections(old):
+        if section.startswith(ENGINE):
+            text = with_section(text, section)
+    return text
+
+
+def with_section(text: str, section: str) -> str:
+    """The page with this section in place of the one of the same heading, or behind all others."""
+    heading = section.partition("\n")[0]
+    others = [each for each in _sections(text) if each.partition("\n")[0] != heading]
+    return "\n\n".join(each.strip() for each in [*others, section]) + "\n"
+
+
+def _sections(text: str) -> list[str]:
+    """The head of the page, and what begins with each heading of the second level."""
+    return re.split(r"^(?=## )", text, flags=re.MULTILINE)
 
 
 def _lines(compared: Sequence[Pairs], run: Replay) -> Iterator[str]:
