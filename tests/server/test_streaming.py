@@ -47,6 +47,16 @@ def test_the_bytes_of_a_stream(server: Running) -> None:
     assert all("usage" not in chunk for chunk in chunks)
 
 
+@pytest.mark.parametrize("continuous", [True, False])
+def test_a_token_without_text_is_told_where_every_chunk_tells_usage(continuous: bool) -> None:
+    form = CompletionForm(ByteTokenizer(), logprobs=False)
+    options = StreamOptions(include_usage=True, continuous_usage_stats=continuous)
+    writer = ChunkWriter(Generation([], form, {}, prompt_tokens=7, n=1), options)
+    written = writer.chunks(Piece(0, "", (), None))
+    assert bool(written) == continuous
+    assert (b'"prompt_tokens":7' in written) == continuous
+
+
 @pytest.mark.parametrize("form", [ChatForm, CompletionForm])
 @pytest.mark.parametrize("include_usage", [True, False])
 def test_the_short_way_of_writing_a_chunk_gives_what_the_long_way_gives(form, include_usage: bool) -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from brim.cli import vllm
 from brim.cli.main import app
-from brim.cli.settings import ServeSettings
+from brim.cli.settings import MeasureSettings, ServeSettings
 from brim.cli.vllm import plugins, vllm_command
 from brim.core.errors import ConfigError
 from brim.plugins.vllm.options import HttpOptions
@@ -135,6 +135,21 @@ def test_without_vllm_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install \"brim\[vllm\]\""):
         command()
+
+
+def test_measuring_gives_vllm_the_settings_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = MeasureSettings(model="m", dtype="float32", block_size=32, max_num_seqs=9)
+    assert vllm.engine_flags(settings) == ["--dtype", "float32", "--block-size", "32", "--max-num-seqs", "9"]
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    for arguments, said in (
+        (["m", "--engine", "vllm"], "vLLM is not installed"),
+        (["--engine", "vllm"], "name a model"),
+        (["m", "--engine", "vllm", "--kv-tokens", "9"], "num-gpu-blocks-override"),
+        (["m", "--", "--seed"], "are for --engine vllm"),
+    ):
+        run = CliRunner().invoke(app, ["profile", "measure", *arguments, "-o", "m.json"])
+        assert isinstance(run.exception, ConfigError)
+        assert said in str(run.exception)
 
 
 def test_plug_ins_that_would_be_loaded_still_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from brim.core.estimators.step_time import StepShape
 from brim.profiles.loader import load
-from brim.profiling.fidelity import H100_PROFILE, Pairs, h100_runs
+from brim.profiling.fidelity import H100_PROFILE, Pairs, h100_runs, with_section
 from brim.profiling.measured import H100_MODEL, H100_RUNS
 
 
@@ -29,3 +29,13 @@ def test_one_user_decodes_alone(tmp_path: Path):
 
 def test_errors_are_shares_of_what_was_measured():
     assert Pairs("x", [(2.0, 3.0), (4.0, 3.0)]).errors == [0.5, -0.25]
+
+
+def test_a_section_takes_the_place_of_the_one_of_its_name_and_no_others():
+    page = "# Fidelity\n\nHead.\n\n## Many\n\ntext\n\n## Engine: local\n\nold\n\n## Engine: vllm\n\nits own\n"
+    new = with_section(page, "## Engine: local\n\n### Part\n\nnew\n")
+    assert new == (
+        "# Fidelity\n\nHead.\n\n## Many\n\ntext\n\n## Engine: vllm\n\nits own\n\n"
+        "## Engine: local\n\n### Part\n\nnew\n"
+    )
+    assert with_section(new, "## Engine: other\n\nmore") == f"{new}\n## Engine: other\n\nmore\n"
