@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -85,14 +85,13 @@ class Bench:
     def __init__(self, engine: str, model: str, folder: Path, quick: bool) -> None:
         self._flags = ["--dtype", "float32", *LIMITS, *OWN[engine]]
         self._model = str(models.ensure(model))
-        self._folder = folder
+        self._folder, self._profile = folder, folder / "measured.json"
         self._environment = environment(folder)
         self._grid = ["--quick", *(["--repeats", "2"] if quick else [])]
 
     def measure(self) -> Profile:
-        path = self._folder / "measured.json"
-        self._brim("profile", "measure", self._model, "-o", str(path), *self._grid, *self._flags)
-        return load(path)
+        self._brim("profile", "measure", self._model, "-o", str(self._profile), *self._grid, *self._flags)
+        return load(self._profile)
 
     @contextlib.contextmanager
     def server(self, policy: str) -> Iterator[str]:
@@ -100,7 +99,8 @@ class Bench:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        command = ["serve", self._model, "--port", str(port), "--policy", policy, *self._flags]
+        flags = ["--port", str(port), "--policy", policy, "--profile", str(self._profile), *self._flags]
+        command = ["serve", self._model, *flags]
         with (self._folder / "server.log").open("ab") as log:
             process = subprocess.Popen(self._command(*command), env=self._environment, stdout=log, stderr=log)
         try:
@@ -110,10 +110,12 @@ class Bench:
             process.terminate()
             process.wait(timeout=60)
 
-    def compare(self, trace: Trace, setup: Setup, policy: str, headers: Mapping[str, str]) -> list[str]:
+    def compare(
+        self, trace: Trace, make: Callable[[], Setup], policy: str, headers: Mapping[str, str]
+    ) -> list[str]:
         served = "stock" if policy == "vllm" and "vllm" in self._flags else policy
         with self.server(served) as url:
-            return table(check(Client(url, headers=headers), trace, setup))
+            return table(check(Client(url, headers=headers), trace, make))
 
     def _wait(self, url: str, process: subprocess.Popen[bytes]) -> None:
         end = time.monotonic() + START_SECONDS
@@ -163,23 +165,26 @@ def rate_of(profile: Profile) -> float:
 def section(bench: Bench, seconds: float, lines: int) -> Iterator[str]:
     profile = bench.measure()
     assert profile.fit is not None
-    yield f"{profile.source}; {date.today().isoformat()}. The profile's error on sizes held back: "
+    yield f"{profile.source}; {date.today().isoformat()}. The profile's error on sizes held back:"
     kinds = ", ".join(f"{kind} {errors.mape:.1%}" for kind, errors in profile.fit.by_kind.items())
     yield f"{profile.fit.held_back.mape:.1%} ({kinds}). {profile.notes[0]}"
     online = chats(rate_of(profile), seconds)
-    alone = setup_of(profile, online, "vllm")
     yield f"\n### Chats alone, first come first served\n\n{len(online)} chats.\n"
-    yield "\n".join(bench.compare(online, alone, "vllm", {}))
-    metrics = simulate(online, replace(alone, exact=True)).by_class[TaskClass.ONLINE]
+    yield "\n".join(bench.compare(online, lambda: setup_of(profile, online, "vllm"), "vllm", {}))
+    metrics = simulate(online, replace(setup_of(profile, online, "vllm"), exact=True)).by_class[
+        TaskClass.ONLINE
+    ]
     (ttft,), (itl,) = metrics.ttft_seconds.percentiles([0.99]), metrics.itl_seconds.percentiles([0.99])
     assert ttft is not None
     assert itl is not None
     targets = {"ttft_ms": round(2e3 * ttft), "itl_ms": round(2e3 * itl)}
+    told = "Targets: TTFT {ttft_ms} ms, ITL {itl_ms} ms".format(**targets)
     both = merged(online, backlog(lines))
-    mixed = setup_of(profile, online, "brim", **targets)
     headers = {f"x-slo-{name.partition('_')[0]}-ms": str(value) for name, value in targets.items()}
-    yield f"\n### The same chats beside a backlog, policy `brim`\n\nTargets: {targets}.\n"
-    yield "\n".join(bench.compare(both, mixed, "brim", headers))
+    yield f"\n### The same chats beside a backlog, policy `brim`\n\n{told}.\n"
+    yield "\n".join(
+        bench.compare(both, lambda: setup_of(profile, online, "brim", **targets), "brim", headers)
+    )
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from brim.cli.progress import tell
 from brim.cli.simulation_options import Options, takes_options
 from brim.core.errors import ConfigError
 from brim.core.policies.named import refuse_unknown
+from brim.simulation.run import Setup
 
 
 @takes_options
@@ -45,10 +46,14 @@ def check_command(
     if options.slo_scale is not None:
         raise ConfigError("a server is told targets in milliseconds: give --ttft-ms and --tpot-ms")
     trace, profile = options.trace(), options.load_profile()
-    setup = options.setup(trace, profile, policy)
+    options.setup(trace, profile, policy)  # what is wrong is said before anything is sent
     _allow_many_connections()
+
+    def make_setup() -> Setup:
+        return options.setup(trace, profile, policy)
+
     tell(f"Probing {url}, then sending {len(trace)} requests")
-    found = check(Client(url, model=model, headers=_headers(options)), trace, setup)
+    found = check(Client(url, model=model, headers=_headers(options)), trace, make_setup)
     if output is not None:
         output.write_text(as_json(found.share.within(profile)), encoding="utf-8")
     print(json.dumps(asdict(found)) if json_output else "\n".join(table(found)))

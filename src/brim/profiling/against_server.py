@@ -1,23 +1,26 @@
 """A profile held against a server: the same trace sent to it and simulated, figure by figure.
 
-A profile tells of steps. What else a server takes, for each request and for each step, is probed on the idle
-server with requests that are no part of the trace; the simulation is told with and without it.
+A profile tells of steps. What else a server takes, for each request and for each step, and how unevenly it
+does, is probed on the idle server with requests that are no part of the trace. Both is simulated: the profile
+alone, and with the server's share.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any, NamedTuple, TypeVar
 
-from brim.core.estimators.step_time import StepTime
+from brim.core.estimators.step_time import StepShape, StepTime
 from brim.core.request import TaskClass
 from brim.metrics.samples import Samples
 from brim.profiles.loader import Profile
 from brim.profiling.load_client import Ask, Client, asks_of, failure
+from brim.simulation.machine import Machine
 from brim.simulation.results import summary
 from brim.simulation.run import Run, Setup, simulate
 from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest
@@ -39,15 +42,18 @@ class Share:
     request: float  # of every request, once
     step: float
     sequence: float  # of every request in a step
+    unevenness: tuple[float, ...] = (1.0,)  # what steps take over their median, as often as each was seen
 
     def on(self, setup: Setup) -> Setup:
         machine = setup.machine
-        hosted = replace(
-            machine,
-            overhead_ps=machine.overhead_ps + self._step_ps(machine.step_time),
-            per_sequence_ps=machine.per_sequence_ps + round(self.sequence * PICOSECONDS),
+        hosted = UnevenMachine(
+            machine.step_time,
+            machine.target_forward_tokens,
+            machine.overhead_ps + self._step_ps(machine.step_time),
+            machine.per_sequence_ps + round(self.sequence * PICOSECONDS),
+            self.unevenness,
         )
-        return replace(setup, machine=hosted)
+        return replace(setup, machine=hosted, skip=False)
 
     def _step_ps(self, step_time: StepTime) -> int:
         """No step takes less than no time."""
@@ -66,6 +72,21 @@ class Share:
         )
         note = f"With the server's share, probed on the idle server: {tell} a decode."
         return replace(profile, step_time=served, notes=(*profile.notes, note))
+
+
+@dataclass(frozen=True, slots=True)
+class UnevenMachine(Machine):
+    """Each step takes as many times longer as one of `ratios` says, drawn in the same order in every run.
+
+    A scheduler that leaves room for late steps leaves none on a machine that is never late.
+    """
+
+    ratios: tuple[float, ...] = (1.0,)
+    draw: random.Random = field(default_factory=lambda: random.Random(0), compare=False)
+
+    def picoseconds(self, shape: StepShape, num_sequences: int) -> int:
+        even = Machine.picoseconds(self, shape, num_sequences)
+        return round(even * self.draw.choice(self.ratios))
 
 
 class Comparison(NamedTuple):
@@ -90,14 +111,21 @@ class Check:
     requests: dict[str, int]
 
 
-def check(client: Client, trace: Trace, setup: Setup) -> Check:
-    """Probes the server, sends it the trace, and simulates the same. Raises ConfigError."""
-    setup = replace(setup, exact=True)
-    share = _run(_probe(client, trace, setup))
+def check(client: Client, trace: Trace, make_setup: Callable[[], Setup]) -> Check:
+    """Probes the server, sends it the trace, and simulates the same. Raises ConfigError.
+
+    A setup's policy learns: so each simulation has one of its own.
+    """
+
+    def fresh() -> Setup:
+        return replace(make_setup(), exact=True)
+
+    setup = fresh()
+    share = _run(_probe(client, trace, fresh))
     asks = asks_of(trace, secrets.token_hex(4))
     until = None if setup.measure_until_ns is None else setup.measure_until_ns / NANOSECONDS
     seconds = _run(client.drive(asks, until))
-    bare, hosted = simulate(trace, setup), simulate(trace, share.on(setup))
+    bare, hosted = simulate(trace, setup), simulate(trace, share.on(fresh()))
     compared = []
     for task_class in TaskClass:
         if any(request.task_class is task_class for request in trace.requests):
@@ -121,10 +149,10 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 # ---- the server's share --------------------------------------------------------------------------------
 
 
-async def _probe(client: Client, trace: Trace, setup: Setup) -> Share:
+async def _probe(client: Client, trace: Trace, fresh: Callable[[], Setup]) -> Share:
     """Requests as long as the trace's median, on the idle server: one by one, and several together."""
     prompt = int(median(request.input_tokens for request in trace.requests))
-    several = min(TOGETHER, setup.config.max_num_seqs)
+    several = min(TOGETHER, fresh().config.max_num_seqs)
     await _sent(client, prompt, 2)  # the first requests of a server may be slow
     alone, together = [], []
     for _ in range(ALONE):
@@ -132,7 +160,10 @@ async def _probe(client: Client, trace: Trace, setup: Setup) -> Share:
     for _ in range(ROUNDS):
         together += await _sent(client, prompt, several)
     ttft, gap = median(ask.ttft(0.0) for ask in alone), _median_gap(alone)
-    return _share(setup, prompt, several, ttft, gap, _median_gap(together))
+    share = _share(fresh, prompt, several, ttft, gap, _median_gap(together))
+    if not gap:  # faster than the clock ticks
+        return share
+    return replace(share, unevenness=tuple(each / gap for ask in alone for each in ask.gaps(0.0)))
 
 
 async def _sent(client: Client, prompt: int, count: int) -> list[Ask]:
@@ -149,7 +180,9 @@ def _median_gap(asks: Sequence[Ask]) -> float:
     return median(gap for ask in asks for gap in ask.gaps(0.0))
 
 
-def _share(setup: Setup, prompt: int, several: int, ttft: float, gap: float, gap_together: float) -> Share:
+def _share(
+    fresh: Callable[[], Setup], prompt: int, several: int, ttft: float, gap: float, gap_together: float
+) -> Share:
     """What is left over of the probe's figures when the simulated ones are taken away."""
 
     def simulated(setup: Setup, count: int) -> tuple[float, float]:
@@ -160,10 +193,10 @@ def _share(setup: Setup, prompt: int, several: int, ttft: float, gap: float, gap
         assert between is not None
         return first, between
 
-    over, over_together = gap - simulated(setup, 1)[1], gap_together - simulated(setup, several)[1]
+    over, over_together = gap - simulated(fresh(), 1)[1], gap_together - simulated(fresh(), several)[1]
     sequence = max(over_together - over, 0.0) / max(several - 1, 1)
     share = Share(0.0, over - sequence, sequence)
-    return replace(share, request=ttft - simulated(share.on(setup), 1)[0])
+    return replace(share, request=ttft - simulated(share.on(fresh()), 1)[0])
 
 
 # ---- figures -------------------------------------------------------------------------------------------
@@ -222,11 +255,13 @@ def _error(value: float | None, measured: float | None) -> float | None:
 def table(found: Check) -> list[str]:
     """In Markdown; milliseconds and tokens/s."""
     share = found.share
+    low, high = _samples(share.unevenness).percentiles([0.05, 0.95])
     counts = " and ".join(f"{count} {name}" for name, count in found.requests.items() if count)
     lines = [
         f"{counts} requests in {found.seconds:.0f} s. Probed on the idle server, beyond the profile: "
         f"{1e3 * share.request:+.1f} ms a request, {1e3 * share.step:+.2f} ms a step, "
-        f"{1e6 * share.sequence:+.0f} us a request in it.",
+        f"{1e6 * share.sequence:+.0f} us a request in it; steps of {low:.2f} to {high:.2f} times "
+        "their median (p5 to p95).",
         "",
         "| | measured | profile alone | error | with the server's share | error |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",

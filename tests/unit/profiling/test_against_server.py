@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from brim.core.estimators.step_time import StepShape
 from brim.core.events import Event, QuietSteps, Tokens
 from brim.core.request import TaskClass
 from brim.profiles.loader import load
@@ -80,10 +81,23 @@ def test_the_share_of_a_simulated_server_is_found(true: Share) -> None:
         metrics = simulate(_at_once(6, count), true.on(on)).by_class[TaskClass.ONLINE]
         figures.append([each.percentiles([0.5])[0] for each in (metrics.ttft_seconds, metrics.itl_seconds)])
     (ttft, gap), (_, together) = figures
-    found = _share(on, 6, 8, ttft + true.request, gap, together)
+    found = _share(lambda: on, 6, 8, ttft + true.request, gap, together)
     assert (found.request, found.step, found.sequence) == pytest.approx(
         (true.request, true.step, true.sequence)
     )
+
+
+def test_an_uneven_machine_is_as_late_as_was_seen_and_the_same_in_every_run() -> None:
+    on = setup(exact=True)
+    share = Share(0.0, 0.0, 0.0, unevenness=(1.0, 1.0, 1.0, 2.0))
+    even = _simulated(simulate(MIXED, on), TaskClass.ONLINE, 0.0)
+    first, again = (_simulated(simulate(MIXED, share.on(on)), TaskClass.ONLINE, 0.0) for _ in range(2))
+    assert first == again
+    assert first["ITL p99"] > even["ITL p99"]
+    shape, machine_of = StepShape(3, 0, 3, 50), share.on(on).machine
+    ratios = [machine_of.picoseconds(shape, 3) / on.machine.picoseconds(shape, 3) for _ in range(400)]
+    assert set(ratios) == {1.0, 2.0}
+    assert 60 < ratios.count(2.0) < 140
 
 
 def test_a_profile_with_the_servers_share_takes_as_long_as_the_machine_that_has_it() -> None:
@@ -110,7 +124,7 @@ def test_the_table_tells_both_errors() -> None:
     )
     lines = table(Check(Share(0.003, 0.001, 2e-5), figures, 61.4, {"online": 5, "offline": 0}))
     assert lines[0].startswith("5 online requests in 61 s.")
-    assert "+3.0 ms a request, +1.00 ms a step, +20 us a request in it" in lines[0]
+    assert "+3.0 ms a request, +1.00 ms a step, +20 us a request in it; steps of 1.00 to 1.00" in lines[0]
     assert lines[4:] == [
         "| online, TTFT p99, ms | 100.0 | 80.0 | -20.0% | 110.0 | +10.0% |",
         "| online, ITL p99, ms | - | 10.0 | - | 10.0 | - |",
