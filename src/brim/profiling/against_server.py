@@ -12,7 +12,8 @@ import random
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import median
+from math import sqrt
+from statistics import median, pvariance
 from typing import Any, NamedTuple, TypeVar
 
 from brim.core.estimators.step_time import StepShape, StepTime
@@ -27,6 +28,7 @@ from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest
 
 ALONE, TOGETHER, ROUNDS = 6, 8, 2  # requests of a probe: one after the other, and at once, so many times
 ANSWER_TOKENS = 32
+IN_A_ROW = 8  # gaps between its tokens
 PICOSECONDS = 1_000_000_000_000
 SHARES = ("p50", "p95", "p99")
 LATENCIES = ("TTFT", "ITL", "TPOT")
@@ -161,9 +163,7 @@ async def _probe(client: Client, trace: Trace, fresh: Callable[[], Setup]) -> Sh
         together += await _sent(client, prompt, several)
     ttft, gap = median(ask.ttft(0.0) for ask in alone), _median_gap(alone)
     share = _share(fresh, prompt, several, ttft, gap, _median_gap(together))
-    if not gap:  # faster than the clock ticks
-        return share
-    return replace(share, unevenness=tuple(each / gap for ask in alone for each in ask.gaps(0.0)))
+    return replace(share, unevenness=unevenness([ask.gaps(0.0) for ask in alone]))
 
 
 async def _sent(client: Client, prompt: int, count: int) -> list[Ask]:
@@ -178,6 +178,22 @@ def _at_once(prompt: int, count: int) -> Trace:
 
 def _median_gap(asks: Sequence[Ask]) -> float:
     return median(gap for ask in asks for gap in ask.gaps(0.0))
+
+
+def unevenness(answers: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """The gaps of each answer over the median of all, as uneven as the steps are.
+
+    A token that is told late makes the next gap as much shorter; a late step does not. So over several
+    gaps in a row only what is the steps' own adds up, and their part of a single gap's variance follows.
+    """
+    gaps = [gap for answer in answers for gap in answer]
+    middle, single = median(gaps), pvariance(gaps)
+    rows = [sum(each[i : i + IN_A_ROW]) for each in answers for i in range(len(each) - IN_A_ROW + 1)]
+    own = max(pvariance(rows) - single, 0.0) / (IN_A_ROW - 1)
+    if not middle or not single:
+        return (1.0,)
+    part = min(sqrt(own / single), 1.0)
+    return tuple(1 + part * (gap / middle - 1) for gap in gaps)
 
 
 def _share(

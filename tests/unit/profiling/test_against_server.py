@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
+from itertools import accumulate, pairwise
+from math import sqrt
+from statistics import median, pstdev
 
 import pytest
 
@@ -19,6 +23,7 @@ from brim.profiling.against_server import (
     _share,
     _simulated,
     table,
+    unevenness,
 )
 from brim.profiling.load_client import asks_of
 from brim.simulation.run import Setup, simulate
@@ -85,6 +90,21 @@ def test_the_share_of_a_simulated_server_is_found(true: Share) -> None:
     assert (found.request, found.step, found.sequence) == pytest.approx(
         (true.request, true.step, true.sequence)
     )
+
+
+@pytest.mark.parametrize(("step_noise", "late"), [(0.0, 0.5), (0.2, 0.0), (0.2, 0.3)])
+def test_the_unevenness_of_steps_is_told_from_that_of_their_delivery(step_noise: float, late: float) -> None:
+    """Steps of 1 s or so, each token told up to `late` s later."""
+    draw, answers = random.Random(7), []
+    for _ in range(60):
+        ends = accumulate(1 + draw.uniform(-step_noise, step_noise) for _ in range(32))
+        answers.append(
+            [after - before for before, after in pairwise(e + draw.uniform(0, late) for e in ends)]
+        )
+    found = unevenness(answers)
+    assert pstdev(found) == pytest.approx(step_noise / sqrt(3), rel=0.15, abs=0.06)
+    assert median(found) == pytest.approx(1.0)
+    assert unevenness([[0.0] * 31]) == (1.0,)
 
 
 def test_an_uneven_machine_is_as_late_as_was_seen_and_the_same_in_every_run() -> None:
