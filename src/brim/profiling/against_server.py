@@ -12,6 +12,7 @@ import random
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from math import sqrt
 from statistics import median, pvariance
 from typing import Any, NamedTuple, TypeVar
@@ -26,7 +27,7 @@ from brim.simulation.results import summary
 from brim.simulation.run import Run, Setup, simulate
 from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest
 
-ALONE, TOGETHER, ROUNDS = 6, 8, 2  # requests of a probe: one after the other, and at once, so many times
+ALONE, TOGETHER, ROUNDS = 4, 8, 4  # requests of a probe: one after the other, and at once, so many times
 ANSWER_TOKENS = 32
 IN_A_ROW = 8  # gaps between its tokens
 PICOSECONDS = 1_000_000_000_000
@@ -163,7 +164,9 @@ async def _probe(client: Client, trace: Trace, fresh: Callable[[], Setup]) -> Sh
         together += await _sent(client, prompt, several)
     ttft, gap = median(ask.ttft(0.0) for ask in alone), _median_gap(alone)
     share = _share(fresh, prompt, several, ttft, gap, _median_gap(together))
-    return replace(share, unevenness=unevenness([ask.gaps(0.0) for ask in alone]))
+    one_each_round = together[::several]  # all of a round have the same steps
+    both = (unevenness([ask.gaps(0.0) for ask in asks]) for asks in (alone, one_each_round))
+    return replace(share, unevenness=tuple(chain(*both)))
 
 
 async def _sent(client: Client, prompt: int, count: int) -> list[Ask]:
