@@ -16,6 +16,7 @@ from tests.e2e.conftest import KV_TOKENS, ServerProcess
 from tests.e2e.test_commands import brim
 
 
+@pytest.mark.slow
 def test_a_measured_profile_is_held_against_the_server(
     tmp_path: Path, serve: Callable[..., ServerProcess]
 ) -> None:
