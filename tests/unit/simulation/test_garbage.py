@@ -9,7 +9,18 @@ from brim.simulation.garbage import ALLOCATIONS, collected_seldom
 
 def test_the_collector_looks_seldom_and_then_as_before():
     before = gc.get_threshold()
-    with pytest.raises(KeyError), collected_seldom():
+    with collected_seldom():
         assert gc.get_threshold() == (ALLOCATIONS, *before[1:])
-        raise KeyError
+    assert gc.get_threshold() == before
+
+
+def test_an_error_leaves_it_so_too():
+    before = gc.get_threshold()
+
+    def fail() -> None:
+        with collected_seldom():
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert gc.get_threshold() == before
