@@ -31,7 +31,9 @@ OFFLINE_KEPT = 5000  # lengths of offline requests, which are drawn again and ag
 
 OfflineTokens = Annotated[float, typer.Option(help="Offline tokens, input and output, that come every day.")]
 Rate = Annotated[float | None, typer.Option(help="Scale the gaps to so many requests/s.")]
-Prices = Annotated[list[str] | None, typer.Option(help="NAME=2.5: dollars for an hour of one of its GPUs.")]
+Prices = Annotated[
+    list[str] | None, typer.Option(help="NAME=2.5,...: dollars for an hour of one of its GPUs.")
+]
 Policies = Annotated[
     str, typer.Option(help="The scheduler that is planned with, and others to compare it with.")
 ]
@@ -132,7 +134,7 @@ def _offline(
 
 def _prices(given: list[str], profiles: list[str]) -> dict[str, float]:
     prices = {}
-    for text in given:
+    for text in ",".join(given).split(",") if given else ():
         name, _, value = text.rpartition("=")
         try:
             prices[name] = float(value)

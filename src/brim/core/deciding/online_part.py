@@ -50,6 +50,12 @@ def _work(watch: OnlineWatch, board: Board, view: RequestView, tokens: int, toke
     return watch.work(view, tokens, cached, token_ns)
 
 
+def any_offline(board: Board) -> bool:
+    """Whether anybody may have to wait for the time that online requests leave."""
+    there = board.offline_waiting or board.load(TaskClass.OFFLINE).num_decodes
+    return bool(there) or any(view_is_offline(view) for view in board.catching_up)
+
+
 def view_is_offline(view: RequestView) -> bool:
     return view.request.task_class is TaskClass.OFFLINE
 

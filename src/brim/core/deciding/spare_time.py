@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from brim.core.deciding.draft import Draft
-from brim.core.deciding.online_part import online_step, prompt_works, view_is_offline
+from brim.core.deciding.online_part import any_offline, online_step, prompt_works, view_is_offline
 from brim.core.deciding.time_left import TimeLeft
 from brim.core.request import RequestView, TaskClass
 
@@ -17,7 +17,7 @@ def turn_to_offline(draft: Draft) -> None:
     running = [view for view in (*half_done, *draft.admit) if view not in draft.preempt]
     works = prompt_works(timing, board, running, draft.chunk_tokens)
     step = online_step(timing, board, draft.now_ns, draft.stopped(), works)
-    limit = timing.limit(step)
+    limit = timing.limit(step._replace(held_back=any_offline(board)))
     draft.miss = limit.miss
     draft.time = TimeLeft(timing.steps.guarded_ns, step.shape, limit.limit_ns, board.block_size)
     _pause_offline(draft, draft.time)

@@ -242,7 +242,7 @@ class _Cluster:
             number,
             pool,
             self._underway,
-            Duties(self._ended, self._moves_on, self._hand_on),
+            Duties(self._ended, self._moves_on if setup.disaggregation else None, self._hand_on),
             lambda request: request.arrival_ns >= setup.count_from_ns,
             self._judged,
             now_ns=self.clock.now_ns,
