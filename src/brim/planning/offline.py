@@ -13,7 +13,7 @@ from brim.simulation.results import Figures
 from brim.workloads.trace import NANOSECONDS, Trace
 
 DAY_SECONDS = 86_400
-REPLICA_SECONDS = 240  # simulated of each part: with offline work every step is full, and has its decision
+REPLICA_SECONDS = 120  # simulated of each part: with offline work every step is full, and has its decision
 LEAST_SECONDS = 20
 WARM_SECONDS = 10  # or a quarter of it, in which the first offline requests enter
 
