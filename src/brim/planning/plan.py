@@ -20,7 +20,13 @@ from brim.simulation.results import Figures
 from brim.workloads.trace import NANOSECONDS, Trace
 
 Tell = Callable[[str, int], Callable[[], None]]  # what is done, and how many; to be called after each
-LOADS_TRIED = (1.0, 0.75, 0.5, 0.35)  # targets of scaling, over the mean requests of a replica at the least
+LOADS_TRIED = (
+    3.0,
+    2.0,
+    1.4,
+    1.0,
+    0.6,
+)  # targets of scaling, over the mean requests of a replica at the least
 BUSY = 0.8  # a first guess: how busy a replica may be at its targets
 
 

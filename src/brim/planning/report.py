@@ -87,20 +87,21 @@ def _rest(one: Figures) -> Iterator[str]:
             "the others read off by their load)"
         )
     if scaling:
+        worth = "" if scaling["replicas_mean"] < one["replicas"] else "; no fewer than with all of them up"
         yield (
             f"  scaled at {scaling['target_requests_per_replica']:.3g} requests a replica, "
             f"{scaling['startup_seconds']:g} s to start: {_on_average(one, scaling['replicas_mean'])}, "
-            f"{scaling['replicas_peak']} at most, attainment {scaling['attainment']:.4f}"
+            f"{scaling['replicas_peak']} at most, attainment {scaling['attainment']:.4f}{worth}"
         )
     else:
         yield "  scaled: none of the targets tried holds the SLO with this start-up time; keep them all up"
 
 
 def _on_average(one: Figures, replicas: float) -> str:
-    """With what the GPUs cost on average, where a price is known."""
+    """With what the GPUs cost, where a price is known."""
     price, gpus = one["price_per_gpu_hour"], replicas * one["gpus_per_replica"]
-    cost = "" if price is None else f" (${price * gpus:.2f} an hour)"
-    return f"{replicas:.2f} replicas on average{cost}"
+    cost = "" if price is None else f", ${price * gpus:.2f} an hour"
+    return f"{replicas:.2f} replicas on average ({gpus:.2f} GPUs{cost})"
 
 
 def _whole(one: Figures, target: float) -> Iterator[str]:
@@ -121,9 +122,10 @@ def _beside(one: Figures, target: float) -> Iterator[str]:
     if offline := one["offline"]:
         more = offline["replicas"] - one["replicas"]
         missed = "" if offline["attainment"] >= target else "; the SLO is NOT held with it"
+        where = f"on {more} more replicas" if more else "for nothing, on the same replicas"
         yield (
-            f"  beside it on {'the same' if not more else f'{more} more'} replicas: "
-            f"{offline['tokens_per_second']:.0f} offline tokens/s, {offline['tokens_per_day']:.3g} a day, "
+            f"  offline work beside it {where}: "
+            f"{offline['tokens_per_second']:.0f} tokens/s, {offline['tokens_per_day']:.3g} a day, "
             f"attainment {offline['attainment']:.4f}, busy {offline['busy_share']:.0%}{missed} "
             f"({span(offline['simulated_seconds'])} of it simulated)"
         )
@@ -145,9 +147,11 @@ def _savings(plan: Figures) -> Iterator[str]:
             yield f"{first} on {ours['profile']}: {ours['gpus']} GPUs; {other['policy']}: {why_not(other)}"
             continue
         saved = 1 - ours["gpus"] / other["gpus"]
+        price = ours["price_per_gpu_hour"]
+        less = "" if price is None else f", ${price * (other['gpus'] - ours['gpus']):.2f} an hour"
         yield (
             f"{first} on {ours['profile']}: {ours['gpus']} GPUs, {other['policy']} {other['gpus']}: "
-            f"{saved:+.0%} saved"
+            f"{saved:+.0%} saved{less}"
         )
 
 
