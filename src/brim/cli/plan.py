@@ -31,11 +31,16 @@ OFFLINE_KEPT = 5000  # lengths of offline requests, which are drawn again and ag
 
 OfflineTokens = Annotated[float, typer.Option(help="Offline tokens, input and output, that come every day.")]
 Rate = Annotated[float | None, typer.Option(help="Scale the gaps to so many requests/s.")]
-Prices = Annotated[list[str] | None, typer.Option(help="NAME=2.5: dollars for an hour of one of its GPUs.")]
+Prices = Annotated[
+    list[str] | None, typer.Option(help="NAME=2.5,...: dollars for an hour of one of its GPUs.")
+]
 Policies = Annotated[
     str, typer.Option(help="The scheduler that is planned with, and others to compare it with.")
 ]
-MaxRequests = Annotated[int, typer.Option(min=1, help="Simulate at most the busiest so many in a row.")]
+MaxRequests = Annotated[int, typer.Option(min=1, help="Search on the busiest so many in a row, at most.")]
+CheckRequests = Annotated[
+    int, typer.Option(min=1, help="Of a longer trace, simulate so many from all over it at the answer.")
+]
 KvTokens = Annotated[int | None, typer.Option(min=16, help="KV cache of a replica; else the profile's.")]
 
 
@@ -54,6 +59,7 @@ def plan_command(
     startup: Annotated[float, typer.Option(help="Seconds until a new replica serves.")] = 120.0,
     samples: Annotated[int, typer.Option(min=0, help="Resampled traces for the band.")] = 4,
     max_requests: MaxRequests = 30_000,
+    check_requests: CheckRequests = 30_000,
     max_replicas: Annotated[int, typer.Option(min=1, help="Look no further.")] = 128,
     kv_tokens: KvTokens = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with plots to this file.")] = None,
@@ -80,7 +86,7 @@ def plan_command(
         backlog_tokens,
         samples,
         startup,
-        *(max_requests, max_replicas, seed),
+        *(max_requests, check_requests, max_replicas, seed),
     )
     _show(found := _planned(question, jobs or os.cpu_count() or 1), html, json_output)
     if found["best"] is None:
@@ -128,7 +134,7 @@ def _offline(
 
 def _prices(given: list[str], profiles: list[str]) -> dict[str, float]:
     prices = {}
-    for text in given:
+    for text in ",".join(given).split(",") if given else ():
         name, _, value = text.rpartition("=")
         try:
             prices[name] = float(value)

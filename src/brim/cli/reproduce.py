@@ -87,7 +87,7 @@ def echo(
     ] = Path("docs/results/echo"),
     setup: SetUps = None,
     seconds: Annotated[float, typer.Option(help="Virtual time that each point measures.")] = 240.0,
-    jobs: Annotated[int, typer.Option(help="Processes of 3 GB each; 0: one for each core.")] = 0,
+    jobs: Annotated[int, typer.Option(help="Processes of 0.2 GB each; 0: one for each core.")] = 0,
     seed: Seed = 0,
     json_output: flags.Json = False,
 ) -> None:

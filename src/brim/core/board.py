@@ -33,6 +33,7 @@ class PoolBoard:
         self._batch = batch
         self._kv = kv
         self._in_flight = in_flight
+        self._queues = queues
         self._pool = queues.pool
 
     @property
@@ -89,6 +90,10 @@ class PoolBoard:
 
     def load(self, task_class: TaskClass) -> DecodeLoad:
         return self._batch.load(task_class)
+
+    @property
+    def offline_waiting(self) -> int:
+        return self._queues.count(TaskClass.OFFLINE)
 
     def offline_families(self, most: int) -> list[Iterator[RequestView]]:
         return [] if self._pool is None else self._pool.families(most)

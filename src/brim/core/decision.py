@@ -130,6 +130,10 @@ class Board(Protocol):
     def load(self, task_class: TaskClass) -> DecodeLoad:
         """What a class would decode in the coming step."""
 
+    @property
+    def offline_waiting(self) -> int:
+        """Offline requests that wait to enter."""
+
     def offline_families(self, most: int) -> list[Iterator[RequestView]]:
         """Offline requests to look at: see `OfflinePool.families`."""
 

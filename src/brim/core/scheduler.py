@@ -189,20 +189,20 @@ class Scheduler:
         one.
         """
         rows, changes_at_ns, steps = self.batch.rows(), self.queues.changes_at_ns, 0
+        self._time.step_begins(start_ns, self.kv.online_blocks)
         for steps, end_ns in enumerate(ends_ns, 1):
-            self._time.step_begins(start_ns, self.kv.online_blocks)
             self.batch.tick += 1
             hungry = self.batch.entering_block(self.batch.tick)
             if hungry:
                 self._give_blocks(hungry)
-            self._time.step_took(start_ns, end_ns, None)
-            start_ns = end_ns
+                self._time.step_begins(end_ns, self.kv.online_blocks)
             if steps == 1 and after_first is not None:
                 after_first()
             if not self._settled or end_ns >= changes_at_ns:
                 break
         self._fed_tick = self.batch.tick
         ends_ns = ends_ns[:steps]
+        self._time.steps_took(start_ns, ends_ns)
         self._appender.extend(rows, [token_id] * steps)
         self._events.append(events.QuietSteps(ends_ns[-1], self._num_steps, rows, token_id, ends_ns))
         self._num_steps += steps

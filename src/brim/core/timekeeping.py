@@ -47,6 +47,14 @@ class Timekeeper:
             if shape is not None:
                 self._timing.steps.observe(shape, took_ns)
 
+    def steps_took(self, start_ns: int, ends_ns: Sequence[int]) -> None:
+        """The same for quiet steps one right after the other."""
+        if self._pace is not None:
+            for end_ns in ends_ns[:-1]:
+                self.step_took(start_ns, end_ns, None)
+                start_ns = end_ns
+        self.step_took(start_ns, ends_ns[-1], None)
+
     def counts(self, batch: Batch, offline_waiting: int) -> bool:
         """Whether how much offline work runs follows from the time, and so changes with every step."""
         return self._timing is not None and bool(offline_waiting or batch.load(TaskClass.OFFLINE).num_decodes)

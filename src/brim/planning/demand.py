@@ -23,7 +23,7 @@ def busiest(trace: Trace, count: int) -> Trace:
     """The `count` requests in a row with the most work in the time they take to come; from 0 on."""
     requests = trace.requests
     if len(requests) <= count:
-        return _from_zero(trace, requests)
+        return from_zero(trace, requests)
     sums = [0, *accumulate(work_tokens(r) for r in requests)]
 
     def pace(first: int) -> float:
@@ -31,7 +31,7 @@ def busiest(trace: Trace, count: int) -> Trace:
         return (sums[first + count] - sums[first]) / max(span_ns, 1)
 
     first = max(range(len(requests) - count + 1), key=pace)
-    part = _from_zero(trace, requests[first : first + count])
+    part = from_zero(trace, requests[first : first + count])
     return part.noted(f"the busiest {count} requests in a row of {len(requests)}")
 
 
@@ -54,15 +54,8 @@ def resampled(trace: Trace, seed: int) -> Trace:
     return replace(trace, requests=drawn or requests).noted(f"minutes resampled, seed {seed}")
 
 
-def by_window(trace: Trace, window_ns: int) -> list[Sequence[TraceRequest]]:
-    """The requests of each window from 0 on."""
-    windows: list[list[TraceRequest]] = [[] for _ in range(trace.requests[-1].arrival_ns // window_ns + 1)]
-    for request in trace.requests:
-        windows[request.arrival_ns // window_ns].append(request)
-    return list(windows)
-
-
-def _from_zero(trace: Trace, requests: Sequence[TraceRequest]) -> Trace:
+def from_zero(trace: Trace, requests: Sequence[TraceRequest]) -> Trace:
+    """These requests of it alone, the first of them at 0."""
     start_ns = requests[0].arrival_ns
     moved = [r._replace(arrival_ns=r.arrival_ns - start_ns) for r in requests] if start_ns else requests
     return replace(trace, requests=moved)

@@ -2,41 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate, pairwise
 
-from brim.planning.question import Load
+from brim.planning.parts import Parts, line
+from brim.planning.question import Aim, Kind, Load
+from brim.planning.tasks import Filled
 from brim.simulation.results import Figures
-from brim.workloads.trace import NANOSECONDS
+from brim.workloads.trace import NANOSECONDS, Trace
 
 DAY_SECONDS = 86_400
+REPLICA_SECONDS = 120  # simulated of each part: with offline work every step is full, and has its decision
+LEAST_SECONDS = 20
+WARM_SECONDS = 10  # or a quarter of it, in which the first offline requests enter
 
 
-def offline_figures(filled: Figures, load: Load) -> Figures:
-    """Of a run with more offline work than fits. Tokens are input and output of requests.
+def fillings(kind: Kind, load: Load, parts: Parts, aim: Aim, replicas: int) -> list[Filled]:
+    """One for each chosen part: the busiest stretch of it, as long as is simulated."""
+    seconds = max(REPLICA_SECONDS // replicas, LEAST_SECONDS)
+    found = []
+    for part in parts.chosen():
+        count = max(round(part.num_requests * min(seconds / part.seconds, 1.0)), 1)
+        found.append(Filled(kind, _stretch(load, parts.busiest(part, count)), aim, replicas))
+    return found
 
-    What is drawn after the last arrival, while nothing new is begun, is left out.
-    """
-    run, span = filled["run"], load.span_ns / NANOSECONDS
-    windows = [w for w in run["windows"] if w["until_seconds"] <= span] or run["windows"]
-    mean_output = sum(o for _, o in load.spare) / len(load.spare)
-    mean_tokens = sum(i + o for i, o in load.spare) / len(load.spare)
-    per_output = mean_tokens / mean_output
-    drawn = [window["offline_tokens_per_second"] for window in windows]
-    ends = [window["until_seconds"] for window in windows]
-    spans = [end - start for start, end in zip([0.0, *ends], ends, strict=False)]
-    done = list(accumulate(rate * per_output * span for rate, span in zip(drawn, spans, strict=True)))
+
+def _stretch(load: Load, trace: Trace) -> Load:
+    span_ns = max(trace.requests[-1].arrival_ns, NANOSECONDS)
+    warm_ns = min(WARM_SECONDS * NANOSECONDS, span_ns // 4)
+    window_ns = max(span_ns // 16, NANOSECONDS // 4)
+    return replace(load, trace=trace, window_ns=window_ns, measured_from_ns=warm_ns)
+
+
+def offline_figures(filled: Sequence[Figures], parts: Parts) -> Figures:
+    """Of the whole trace, each part read off between those that were filled."""
+    whole_seconds = sum(part.seconds for part in parts.all)
+    done, busy, missed = [], 0.0, 0.0
+    points = {
+        name: sorted((one["rate"], one[name]) for one in filled)
+        for name in ("tokens_per_second", "busy_share", "attainment")
+    }
+    for part in parts.all:
+        done.append(part.seconds * line(points["tokens_per_second"], part.rate))
+        busy += part.seconds * line(points["busy_share"], part.rate)
+        missed += part.num_requests * (1 - line(points["attainment"], part.rate))
+    tokens_per_second = sum(done) / whole_seconds
     return {
-        "replicas": filled["replicas"],
-        "attainment": filled["attainment"],
-        "tokens_per_second": done[-1] / ends[-1],
-        "tokens_per_day": done[-1] / ends[-1] * DAY_SECONDS,
-        "busy_share": sum(window["busy_share"] or 0.0 for window in windows) / len(windows),
-        "until_seconds": ends,
-        "tokens_done": done,
+        "replicas": filled[0]["replicas"],
+        "attainment": 1 - missed / len(parts.trace),
+        "tokens_per_second": tokens_per_second,
+        "tokens_per_day": tokens_per_second * DAY_SECONDS,
+        "busy_share": busy / whole_seconds,
+        "simulated_seconds": sum(one["simulated_seconds"] for one in filled),
+        "simulated": [dict(one) for one in filled],
+        "until_seconds": list(accumulate(part.seconds for part in parts.all)),
+        "tokens_done": list(accumulate(done)),
     }
 
 
-def backlog_done(offline: Figures, load: Load, tokens: float) -> Figures | None:
+def backlog_done(offline: Figures, tokens: float) -> Figures | None:
     """When so many tokens are done, the trace repeating as often as it takes; None without a backlog."""
     if not tokens or not offline["tokens_done"][-1]:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from html import escape
 
 from brim.planning.report import lines, why_not
@@ -68,19 +69,35 @@ def _plots(one: Figures) -> Iterator[str]:
     yield plot(
         "attainment by replicas", "replicas", [Line("simulated", [(float(n), share) for n, share in tried])]
     )
+    where = ", the busiest stretch" if one.get("whole") else ""
     rates = [(w["until_seconds"] / 3600, w["arrivals_per_second"]) for w in windows]
-    yield plot("arrivals", "hours", [Line("online requests/s", rates, step=True)])
-    end_hours = windows[-1]["until_seconds"] / 3600
-    lines = [Line("least that holds the SLO", [(0.0, one["replicas"]), (end_hours, one["replicas"])])]
-    if needed := one.get("over_time"):
-        width = needed["part_seconds"] / 3600
-        points = [(width * (i + 1), float(n)) for i, n in enumerate(needed["replicas"])]
-        lines.append(Line("needed", points, step=True, dashed=True))
-    if scaling := one.get("scaling"):
-        points = [(w["until_seconds"] / 3600, float(w["replicas_up"])) for w in scaling["windows"]]
-        lines.append(Line("scaled, start-up included", points, step=True))
-    yield plot("replicas over time", "hours", lines)
+    yield plot(f"arrivals{where}", "hours", [Line("online requests/s", rates, step=True)])
+    yield from _over_time(one)
+    if whole := one.get("whole"):
+        met = sorted((s["start_seconds"] / 3600, s["attainment"]) for s in whole["by_stretch"])
+        yield plot("attainment over the whole trace", "hours", [Line("stretches simulated", met)])
     if offline := one.get("offline"):
         done = zip(offline["until_seconds"], offline["tokens_done"], strict=True)
         points = [(0.0, 0.0), *((seconds / 3600, tokens / 1e6) for seconds, tokens in done)]
         yield plot("offline work beside it", "hours", [Line("million tokens done", points)])
+
+
+def _over_time(one: Figures) -> Iterator[str]:
+    """Of the whole trace; what was simulated on its busiest stretch alone is a plot of its own."""
+    needed, scaling, whole = one.get("over_time"), one.get("scaling"), one.get("whole")
+    scaled = []
+    if scaling:
+        points = [(w["until_seconds"] / 3600, float(w["replicas_up"])) for w in scaling["windows"]]
+        scaled.append(Line("scaled, start-up included", points, step=True))
+    end_hours = one["run"]["windows"][-1]["until_seconds"] / 3600
+    static = [Line("least that holds the SLO", [(0.0, one["replicas"]), (end_hours, one["replicas"])])]
+    if whole and scaled:
+        yield plot("replicas, the busiest stretch", "hours", [*static, *scaled])
+        scaled = []
+    if needed:
+        width = needed["part_seconds"] / 3600
+        points = [(width * (i + 1), float(n)) for i, n in enumerate(needed["replicas"])]
+        static = [replace(static[0], points=[(0.0, one["replicas"]), (points[-1][0], one["replicas"])])]
+        static.append(Line("needed", points, step=True, dashed=True))
+    if needed or not whole:
+        yield plot("replicas over time", "hours", [*static, *scaled])

@@ -8,23 +8,35 @@ from math import ceil
 
 from brim.core.errors import ConfigError
 from brim.planning.demand import busiest, resampled
-from brim.planning.offline import backlog_done, offline_figures
-from brim.planning.over_time import chosen_windows, over_time
+from brim.planning.offline import backlog_done, fillings, offline_figures
+from brim.planning.over_time import over_time
+from brim.planning.parts import SHARES, Parts
 from brim.planning.question import Aim, Kind, Load, cluster, error_of, reachable
-from brim.planning.tasks import Filled, Scaled, Search, Task, do
+from brim.planning.tasks import Scaled, Search, Task, do
+from brim.planning.whole import checks, whole_figures
 from brim.simulation.cluster.setup import Scaling
 from brim.simulation.processes import measure_all
 from brim.simulation.results import Figures
 from brim.workloads.trace import NANOSECONDS, Trace
 
 Tell = Callable[[str, int], Callable[[], None]]  # what is done, and how many; to be called after each
-LOADS_TRIED = (1.0, 0.75, 0.5, 0.35)  # targets of scaling, over the mean requests of a replica at the least
+LOADS_TRIED = (
+    3.0,
+    2.0,
+    1.4,
+    1.0,
+    0.6,
+)  # targets of scaling, over the mean requests of a replica at the least
 BUSY = 0.8  # a first guess: how busy a replica may be at its targets
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`prices` are dollars for an hour of one GPU, by profile; `backlog_tokens` are input and output."""
+    """`prices` are dollars for an hour of one GPU, by profile; `backlog_tokens` are input and output.
+
+    Of a trace longer than `max_requests` only the busiest so many in a row are searched on, and stretches
+    with `check_requests` in all are simulated at the answer.
+    """
 
     trace: Trace
     aim: Aim
@@ -35,13 +47,14 @@ class Question:
     samples: int = 4
     startup_seconds: float = 120.0
     max_requests: int = 30_000
+    check_requests: int = 30_000
     most_replicas: int = 128
     seed: int = 0
 
 
 def plan(question: Question, jobs: int, tell: Tell) -> Figures:
     """Plans for each profile with the first policy; with the others the least replicas alone."""
-    load = _load(question)
+    load, parts = _load(question), Parts(question.trace)
     kinds = [
         kind for kind in question.kinds if reachable(kind, load, question.aim) >= question.aim.attainment
     ]
@@ -49,18 +62,27 @@ def plan(question: Question, jobs: int, tell: Tell) -> Figures:
     found = measure_all(do, searches, jobs, tell("least replicas", len(searches)))
     by_kind = dict(zip(kinds, found, strict=True))
     first = question.kinds[0].policy
-    feasible = [kind for kind in kinds if kind.policy == first and by_kind[kind]["replicas"] is not None]
-    tasks = {kind: list(_further(question, kind, load, by_kind[kind])) for kind in feasible}
+    least = {
+        kind: by_kind[kind]["replicas"]
+        for kind in kinds
+        if kind.policy == first and by_kind[kind]["replicas"] is not None
+    }
+    tasks = {kind: list(_further(question, kind, load, parts, by_kind[kind])) for kind in least}
     every = [task for of_kind in tasks.values() for task in of_kind]
-    results = iter(measure_all(do, every, jobs, tell("band, scaling, offline work", len(every))))
-    further = {kind: [next(results) for _ in tasks[kind]] for kind in feasible}
-    plans = [_plan(question, kind, load, by_kind.get(kind), further.get(kind)) for kind in question.kinds]
+    results = iter(measure_all(do, every, jobs, tell("band, scaling, the whole trace", len(every))))
+    further = {kind: [next(results) for _ in tasks[kind]] for kind in least}
+    offline = _offline(question, load, parts, least, jobs, tell) if question.offline else {}
+    plans = []
+    for kind in question.kinds:
+        one = _plan(question, kind, load, by_kind.get(kind))
+        rest = _rest(question, kind, parts, one["replicas"], further[kind]) if kind in least else {}
+        plans.append({**one, **rest, **({"offline": offline.get(kind)} if kind in least else {})})
     return {**_about(question, load), "plans": plans, "best": _best(plans, first)}
 
 
 def _load(question: Question) -> Load:
     trace = busiest(question.trace, question.max_requests)
-    longest = max(r.input_tokens + r.output_tokens for r in trace.requests)
+    longest = max(r.input_tokens + r.output_tokens for r in question.trace.requests)
     span_ns = trace.requests[-1].arrival_ns
     if not span_ns:
         raise ConfigError(f"{trace.name}: all requests arrive at once: give a trace with arrivals")
@@ -82,11 +104,9 @@ def _search(question: Question, kind: Kind, load: Load) -> Search:
     return Search(kind, load, question.aim, min(near, question.most_replicas), question.most_replicas)
 
 
-def _further(question: Question, kind: Kind, load: Load, found: Figures) -> Iterator[Task]:
+def _further(question: Question, kind: Kind, load: Load, parts: Parts, found: Figures) -> Iterator[Task]:
     """The longest first."""
     least, most, aim = found["replicas"], question.most_replicas, question.aim
-    if load.spare:
-        yield Filled(kind, load, aim, least, min(least + max(least // 4, 1), most))
     run = found["run"]
     at_once = run["online"]["e2e_seconds"]["mean"] * len(load.trace) / run["duration_seconds"] / least
     for share in LOADS_TRIED:
@@ -99,8 +119,34 @@ def _further(question: Question, kind: Kind, load: Load, found: Figures) -> Iter
     error = error_of(kind.load())
     for factor in (1 + error, 1 - error):
         yield Search(replace(kind, slower=factor), load, aim, least, most, f"steps of {factor:.3g} times")
-    for window in chosen_windows(load):
-        yield Search(kind, window, aim, least, most, "window")
+    for part in parts.chosen() if len(parts.all) > 1 else ():
+        stretch = parts.busiest(part, question.max_requests // len(SHARES))
+        yield Search(kind, replace(load, trace=stretch), aim, least, most, "part")
+    if len(load.trace) < len(question.trace):
+        yield from checks(kind, load, parts, aim, least, question.check_requests, question.seed)
+
+
+def _offline(
+    question: Question, load: Load, parts: Parts, least: dict[Kind, int], jobs: int, tell: Tell
+) -> dict[Kind, Figures]:
+    """Beside the online load, with up to a quarter more replicas where the aim is missed otherwise."""
+    found: dict[Kind, Figures] = {}
+    wanted = dict(least)
+    while wanted:
+        tasks = {kind: fillings(kind, load, parts, question.aim, n) for kind, n in wanted.items()}
+        every = [task for of_kind in tasks.values() for task in of_kind]
+        results = iter(measure_all(do, every, jobs, tell("offline work beside it", len(every))))
+        for kind, of_kind in tasks.items():
+            found[kind] = offline_figures([next(results) for _ in of_kind], parts)
+        most = {kind: min(n + max(n // 4, 1), question.most_replicas) for kind, n in least.items()}
+        wanted = {
+            kind: n + 1
+            for kind, n in wanted.items()
+            if found[kind]["attainment"] < question.aim.attainment and n < most[kind]
+        }
+    for figures in found.values():
+        figures["backlog"] = backlog_done(figures, question.backlog_tokens)
+    return found
 
 
 # ---- what came of it -----------------------------------------------------------------------------------
@@ -121,9 +167,7 @@ def _about(question: Question, load: Load) -> Figures:
     }
 
 
-def _plan(
-    question: Question, kind: Kind, load: Load, found: Figures | None, further: Sequence[Figures] | None
-) -> Figures:
+def _plan(question: Question, kind: Kind, load: Load, found: Figures | None) -> Figures:
     profile = kind.load()
     price = question.prices.get(kind.profile)
     about = {
@@ -137,9 +181,9 @@ def _plan(
         "feasible": found is not None and found["replicas"] is not None,
     }
     if found is None or found["replicas"] is None:
-        return {**about, "attempts": found["attempts"] if found else {}}
+        return {**about, "replicas": None, "attempts": found["attempts"] if found else {}}
     gpus = found["replicas"] * profile.tensor_parallel
-    planned = {
+    return {
         **about,
         "replicas": found["replicas"],
         "gpus": gpus,
@@ -147,29 +191,24 @@ def _plan(
         "attempts": found["attempts"],
         "run": found["run"],
     }
-    return planned if further is None else {**planned, **_rest(question, kind, load, found, further)}
 
 
-def _rest(question: Question, kind: Kind, load: Load, found: Figures, further: Sequence[Figures]) -> Figures:
-    windows = [one for one in further if one["label"] == "window"]
+def _rest(question: Question, kind: Kind, parts: Parts, least: int, further: Sequence[Figures]) -> Figures:
+    searched = [one for one in further if one["label"] == "part"]
     band = [one for one in further if one["label"].startswith(("resampled", "steps"))]
     counts = [one["replicas"] for one in band if one["replicas"] is not None]
-    filled = next((one for one in further if one["label"] == "filled"), None)
-    offline = None
-    if filled is not None:
-        offline = offline_figures(filled, load)
-        offline["backlog"] = backlog_done(offline, load, question.backlog_tokens)
+    checked = [one for one in further if one["label"] == "checked"]
     return {
         "band": {
-            "least": min([found["replicas"], *counts]),
-            "most": max([found["replicas"], *counts]),
+            "least": min([least, *counts]),
+            "most": max([least, *counts]),
             "infeasible": len(band) - len(counts),
             "step_time_error": error_of(kind.load()),
             "runs": [{"label": one["label"], "replicas": one["replicas"]} for one in band],
         },
-        "over_time": over_time(load, windows, found["replicas"]),
+        "over_time": over_time(parts, searched, least) if searched else None,
+        "whole": whole_figures(checked, len(question.trace)) if checked else None,
         "scaling": _scaling(question, [one for one in further if one["label"] == "scaled"]),
-        "offline": offline,
     }
 
 

@@ -18,8 +18,8 @@ def lines(plan: Figures) -> Iterator[str]:
     )
     if plan["simulated_requests"] < plan["requests"]:
         yield (
-            f"simulated: the busiest {plan['simulated_requests']} requests in a row, "
-            f"{span(plan['simulated_seconds'])} (--max-requests raises that)"
+            f"searched on the busiest {plan['simulated_requests']} requests in a row, "
+            f"{span(plan['simulated_seconds'])} (--max-requests); the band and the scaling are of these alone"
         )
     for one in plan["plans"]:
         yield ""
@@ -55,7 +55,9 @@ def _one(one: Figures, target: float) -> Iterator[str]:
     if fewer is not None:
         yield f"  one replica fewer reaches {fewer:.4f}"
     if "band" in one:
-        yield from _rest(one, target)
+        yield from _rest(one)
+        yield from _whole(one, target)
+        yield from _beside(one, target)
 
 
 def why_not(one: Figures) -> str:
@@ -71,8 +73,8 @@ def why_not(one: Figures) -> str:
     )
 
 
-def _rest(one: Figures, target: float) -> Iterator[str]:
-    band, scaling, over_time, offline = (one[k] for k in ("band", "scaling", "over_time", "offline"))
+def _rest(one: Figures) -> Iterator[str]:
+    band, scaling, over_time = (one[k] for k in ("band", "scaling", "over_time"))
     beyond = f", and {band['infeasible']} runs that no number held" if band["infeasible"] else ""
     yield (
         f"  {band['least']} to {band['most']} replicas over resampled arrivals and step times "
@@ -80,24 +82,52 @@ def _rest(one: Figures, target: float) -> Iterator[str]:
     )
     if over_time:
         yield (
-            f"  needed over time: {over_time['mean']:.2f} on average, {over_time['peak']} at most "
-            f"(parts of {span(over_time['part_seconds'])}, {over_time['searched_parts']} of them simulated)"
+            f"  needed over time: {_on_average(one, over_time['mean'])}, {over_time['peak']} at most "
+            f"(parts of {span(over_time['part_seconds'])}; {over_time['searched_parts']} of them simulated, "
+            "the others read off by their load)"
         )
     if scaling:
+        worth = "" if scaling["replicas_mean"] < one["replicas"] else "; no fewer than with all of them up"
         yield (
             f"  scaled at {scaling['target_requests_per_replica']:.3g} requests a replica, "
-            f"{scaling['startup_seconds']:g} s to start: {scaling['replicas_mean']:.2f} on average, "
-            f"{scaling['replicas_peak']} at most, attainment {scaling['attainment']:.4f}"
+            f"{scaling['startup_seconds']:g} s to start: {_on_average(one, scaling['replicas_mean'])}, "
+            f"{scaling['replicas_peak']} at most, attainment {scaling['attainment']:.4f}{worth}"
         )
     else:
         yield "  scaled: none of the targets tried holds the SLO with this start-up time; keep them all up"
-    if offline:
+
+
+def _on_average(one: Figures, replicas: float) -> str:
+    """With what the GPUs cost, where a price is known."""
+    price, gpus = one["price_per_gpu_hour"], replicas * one["gpus_per_replica"]
+    cost = "" if price is None else f", ${price * gpus:.2f} an hour"
+    return f"{replicas:.2f} replicas on average ({gpus:.2f} GPUs{cost})"
+
+
+def _whole(one: Figures, target: float) -> Iterator[str]:
+    whole = one["whole"]
+    if not whole:
+        return
+    simulated = "all of it simulated"
+    if not whole["complete"]:
+        simulated = (
+            f"standard error {whole['standard_error']:.4f}: {whole['simulated_requests']} requests in "
+            f"{whole['stretches']} stretches of every load were simulated (--check-requests)"
+        )
+    missed = "" if whole["attainment"] >= target else "; the SLO is NOT held over the whole trace"
+    yield f"  over the whole trace: attainment {whole['attainment']:.4f}, {simulated}{missed}"
+
+
+def _beside(one: Figures, target: float) -> Iterator[str]:
+    if offline := one["offline"]:
         more = offline["replicas"] - one["replicas"]
         missed = "" if offline["attainment"] >= target else "; the SLO is NOT held with it"
+        where = f"on {more} more replicas" if more else "for nothing, on the same replicas"
         yield (
-            f"  beside it on {'the same' if not more else f'{more} more'} replicas: "
-            f"{offline['tokens_per_second']:.0f} offline tokens/s, {offline['tokens_per_day']:.3g} a day, "
-            f"attainment {offline['attainment']:.4f}, busy {offline['busy_share']:.0%}{missed}"
+            f"  offline work beside it {where}: "
+            f"{offline['tokens_per_second']:.0f} tokens/s, {offline['tokens_per_day']:.3g} a day, "
+            f"attainment {offline['attainment']:.4f}, busy {offline['busy_share']:.0%}{missed} "
+            f"({span(offline['simulated_seconds'])} of it simulated)"
         )
         if offline["backlog"]:
             done = offline["backlog"]
@@ -117,9 +147,11 @@ def _savings(plan: Figures) -> Iterator[str]:
             yield f"{first} on {ours['profile']}: {ours['gpus']} GPUs; {other['policy']}: {why_not(other)}"
             continue
         saved = 1 - ours["gpus"] / other["gpus"]
+        price = ours["price_per_gpu_hour"]
+        less = "" if price is None else f", ${price * (other['gpus'] - ours['gpus']):.2f} an hour"
         yield (
             f"{first} on {ours['profile']}: {ours['gpus']} GPUs, {other['policy']} {other['gpus']}: "
-            f"{saved:+.0%} saved"
+            f"{saved:+.0%} saved{less}"
         )
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import cycle
+from statistics import fmean
 
+from brim.planning.demand import work_tokens
 from brim.planning.question import Aim, Kind, Load, cluster
 from brim.simulation.cluster.figures import figures
 from brim.simulation.cluster.run import simulate_cluster
 from brim.simulation.cluster.setup import Scaling
 from brim.simulation.least import least_that
 from brim.simulation.results import Figures
-from brim.workloads.trace import TraceRequest
+from brim.workloads.trace import NANOSECONDS, TraceRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,36 +71,54 @@ class Scaled:
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """As many replicas as are given, and offline requests whenever there is room."""
+    """So many replicas, and offline requests whenever there is room."""
 
     kind: Kind
     load: Load
     aim: Aim
     replicas: int
-    most: int  # replicas that may be tried until the aim is reached
     label: str = "filled"
 
     def do(self) -> Figures:
-        for replicas in range(self.replicas, self.most + 1):
-            found = self._run(replicas)
-            if attainment(found) >= self.aim.attainment:
-                break
+        setup = cluster(self.kind, self.load, self.aim, self.replicas)
+        setup = replace(setup, spare_until_ns=self.load.span_ns)
+        spare = (TraceRequest(0, *lengths) for lengths in cycle(self.load.spare))
+        found = figures(simulate_cluster(self.load.trace, setup, spare=spare))
         return {
             "label": self.label,
             "profile": self.kind.profile,
-            "replicas": replicas,
+            "replicas": self.replicas,
             "attainment": attainment(found),
-            "run": found,
+            **filled_figures(found, self.load),
         }
 
-    def _run(self, replicas: int) -> Figures:
-        setup = cluster(self.kind, self.load, self.aim, replicas)
-        setup = replace(setup, spare_until_ns=self.load.span_ns)
-        spare = (TraceRequest(0, *lengths) for lengths in cycle(self.load.spare))
-        return figures(simulate_cluster(self.load.trace, setup, spare=spare))
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A stretch of the trace on so many replicas; it stands for `requests` of the trace."""
+
+    kind: Kind
+    load: Load
+    aim: Aim
+    replicas: int
+    requests: int
+    start_seconds: float
+    label: str = "checked"
+
+    def do(self) -> Figures:
+        found = figures(
+            simulate_cluster(self.load.trace, cluster(self.kind, self.load, self.aim, self.replicas))
+        )
+        return {
+            "label": self.label,
+            "start_seconds": self.start_seconds,
+            "requests": self.requests,
+            "simulated_requests": found["online"]["requests"],
+            "attainment": attainment(found),
+        }
 
 
-Task = Search | Scaled | Filled
+Task = Search | Scaled | Filled | Checked
 
 
 def do(task: Task) -> Figures:
@@ -113,3 +133,21 @@ def do(task: Task) -> Figures:
 def attainment(run: Figures) -> float:
     """Of the online requests that count."""
     return float(run["online"]["slo_attainment"] or 0.0)
+
+
+def filled_figures(run: Figures, load: Load) -> Figures:
+    """Of one stretch with more offline work than fits: by its load, what is done beside it.
+
+    Tokens are input and output of requests. What is drawn before the stretch has warmed up, and after the
+    last arrival, while nothing new is begun, is left out.
+    """
+    warm, span = load.measured_from_ns / NANOSECONDS, load.span_ns / NANOSECONDS
+    inside = [w for w in run["windows"] if warm < w["until_seconds"] <= span] or run["windows"]
+    per_output = sum(i + o for i, o in load.spare) / sum(o for _, o in load.spare)
+    work = sum(work_tokens(r) for r in load.trace.requests)
+    return {
+        "rate": work / max(span, 1e-9),
+        "tokens_per_second": per_output * fmean(w["offline_tokens_per_second"] for w in inside),
+        "busy_share": fmean(w["busy_share"] or 0.0 for w in inside),
+        "simulated_seconds": span,
+    }

@@ -14,6 +14,7 @@ from brim.core.scheduler import Scheduler
 from brim.metrics.recorder import ClassMetrics, Recorder, exact
 from brim.metrics.samples import Samples
 from brim.simulation.clock import Clock, Order
+from brim.simulation.garbage import collected_seldom
 from brim.simulation.machine import Machine
 from brim.simulation.meter import Totals
 from brim.simulation.replica import Listener, Replica
@@ -97,8 +98,9 @@ def simulate(
 ) -> Run:
     """Runs the whole trace; `observe` hears of all events as they happen."""
     started = stopwatch()
-    world = _World(trace, setup, observe, stopwatch)
-    world.clock.run()
+    with collected_seldom():
+        world = _World(trace, setup, observe, stopwatch)
+        world.clock.run()
     return world.run(stopwatch() - started)
 
 

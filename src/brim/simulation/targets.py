@@ -48,5 +48,6 @@ class Targets:
     def _e2e_ns(self, request: TraceRequest, machine: Machine) -> int | None:
         if self.scale is None:
             return self.e2e_ns
-        prompt_ps, token_ps = machine.alone_ps(request.input_tokens, request.output_tokens)
-        return round(self.scale * (prompt_ps + token_ps * request.output_tokens) / 1000)
+        output_tokens = max(request.output_tokens, 1)  # every answer has one
+        prompt_ps, token_ps = machine.alone_ps(request.input_tokens, output_tokens)
+        return round(self.scale * (prompt_ps + token_ps * output_tokens) / 1000)

@@ -31,7 +31,7 @@ def test_a_plan_names_the_replicas_the_cost_and_the_saving(trace: Path, tmp_path
     page = tmp_path / "plan.html"
     done = plan(
         *("--trace", trace, "--profile", "a100-opt-13b,a100-opt-66b", "--policy", "vllm,sarathi"),
-        *("--tpot", 60, "--price", "a100-opt-13b=2", "--html", page, "--json"),
+        *("--tpot", 60, "--price", "a100-opt-13b=2,a100-opt-66b=3", "--html", page, "--json"),
     )
     assert done.exit_code == 0
     found = json.loads(done.stdout)
@@ -39,6 +39,7 @@ def test_a_plan_names_the_replicas_the_cost_and_the_saving(trace: Path, tmp_path
     assert [p["policy"] for p in found["plans"]] == ["vllm", "vllm", "sarathi", "sarathi"]
     by_profile = {p["profile"]: p for p in found["plans"][:2]}
     assert by_profile["a100-opt-13b"]["cost_per_hour"] == 2 * by_profile["a100-opt-13b"]["gpus"]
+    assert by_profile["a100-opt-66b"]["cost_per_hour"] == 3 * by_profile["a100-opt-66b"]["gpus"]
     assert by_profile["a100-opt-66b"]["gpus_per_replica"] == 4
     assert page.read_text().startswith("<!doctype html>")
 

@@ -72,6 +72,11 @@ class FakeBoard:
         decoding = [v for v in self.running if v.request.task_class is task_class and v not in idle]
         return DecodeLoad(len(decoding), sum(view.num_scheduled_tokens + 1 for view in decoding))
 
+    @property
+    def offline_waiting(self) -> int:
+        waiting = any(view.request.task_class is OFFLINE for view in self.waiting)
+        return waiting + sum(map(len, self.pooled)) + (self.oldest is not None)
+
     def offline_families(self, most: int) -> list[Iterator[RequestView]]:
         return [iter(family[:most]) for family in self.pooled]
 

@@ -1,6 +1,7 @@
 """What the estimators of a policy are told."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 from brim.core.batch import Batch
 from brim.core.estimators.online_demand import OnlineDemand
@@ -59,6 +60,19 @@ def test_a_step_begins_when_the_one_before_is_over():
     assert pace.step_ns == before
     assert time.watch is not None
     assert time.watch.last_ns == 20 * MS
+
+
+def test_quiet_steps_count_like_one_after_the_other():
+    together, apart = Pace(), Pace()
+    ends_ns = [12 * MS, 20 * MS, 31 * MS]
+    time = Timekeeper(replace(policy(), pace=together))
+    time.steps_took(3 * MS, ends_ns)
+    one_by_one = Timekeeper(replace(policy(), pace=apart))
+    for start_ns, end_ns in pairwise([3 * MS, *ends_ns]):
+        one_by_one.step_took(start_ns, end_ns, None)
+    assert together.step_ns == apart.step_ns
+    assert time.watch is not None
+    assert time.watch.last_ns == 31 * MS
 
 
 def test_only_a_step_with_a_shape_is_learnt():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from brim.planning.demand import BLOCK_NS, busiest, resampled
-from brim.planning.over_time import _between
+from brim.planning.over_time import needed
 from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest
 
 
@@ -32,4 +32,4 @@ def test_resampling_keeps_the_course_of_the_day():
 
 def test_needs_lie_on_lines_between_what_was_searched():
     known = [(100, 1), (200, 2), (400, 6)]
-    assert [_between(known, work) for work in (0, 50, 150, 200, 300, 400, 900)] == [1, 1, 2, 2, 4, 6, 6]
+    assert [needed(known, work) for work in (0, 50, 150, 200, 300, 400, 900)] == [1, 1, 2, 2, 4, 6, 6]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import pytest
 
@@ -15,7 +14,8 @@ from brim.planning.question import Aim, Load, cluster
 from brim.planning.report import text
 from brim.simulation.cluster.figures import figures
 from brim.simulation.cluster.run import simulate_cluster
-from brim.workloads.arrivals import AllAtOnce
+from brim.workloads.arrivals import AllAtOnce, Poisson
+from brim.workloads.lengths import synthetic
 from brim.workloads.trace import with_arrivals
 from tests.helpers import MS
 from tests.unit.planning.scenarios import question
@@ -52,7 +52,9 @@ def test_the_band_holds_the_answer_and_slower_steps_need_no_fewer(planned):
 
 
 def test_the_parts_never_need_more_than_the_whole(planned):
-    assert planned["plans"][0]["over_time"] is None  # ten seconds are one part
+    one = planned["plans"][0]
+    assert one["over_time"] is None  # ten seconds are one part
+    assert one["whole"] is None  # all of it was searched on
 
 
 def test_offline_work_fits_beside(planned):
@@ -100,6 +102,21 @@ def test_a_trace_all_at_once_is_refused():
 
 def test_a_backlog_beyond_the_trace_takes_more_rounds_of_it():
     offline = {"until_seconds": [10.0, 20.0], "tokens_done": [100.0, 400.0]}
-    load = Load(replace(question().trace), 128, 10**9)
-    assert backlog_done(offline, load, 250.0)["done_seconds"] == 15.0
-    assert backlog_done(offline, load, 900.0)["done_seconds"] == 50.0
+    assert backlog_done(offline, 250.0)["done_seconds"] == 15.0
+    assert backlog_done(offline, 900.0)["done_seconds"] == 50.0
+    assert backlog_done(offline, 0.0) is None
+
+
+@pytest.mark.parametrize(("check_requests", "said"), [(300, "standard error"), (600, "all of it simulated")])
+def test_a_long_trace_is_searched_where_it_is_busiest_and_checked_on_the_whole(check_requests, said):
+    trace = with_arrivals(synthetic((60.0, 40.0), 600), Poisson(4.0))
+    found = plan(question(trace=trace, max_requests=100, check_requests=check_requests), 1, nobody)
+    [one] = found["plans"]
+    assert found["simulated_requests"] == 100
+    assert len(one["over_time"]["replicas"]) == 3
+    assert one["over_time"]["peak"] <= one["replicas"]
+    assert one["whole"]["complete"] == (check_requests == 600)
+    assert one["whole"]["simulated_requests"] == check_requests
+    assert one["whole"]["attainment"] >= 0.95
+    assert said in text(found)
+    assert "searched on the busiest 100 requests" in text(found)

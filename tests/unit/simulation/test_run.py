@@ -131,6 +131,11 @@ def test_the_target_of_a_scale_is_a_multiple_of_the_time_alone() -> None:
     assert targets.of(asked(0, 5, 4), with_context) == SLO(e2e_ns=2 * (15 + 4 * (11 + 7)) * MS)
 
 
+def test_an_answer_of_no_token_is_judged_like_the_one_token_that_it_gets() -> None:
+    targets = Targets(scale=2)
+    assert targets.of(asked(0, 5, 0), machine()) == targets.of(asked(0, 5, 1), machine())
+
+
 def test_of_the_target_of_a_scale_the_scheduler_is_told_what_does_not_tell_the_length() -> None:
     told = [Targets(scale=2).told(asked(0, 5, output), machine()) for output in (4, 400)]
     assert told == [SLO(ttft_ns=30 * MS, tpot_ns=22 * MS)] * 2

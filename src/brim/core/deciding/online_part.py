@@ -11,7 +11,7 @@ from brim.core.estimators.refitted import RefittedStepTime
 from brim.core.estimators.slack import OnlineStep, PromptWork
 from brim.core.estimators.step_time import StepShape
 from brim.core.policies.timing import Timing
-from brim.core.request import RequestView, TaskClass
+from brim.core.request import RequestView, Status, TaskClass
 
 _MOST_PROMPTS = 16  # of those that wait: behind so many the next one is late anyway
 
@@ -46,8 +46,18 @@ def prompt_works(
 
 
 def _work(watch: OnlineWatch, board: Board, view: RequestView, tokens: int, token_ns: int) -> PromptWork:
-    cached = 0 if view.num_scheduled_tokens else board.hit_tokens(view)
-    return watch.work(view, tokens, cached, token_ns)
+    return watch.work(view, tokens, first_token(board, view), token_ns)
+
+
+def first_token(board: Board, view: RequestView) -> int:
+    """The first that it computes from now on. What others cached since it entered is of no use to it."""
+    return view.num_scheduled_tokens if view.status is Status.RUNNING else board.hit_tokens(view)
+
+
+def any_offline(board: Board) -> bool:
+    """Whether anybody may have to wait for the time that online requests leave."""
+    there = board.offline_waiting or board.load(TaskClass.OFFLINE).num_decodes
+    return bool(there) or any(view_is_offline(view) for view in board.catching_up)
 
 
 def view_is_offline(view: RequestView) -> bool:

@@ -17,7 +17,9 @@ _MOST_REFUSALS = 4  # in a step: where blocks lack, a smaller request may fit, b
 def add_from_pool(draft: Draft) -> None:
     """Adds offline requests one by one, as long as each makes the step better."""
     planning, time = draft.policy.planning, draft.time
-    if planning is None or time is None or draft.budget.refused or not _has_room(draft, time):
+    if planning is None or time is None or draft.budget.refused or not draft.board.offline_waiting:
+        return
+    if not _has_room(draft, time):
         return
     heads = {next(family): family for family in draft.board.offline_families(planning.families)}
     turn = _whose_turn(draft, planning)

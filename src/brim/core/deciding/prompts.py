@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from brim.core.deciding.draft import Draft
-from brim.core.deciding.online_part import view_is_offline
-from brim.core.deciding.spare_time import first_token_of, tokens_for, turn_to_offline
+from brim.core.deciding.online_part import first_token, view_is_offline
+from brim.core.deciding.spare_time import tokens_for, turn_to_offline
 from brim.core.decision import Grant
 from brim.core.request import RequestView
 
@@ -50,7 +50,7 @@ def _give_chunk(draft: Draft, view: RequestView, remaining: int) -> None:
     if view_is_offline(view):
         draft.offline_tokens -= num_tokens
         if draft.time is not None:
-            draft.time.add_chunk(first_token_of(draft, view), num_tokens)
+            draft.time.add_chunk(first_token(draft.board, view), num_tokens)
     elif draft.prompt_tokens is not None:
         draft.prompt_tokens -= num_tokens
 

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from brim.core.deciding.draft import Draft
-from brim.core.deciding.online_part import online_step, prompt_works, view_is_offline
+from brim.core.deciding.online_part import (
+    any_offline,
+    first_token,
+    online_step,
+    prompt_works,
+    view_is_offline,
+)
 from brim.core.deciding.time_left import TimeLeft
 from brim.core.request import RequestView, TaskClass
 
@@ -17,7 +23,7 @@ def turn_to_offline(draft: Draft) -> None:
     running = [view for view in (*half_done, *draft.admit) if view not in draft.preempt]
     works = prompt_works(timing, board, running, draft.chunk_tokens)
     step = online_step(timing, board, draft.now_ns, draft.stopped(), works)
-    limit = timing.limit(step)
+    limit = timing.limit(step._replace(held_back=any_offline(board)))
     draft.miss = limit.miss
     draft.time = TimeLeft(timing.steps.guarded_ns, step.shape, limit.limit_ns, board.block_size)
     _pause_offline(draft, draft.time)
@@ -39,15 +45,10 @@ def tokens_for(draft: Draft, view: RequestView, remaining: int) -> int:
     most = max(min(draft.budget.tokens, remaining), 0)
     if view_is_offline(view):
         most = max(min(most, draft.offline_tokens), 0)
-        return draft.time.chunk(first_token_of(draft, view), most) if draft.time is not None else most
+        return draft.time.chunk(first_token(draft.board, view), most) if draft.time is not None else most
     if draft.policy.timing is None:
         return most
     if draft.prompt_tokens is None:
         alone = online_step(draft.policy.timing, draft.board, draft.now_ns, draft.stopped(), [])
         draft.prompt_tokens = draft.policy.timing.prompt_tokens(alone, draft.token_budget)
     return max(min(most, draft.prompt_tokens), 0)
-
-
-def first_token_of(draft: Draft, view: RequestView) -> int:
-    """The first token that it computes in this step."""
-    return view.num_scheduled_tokens or draft.board.hit_tokens(view)

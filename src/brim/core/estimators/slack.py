@@ -35,7 +35,8 @@ class OnlineStep(NamedTuple):
 
     The step is decided on at `now_ns` and starts at `start_ns`: later, where a step is still in flight.
     At `last_ns` the decoding requests drew, or will have drawn, their last token: with a step in flight that
-    is `start_ns`. `tick` is the coming step's. `prompts` are in the order in which they will run.
+    is `start_ns`. `tick` is the coming step's. `prompts` are in the order in which they will run. Where
+    nobody is `held_back` by the limit, requests that may arrive are not looked at: no miss follows from them.
     """
 
     now_ns: int
@@ -45,6 +46,7 @@ class OnlineStep(NamedTuple):
     num_decodes: int = 0
     decode_context: int = 0
     prompts: Sequence[PromptWork] = ()
+    held_back: bool = True
 
     @property
     def shape(self) -> StepShape:
@@ -137,7 +139,7 @@ class Slack:
             yield _Bound(due.due_ns - step.start_ns, due.request_id)
         yield from self._prompt_bounds(step, decodes)
         ttft_ns = self.arrivals.ttft_ns
-        if ttft_ns is not None:
+        if ttft_ns is not None and step.held_back:
             shortest_ns = _WORTH_WHILE * self._predict(StepShape(1))
             yield _Bound(max(self._until_arrivals(step, decodes, ttft_ns), shortest_ns), None)
 

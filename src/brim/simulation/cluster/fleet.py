@@ -75,16 +75,17 @@ class Fleet:
         if shows_ns != member.shown_ns and member.status is not Status.GONE:
             member.shown_ns = shows_ns
             if isinstance(shows_ns, int):
-                self._clock.at(max(shows_ns, self._clock.now_ns), Order.STEP, lambda: self._wake(member))
+                due_ns = max(shows_ns, self._clock.now_ns)
+                self._clock.at(due_ns, Order.STEP, lambda: self._wake(member, shows_ns))
 
     def eased(self, member: Member, now_ns: int) -> None:
         """A request of it is over: one that drains may be done."""
         if member.status is Status.DRAINING and member.is_idle:
             member.leave(now_ns)
 
-    def _wake(self, member: Member) -> None:
-        if member.status is Status.GONE:
-            return
+    def _wake(self, member: Member, shows_ns: float) -> None:
+        if member.status is Status.GONE or shows_ns != member.shown_ns:
+            return  # it was announced anew since
         member.wake(self._clock.now_ns)
         member.shown_ns = -1.0
         self.announce(member)

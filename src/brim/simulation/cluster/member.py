@@ -31,7 +31,7 @@ class Duties(NamedTuple):
     """Whom a member tells that a request is over with it, by its place and at what time."""
 
     ended: Callable[[Member, int, int], None]
-    moves_on: Callable[[int], bool]  # whether another member draws the rest
+    moves_on: Callable[[int], bool] | None  # whether another member draws the rest; None: never
     hand_on: Callable[[Member, int, int], None]  # and then this is called
 
 
@@ -110,8 +110,9 @@ class Member:
     # ---- what its scheduler tells ----------------------------------------------------------------------
 
     def _hear(self, events: list[Event]) -> None:
-        moves_on = self._duties.moves_on
-        moving = {e.request_id for e in events if type(e) is Finished and moves_on(int(e.request_id))}
+        moves_on, moving = self._duties.moves_on, set()
+        if moves_on is not None:
+            moving = {e.request_id for e in events if type(e) is Finished and moves_on(int(e.request_id))}
         if moving:
             self.recorder.observe(e for e in events if not (type(e) is Finished and e.request_id in moving))
         else:

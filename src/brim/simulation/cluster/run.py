@@ -18,7 +18,8 @@ from brim.simulation.cluster.member import Duties, Member
 from brim.simulation.cluster.setup import ClusterSetup
 from brim.simulation.cluster.underway import Stream, Underway
 from brim.simulation.cluster.windows import Noted, note
-from brim.simulation.truth import STOPS, refuse_unchained
+from brim.simulation.garbage import collected_seldom
+from brim.simulation.truth import STOPS, Fillers, refuse_unchained
 from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest
 
 
@@ -53,8 +54,9 @@ def simulate_cluster(
     started = stopwatch()
     if isinstance(arrivals, Trace):
         refuse_unchained(arrivals)
-    cluster = _Cluster(arrivals, iter(spare), setup, done or (lambda: None))
-    cluster.clock.run()
+    with collected_seldom():
+        cluster = _Cluster(arrivals, iter(spare), setup, done or (lambda: None))
+        cluster.clock.run()
     return cluster.outcome(stopwatch() - started)
 
 
@@ -240,7 +242,7 @@ class _Cluster:
             number,
             pool,
             self._underway,
-            Duties(self._ended, self._moves_on, self._hand_on),
+            Duties(self._ended, self._moves_on if setup.disaggregation else None, self._hand_on),
             lambda request: request.arrival_ns >= setup.count_from_ns,
             self._judged,
             now_ns=self.clock.now_ns,
@@ -259,7 +261,7 @@ class _Cluster:
         )
         return Request(
             str(place),
-            [0] * left.input_tokens,
+            Fillers(left.input_tokens),
             self._sampling_for(max(most, 1)),
             whole.task_class,
             whole.arrival_ns,

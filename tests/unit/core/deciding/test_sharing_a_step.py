@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from brim.core.decide import decide
-from brim.core.deciding.online_part import online_step
+from brim.core.deciding.online_part import online_step, prompt_works
 from brim.core.decision import Decision
 from brim.core.estimators.due_times import Pacing
 from brim.core.estimators.online_demand import OnlineDemand
@@ -291,6 +291,15 @@ def test_a_step_in_flight_begins_when_the_one_before_is_over():
     board = roomy(steps_in_flight=[(12 * MS, StepShape(5))])
     step = online_step(timing, board, 20 * MS, [], [])
     assert (step.now_ns, step.start_ns, step.last_ns) == (20 * MS, 35 * MS, 35 * MS)
+
+
+def test_who_entered_computes_what_others_have_cached_since():
+    """Admitted without a hit and without time for a chunk; now the cache would hold most of its prompt."""
+    (x,), timing = views("x", prompt=8), rules().timing
+    x.admit(0)
+    assert timing is not None
+    [work] = prompt_works(timing, roomy(running=[x], catching_up=[x], hits={x: 7}), [x], {x: 4})
+    assert (work.start, work.num_tokens, work.tokens_now) == (0, 8, 4)
 
 
 def test_two_in_flight_run_one_after_the_other():

@@ -36,6 +36,17 @@ def test_with_nobody_here_the_next_arrival_sets_the_limit():
     assert alone.limit(step(5 * MS)) == StepLimit(987 * MS, 0)
 
 
+def test_where_nobody_is_held_back_arrivals_are_not_looked_at():
+    """But a miss is told all the same."""
+    alone = slack(ttft_ns=1000 * MS)
+    alone.arrivals.observe(0, None, 300)
+    assert alone.limit(step(5 * MS)._replace(held_back=False)) == StepLimit(None, 0)
+    late = PromptWork("p", 1 * MS, 0, 100, 100)
+    told, untold = (alone.limit(step(0, 0, late)._replace(held_back=held)) for held in (True, False))
+    assert told.miss == untold.miss
+    assert told.miss is not None
+
+
 def test_the_longer_it_may_take_the_more_arrive_meanwhile():
     """One with 100 tokens comes every 100 ms: for a first token in 1 s a step must leave time for a few."""
     busy = slack(ttft_ns=1000 * MS)
