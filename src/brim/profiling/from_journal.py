@@ -22,13 +22,15 @@ FINENESS = 4  # sizes that differ by less than a factor of 2 ** (1 / 4) are one
 
 def profile_of(journal: Journal, name: str) -> Profile:
     """Fitted to the mean times of steps of like size. Raises ConfigError where they are too few to tell."""
-    counts, stalls = _sizes(journal.steps)
-    sizes = list(counts)
-    if len(sizes) < FEWEST_SIZES:
+    found = len(_alike(journal.steps))
+    if found < FEWEST_SIZES:
         raise ConfigError(
-            f"steps of {len(sizes)} sizes are too few to tell how long others take, which needs "
+            f"steps of {found} sizes are too few to tell how long others take, which needs "
             f"{FEWEST_SIZES}: record for longer, with a policy that asks how long steps take (brim, echo)"
         )
+    usual = _without_stalls(journal.steps)
+    counts = _sizes(usual)
+    sizes = list(counts)
     unseen = sizes[HELD_BACK - 1 :: HELD_BACK]
     seen = [row for place, row in enumerate(sizes, 1) if place % HELD_BACK]
     step_time = fit_step_time(seen, lambda row: sqrt(counts[row]))
@@ -43,7 +45,7 @@ def profile_of(journal: Journal, name: str) -> Profile:
         kind="fitted",
         source="measured: a journal of decisions",
         date=date.today().isoformat(),
-        notes=_notes(journal.steps, sizes, stalls),
+        notes=_notes(journal.steps, usual, sizes),
         step_time=step_time,
         fit=Fit(errors(step_time, seen), errors(step_time, unseen), by_kind, _worst(step_time, sizes)),
         memory=_memory(journal),
@@ -51,25 +53,32 @@ def profile_of(journal: Journal, name: str) -> Profile:
     )
 
 
-def _sizes(steps: Sequence[Step]) -> tuple[dict[Row, int], list[Step]]:
-    """A row for each size of step, by size, with their count; and steps that took many times their like."""
-    alike: defaultdict[tuple[int, ...], list[Step]] = defaultdict(list)
+def _without_stalls(steps: Sequence[Step]) -> list[Step]:
+    """Those that took no more than many times what the median of all sizes says of them."""
+    medians = {
+        Row(group[0].shape, median([step.took_ns for step in group]) / 1e9): len(group)
+        for group in _alike(steps)
+    }
+    usual = fit_step_time(list(medians), lambda row: sqrt(medians[row]))
+    return [step for step in steps if step.took_ns <= STALL * usual.picoseconds(step.shape) / 1000]
+
+
+def _sizes(steps: Sequence[Step]) -> dict[Row, int]:
+    """How many steps were of each size. The mean of their times: what is simulated adds up."""
+    rows = {}
+    for group in _alike(steps):
+        parts = zip(*[step.shape for step in group], strict=True)
+        shape = StepShape(*[round(sum(part) / len(group)) for part in parts])
+        rows[Row(shape, sum([step.took_ns for step in group]) / len(group) / 1e9)] = len(group)
+    return rows
+
+
+def _alike(steps: Sequence[Step]) -> list[list[Step]]:
+    """Steps of like size together, by size."""
+    groups: defaultdict[tuple[int, ...], list[Step]] = defaultdict(list)
     for step in steps:
-        alike[tuple(round(FINENESS * log2(part + 1)) for part in step.shape)].append(step)
-    rows, stalls = dict[Row, int](), list[Step]()
-    for _, group in sorted(alike.items()):
-        most_ns = STALL * median([step.took_ns for step in group])
-        usual = [step for step in group if step.took_ns <= most_ns]
-        stalls += [step for step in group if step.took_ns > most_ns]
-        rows[_mean(usual)] = len(usual)
-    return rows, stalls
-
-
-def _mean(steps: Sequence[Step]) -> Row:
-    """The mean, not the median: what is simulated adds up."""
-    parts = zip(*[step.shape for step in steps], strict=True)
-    shape = StepShape(*[round(sum(part) / len(steps)) for part in parts])
-    return Row(shape, sum([step.took_ns for step in steps]) / len(steps) / 1e9)
+        groups[tuple(round(FINENESS * log2(part + 1)) for part in step.shape)].append(step)
+    return [groups[size] for size in sorted(groups)]
 
 
 def _worst(step_time: StepTime, rows: Sequence[Row]) -> str:
@@ -79,13 +88,13 @@ def _worst(step_time: StepTime, rows: Sequence[Row]) -> str:
     return f"{error:+.0%} of {off[error].seconds * 1e3:.2f} ms at {tokens} tokens ({decodes} decodes)"
 
 
-def _notes(steps: Sequence[Step], sizes: Sequence[Row], stalls: Sequence[Step]) -> tuple[str, ...]:
-    lost = sum([step.took_ns for step in stalls]) / 1e9
+def _notes(steps: Sequence[Step], usual: Sequence[Step], sizes: Sequence[Row]) -> tuple[str, ...]:
+    lost = (sum([step.took_ns for step in steps]) - sum([step.took_ns for step in usual])) / 1e9
     longest = max(row.longest_context for row in sizes)
     tokens = max(row.shape.new_tokens for row in sizes)
     return (
         f"{len(steps)} steps of {len(sizes)} sizes under real traffic, from the end of the step before.",
-        f"{len(stalls)} steps of more than {STALL} times their like ({lost:.2f} s) are left out.",
+        f"{len(steps) - len(usual)} of them took over {STALL} times their like ({lost:.2f} s): left out.",
         f"Up to {tokens} tokens a step and {longest:.0f} tokens of context: what is larger is extrapolated.",
         "Of the memory only the KV cache's tokens are known; a byte is counted for each.",
     )

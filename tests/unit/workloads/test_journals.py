@@ -4,38 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from brim.core.config import SchedulerConfig
 from brim.core.errors import TraceError
 from brim.core.request import SLO, TaskClass
-from brim.core.scheduler import Scheduler
-from brim.plugins.journal import JournaledScheduler
 from brim.workloads.formats import read, write
 from brim.workloads.journals import Journal, load_journal
 from brim.workloads.trace import NANOSECONDS
-from tests.helpers import MS, OFFLINE, config, request
-from tests.hosted import FakeHost
-
-
-class WritingHost(FakeHost):
-    """Runs by itself, with a scheduler in its shadow that writes down what it sees."""
-
-    def __init__(self, path: Path, **changes: Any) -> None:
-        self._path = path
-        limits = {"num_blocks": 40, "block_size": 4, "max_num_batched_tokens": 16, "policy": "brim"}
-        super().__init__(config(**(limits | changes)), depth=2)
-
-    def make(self, policy: Any) -> Scheduler:
-        return JournaledScheduler(self.config, self, self._path)
-
-    def serve(self) -> WritingHost:
-        while self.requests or self._in_flight:
-            self.watched_step()
-        self.scheduler.close()
-        return self
+from tests.helpers import MS, OFFLINE, request
+from tests.journals import WritingHost
 
 
 @pytest.fixture
