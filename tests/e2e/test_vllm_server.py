@@ -249,11 +249,12 @@ def test_a_journal_tells_what_was_decided_and_what_another_policy_would_gain(
     server: VllmServer, client: openai.OpenAI, tmp_path: Path
 ) -> None:
     server.switch("shadow")
-    asked = [HELLO[0] | {"content": "word " * (3 * i % 70)} for i in range(60)]
+    bodies: list[dict[str, Any]] = []
+    for i in range(60):
+        line = {"role": "user", "content": "word " * (3 * i % 70)}
+        tier = ("default", "flex")[i % 2]
+        bodies.append(ANSWER | {"messages": [line], "max_tokens": 3 + 7 * i % 40, "service_tier": tier})
     with ThreadPoolExecutor(12) as pool:
-        bodies = [
-            ANSWER | {"messages": [line], "max_tokens": 3 + len(line["content"]) % 40} for line in asked
-        ]
         answers = list(pool.map(lambda body: client.chat.completions.create(**body), bodies))
     server.switch("active")
     drawn = [answer.usage.completion_tokens for answer in answers]
