@@ -25,8 +25,8 @@ test: $(VENV)/.dev ## all tests but the slow ones [ARGS="-k prefix"]
 test-slow: $(VENV)/.dev ## the slow tests: many crashes, long random histories
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-test-vllm: $(VENV)/vllm/.done ## Brim inside vLLM on CPU, slow tests too [ARGS="-k histories"]
-	$(VLLM) -m pytest tests/plugins $(ARGS)
+test-vllm: $(VENV)/vllm/.done ## Brim inside vLLM on CPU, slow tests too, its HTTP server too [ARGS="-k histories"]
+	$(VLLM) -m pytest tests/plugins tests/e2e/test_vllm_server.py $(ARGS)
 
 test-vllm-upstream: $(VENV)/vllm/.done ## vLLM's own scheduler tests with Brim's class [ARGS="--version 0.33.0"]
 	$(VLLM) -m tests.plugins.vllm.upstream $(ARGS)
@@ -72,7 +72,7 @@ $(VENV)/vllm/.done: pyproject.toml tests/plugins/vllm/requirements.txt tests/plu
 	@echo "Setting up $(VENV)/vllm (vLLM is a large download; this happens once) ..."
 	$(PYTHON) -m venv $(VENV)/vllm
 	$(VLLM) -m pip --disable-pip-version-check install --quiet --requirement tests/plugins/vllm/requirements.txt \
-	  --constraint tests/plugins/vllm/constraints.txt --editable ".[batch-api]"
+	  --constraint tests/plugins/vllm/constraints.txt --editable ".[server]"
 	$(VLLM) -m pip --disable-pip-version-check uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(VLLM) -m tests.plugins.vllm.sources
 	@touch $@

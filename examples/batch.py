@@ -1,6 +1,7 @@
 """Send a batch job to a running server, wait for it, and print every answer.
 
 make serve
+.venv/bin/python -m pip install openai
 .venv/bin/python examples/batch.py
 """
 

@@ -1,6 +1,7 @@
 """Chat with a running server, word by word.
 
 make serve
+.venv/bin/python -m pip install openai
 .venv/bin/python examples/chat.py "Why is the sky blue?"
 """
 

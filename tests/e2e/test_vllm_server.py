@@ -12,7 +12,9 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -49,7 +51,9 @@ class VllmServer:
         model = str(builtin.ensure(folder / "models"))
         brim = ["--engine", "vllm", "--served-model-name", MODEL, "--port", str(port), "--dtype", "float32"]
         limits = ["--max-model-len", "1024", "--max-num-seqs", "16", "--block-size", "32"]
-        own = ["--", "--enforce-eager", "--num-gpu-blocks-override", "256"]
+        self._journal = folder / "journal"
+        journal = json.dumps({"brim": {"decision_log": str(self._journal)}})
+        own = ["--", "--enforce-eager", "--num-gpu-blocks-override", "256", "--additional-config", journal]
         self._command = [sys.executable, "-m", "brim.cli.main", "serve", model, *brim, *limits, *own]
         self.start()
 
@@ -76,6 +80,12 @@ class VllmServer:
 
     def log(self) -> str:
         return self._log.read_text()
+
+    def journal(self) -> Path:
+        """The decisions of the engine that runs now."""
+        return max(
+            self._journal.parent.glob(f"{self._journal.name}.*"), key=lambda path: path.stat().st_mtime
+        )
 
     def openai(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.address}/v1", api_key="none", max_retries=0)
@@ -233,6 +243,36 @@ def test_the_switch_works_while_it_serves(server: VllmServer, client: openai.Ope
         answer = client.chat.completions.create(**ANSWER, service_tier="flex")
         assert answer.choices[0].message.content == plain
         assert server.get("/brim").json()["engines"]["0"]["mode"] == mode
+
+
+def test_a_journal_tells_what_was_decided_and_what_another_policy_would_gain(
+    server: VllmServer, client: openai.OpenAI, tmp_path: Path
+) -> None:
+    server.switch("shadow")
+    bodies: list[dict[str, Any]] = []
+    for i in range(60):
+        line = {"role": "user", "content": "word " * (3 * i % 70)}
+        tier = ("default", "flex")[i % 2]
+        bodies.append(ANSWER | {"messages": [line], "max_tokens": 3 + 7 * i % 40, "service_tier": tier})
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda body: client.chat.completions.create(**body), bodies))
+    server.switch("active")
+    drawn = [answer.usage.completion_tokens for answer in answers]
+    journal, trace = server.journal(), tmp_path / "served.csv"
+    assert json.loads(brim("replay", journal, "--json"))["difference"] is None
+    brim("trace", "convert", journal, "-o", trace)
+    rows = [line.split(",")[1:3] for line in trace.read_text().splitlines()[2:]]
+    assert Counter(drawn) <= Counter(int(row[1]) for row in rows)
+    told = json.loads(brim("profile", "from-journal", journal, "-o", tmp_path / "mine.json", "--json"))
+    assert told["served"]["ttft_seconds"]["p50"] > 0
+    runs = json.loads(brim(*told["command"][1:], "--json"))["runs"]
+    assert {run["online"]["finished"] + run["offline"]["finished"] for run in runs} == {len(rows)}
+
+
+def brim(*words: object) -> str:
+    command = [sys.executable, "-m", "brim.cli.main", *map(str, words)]
+    path = {"PYTHONPATH": str(ROOT / "src")}
+    return subprocess.run(command, env=os.environ | path, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize("ends", [VllmServer.stop, VllmServer.kill])

@@ -11,6 +11,7 @@ import typer
 
 import brim
 from brim.cli.flags import Json, takes_settings
+from brim.cli.from_journal import from_journal
 from brim.cli.plan import plan_command
 from brim.cli.profile import profile_app
 from brim.cli.profile_check import check_command
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.add_typer(trace_app, name="trace")
 profile_app.command("train-lengths")(train_lengths)
 profile_app.command("check")(check_command)
+profile_app.command("from-journal")(from_journal)
 app.add_typer(profile_app, name="profile")
 app.add_typer(reproduce_app, name="reproduce")
 app.command("simulate")(simulate_command)
@@ -106,7 +108,7 @@ def replay(
     json_output: Json = False,
 ) -> None:
     """Take the decisions of a journal again, and say where one comes out otherwise: exit status 1."""
-    from brim.plugins.journal import replay as run
+    from brim.plugins.replay import replay as run
 
     found = run(journal)
     if json_output:

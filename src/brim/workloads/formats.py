@@ -10,14 +10,15 @@ from typing import Any
 
 from brim.core.errors import ConfigError, TraceError
 from brim.core.request import TaskClass
+from brim.workloads.journals import read_requests
 from brim.workloads.layouts import LAYOUTS, Layout
 from brim.workloads.rows import Reading, read_rows
 from brim.workloads.sharegpt import CountTokens, read_conversations
-from brim.workloads.source import NOTE, Table, opened
+from brim.workloads.source import JOURNAL, NOTE, Table, opened
 from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest
 
-AUTO, SHAREGPT = "auto", "sharegpt"
-FORMATS = (AUTO, SHAREGPT, *(layout.name for layout in LAYOUTS))
+AUTO, SHAREGPT, DECISIONS = "auto", "sharegpt", "journal"
+FORMATS = (AUTO, SHAREGPT, *(layout.name for layout in LAYOUTS), DECISIONS)
 BLOCK_TOKENS = 16
 
 
@@ -40,7 +41,9 @@ def read(
         raise ConfigError(f"blocks of {block_tokens} tokens: give 1 or more")
     path = Path(path)
     with opened(path) as table:
-        if _is_sharegpt(table, format):
+        if _is_journal(table, format):
+            reading = read_requests(table)
+        elif _is_sharegpt(table, format):
             reading = read_conversations(table, count_tokens, block_tokens)
         else:
             reading = read_rows(table, _layout(table, format), block_tokens)
@@ -66,6 +69,14 @@ def write(trace: Trace, path: str | Path) -> None:
     writer.writerows([cell(r) for cell in columns.values()] for r in trace.requests)
     data = text.getvalue().encode()
     path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+
+
+def _is_journal(table: Table, format: str) -> bool:
+    if JOURNAL in table.columns and format in (AUTO, DECISIONS):
+        return True
+    if format == DECISIONS:
+        raise TraceError(f"{table.path}: format {DECISIONS} needs what Brim's `decision_log` wrote")
+    return False
 
 
 def _is_sharegpt(table: Table, format: str) -> bool:

@@ -19,6 +19,7 @@ from brim.core.errors import TraceError
 
 GZIP_MAGIC = b"\x1f\x8b"
 NOTE = "# "
+JOURNAL = "brim_journal"  # how the first line of a journal of decisions begins, and its only column here
 LARGEST = 10**12  # of any number in a trace; a larger one is a slip, and would cost minutes as an integer
 
 
@@ -73,6 +74,8 @@ def _records(path: Path, text: TextIO, first: str, skipped: int) -> Table:
         raise TraceError(f"{path}: a Git LFS pointer, not the data: run `git lfs pull` where it comes from")
     if first.lstrip().startswith("["):
         return _json_list(path, first + text.read(), skipped)
+    if first.startswith(f'{{"{JOURNAL}"'):
+        return _journal_lines(path, chain((first,), text), skipped)
     if first.lstrip().startswith("{"):
         return _json_lines(path, chain((first,), text), skipped)
     return _csv(path, chain((first,), text), skipped)
@@ -106,6 +109,13 @@ def _json_lines(path: Path, lines: Iterator[str], skipped: int) -> Table:
         if line.strip():
             records.append((number, _parsed(path, number, line.strip())))
     return _of_records(path, records, "line")
+
+
+def _journal_lines(path: Path, lines: Iterator[str], skipped: int) -> Table:
+    """One by one: they are many. The last one may still be being written."""
+    numbered = enumerate(lines, start=skipped + 1)
+    rows = ((number, [_parsed(path, number, line)]) for number, line in numbered if line.endswith("\n"))
+    return Table(path, {JOURNAL: 0}, rows)
 
 
 def _json_list(path: Path, text: str, skipped: int) -> Table:

@@ -10,7 +10,8 @@ import pytest
 from brim.core.errors import ConfigError
 from brim.core.hosted import HostedScheduler
 from brim.core.policy import Policy
-from brim.plugins.journal import JournaledScheduler, Replay, replay
+from brim.plugins.journal import JournaledScheduler
+from brim.plugins.replay import Replay, replay
 from tests.helpers import MS, OFFLINE, config, request
 from tests.hosted import FakeHost
 
@@ -84,7 +85,7 @@ def test_what_is_asked_between_calls_is_no_part_of_them(journal: Path) -> None:
         ("{", "is no JSON: was the file cut"),
         ('{"a": 1}', "no line of a journal"),
         ('{"call": "add", "now_ns": 0}', "does not begin with a configuration"),
-        ('{"brim_journal": 99, "config": {}, "profile": null}', "has format 99; known is 1"),
+        ('{"brim_journal": 99, "config": {}, "profile": null}', "has format 99; known is 2"),
     ],
 )
 def test_what_is_no_journal_is_refused(journal: Path, text: str, said: str) -> None:
