@@ -1,6 +1,6 @@
 """A load client: sends requests to an OpenAI-compatible server at their times, and notes when tokens come.
 
-Plain HTTP/1.1 over asyncio, a connection for each request, streamed completions of prompts in token ids.
+Streamed completions of prompts in token ids.
 """
 
 from __future__ import annotations
@@ -8,12 +8,21 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
+
+from aiohttp import (
+    ClientConnectorError,
+    ClientError,
+    ClientResponse,
+    ClientSession,
+    ClientTimeout,
+    TCPConnector,
+)
 
 from brim.core.errors import ConfigError
 from brim.core.request import TaskClass
@@ -21,7 +30,7 @@ from brim.workloads.trace import NANOSECONDS, Trace
 
 PATH = "/v1/completions"
 TOKENS = range(5, 250)  # that any vocabulary has; the words mean nothing
-LONGEST_LINE = 1 << 20
+LONGEST_LINE = 1 << 20  # bytes
 
 
 @dataclass
@@ -79,30 +88,20 @@ class Client:
             raise ConfigError(
                 f"--url {url} is no address of a server: give one such as http://127.0.0.1:8000"
             )
-        self._host, self._path = found.hostname, found.path.rstrip("/").removesuffix("/v1")
-        self._port = found.port or (443 if found.scheme == "https" else 80)
-        self._ssl = ssl.create_default_context() if found.scheme == "https" else None
-        self._headers = {"Host": found.netloc, "Connection": "close", **(headers or {})}
+        self._url = found._replace(path=found.path.rstrip("/").removesuffix("/v1")).geturl()
+        self._headers = dict(headers or {})
         self._model = model
-
-    async def find_model(self) -> str:
-        """The first that the server has, unless one was named."""
-        if not self._model:
-            async with asyncio.timeout(60):
-                text = b"".join([part async for part in self._ask("GET", "/v1/models", b"")])
-            self._model = json.loads(text)["data"][0]["id"]
-        return self._model
 
     async def drive(self, asks: Sequence[Ask], until: float | None = None) -> float:
         """Sends all, at their times; returns how long it took.
 
         With `until`, what is offline is given up when that time is over and all that is online is done.
         """
-        await self.find_model()
         clock = asyncio.get_running_loop().time
-        start = clock()
-        async with asyncio.TaskGroup() as group:
-            tasks = {group.create_task(self._one(ask, start)): ask for ask in asks}
+        async with self._session() as session, asyncio.TaskGroup() as group:
+            self._model = self._model or await self._first_model(session)
+            start = clock()
+            tasks = {group.create_task(self._one(session, ask, start)): ask for ask in asks}
             if until is not None:
                 await asyncio.wait([task for task, ask in tasks.items() if not ask.offline] or tasks)
                 await asyncio.sleep(max(start + until - clock(), 0))
@@ -110,14 +109,19 @@ class Client:
                     task.cancel()
         return clock() - start
 
-    async def _one(self, ask: Ask, start: float) -> None:
+    async def _first_model(self, session: ClientSession) -> str:
+        async with asyncio.timeout(60), self._answer(session, "GET", "/v1/models") as answer:
+            models = await answer.json(content_type=None)
+        return str(models["data"][0]["id"])
+
+    async def _one(self, session: ClientSession, ask: Ask, start: float) -> None:
         clock = asyncio.get_running_loop().time
         await asyncio.sleep(max(start + ask.at - clock(), 0))
-        body = json.dumps(self._body(ask)).encode()
-        async for line in _lines(self._ask("POST", PATH, body)):
-            if line.startswith(b"data: {"):
-                count = _tokens_after(json.loads(line[6:]), len(ask.token_times))
-                ask.token_times += [clock() - start] * (count - len(ask.token_times))
+        async with self._answer(session, "POST", PATH, self._body(ask)) as answer:
+            async for line in answer.content:
+                if line.startswith(b"data: {"):
+                    count = _tokens_after(json.loads(line[6:]), len(ask.token_times))
+                    ask.token_times += [clock() - start] * (count - len(ask.token_times))
         if not ask.done:
             raise ConfigError(
                 f"an answer ended after {len(ask.token_times)} of {ask.max_tokens} tokens: the server must "
@@ -137,25 +141,32 @@ class Client:
             **tier,
         }
 
-    async def _ask(self, method: str, path: str, body: bytes) -> AsyncIterator[bytes]:
-        """The parts of the answer's body, as they come."""
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[ClientSession]:
+        """A connection for each request under way, be they thousands."""
+        async with ClientSession(
+            headers=self._headers,
+            timeout=ClientTimeout(total=None, sock_read=None),
+            connector=TCPConnector(limit=0),
+            read_bufsize=LONGEST_LINE,
+        ) as session:
+            yield session
+
+    @asynccontextmanager
+    async def _answer(
+        self, session: ClientSession, method: str, path: str, body: Any = None
+    ) -> AsyncIterator[ClientResponse]:
+        """What the server answers, its body still to come. Raises ConfigError for a status other than 200."""
         try:
-            reader, writer = await asyncio.open_connection(
-                self._host, self._port, ssl=self._ssl, limit=LONGEST_LINE
-            )
-        except OSError as exc:
-            raise ConfigError(f"no server at {self._host}:{self._port}: {exc.strerror or exc}") from exc
-        try:
-            fields = {**self._headers, "Content-Type": "application/json", "Content-Length": str(len(body))}
-            head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-            writer.write(f"{method} {self._path}{path} HTTP/1.1\r\n{head}\r\n".encode() + body)
-            parts = _body_of(reader, await _head(reader))
-            async for part in parts:
-                yield part
-        except (asyncio.IncompleteReadError, ConnectionError) as exc:
+            async with session.request(method, f"{self._url}{path}", json=body) as answer:
+                if answer.status != 200:
+                    said = (await answer.text(errors="replace"))[:500]
+                    raise ConfigError(f"the server answers {answer.status} {answer.reason}: {said}")
+                yield answer
+        except ClientConnectorError as exc:
+            raise ConfigError(f"no server at {self._url}: {exc.strerror or exc}") from exc
+        except ClientError as exc:
             raise ConfigError(f"the server broke an answer off: {exc}") from exc
-        finally:
-            writer.close()
 
 
 def _tokens_after(event: dict[str, Any], before: int) -> int:
@@ -166,40 +177,6 @@ def _tokens_after(event: dict[str, Any], before: int) -> int:
     if usage and usage.get("completion_tokens") is not None:
         return int(usage["completion_tokens"])
     return before + bool(event.get("choices"))
-
-
-async def _head(reader: asyncio.StreamReader) -> dict[str, str]:
-    """The fields of the answer's head. Raises ConfigError for a status other than 200."""
-    status = (await reader.readline()).split(maxsplit=2)
-    fields = {}
-    while line := (await reader.readline()).strip():
-        name, _, value = line.decode("latin-1").partition(":")
-        fields[name.lower()] = value.strip()
-    if status[1:2] != [b"200"]:
-        said = b"".join([part async for part in _body_of(reader, fields)])
-        told = b" ".join(status[1:]).decode("latin-1").strip()
-        raise ConfigError(f"the server answers {told or 'nothing'}: {said.decode(errors='replace')[:500]}")
-    return fields
-
-
-async def _body_of(reader: asyncio.StreamReader, fields: Mapping[str, str]) -> AsyncIterator[bytes]:
-    if fields.get("transfer-encoding", "").lower() != "chunked":
-        length = fields.get("content-length")
-        yield await (reader.read() if length is None else reader.readexactly(int(length)))
-        return
-    while size := int((await reader.readline()).split(b";")[0], 16):
-        yield await reader.readexactly(size)
-        await reader.readline()
-    await reader.readline()
-
-
-async def _lines(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    left = b""
-    async for part in parts:
-        *lines, left = (left + part).split(b"\n")
-        for line in lines:
-            yield line.rstrip(b"\r")
-    yield left
 
 
 def failure(group: BaseExceptionGroup) -> Iterator[BaseException]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import pytest
 
@@ -59,6 +60,13 @@ async def failing(head: str, body: dict, writer: asyncio.StreamWriter) -> None:
     writer.write(STREAM + chunk(b'data: {"error": {"message": "no luck"}}\n\n') + b"0\r\n\r\n")
 
 
+def _run(work: Coroutine[Any, Any, float]) -> float:
+    try:
+        return asyncio.run(work)
+    except BaseExceptionGroup as group:
+        raise next(failure(group)) from group
+
+
 class World:
     """A server and a client of it; `asked` are the heads and bodies that came."""
 
@@ -73,16 +81,13 @@ class World:
                 port = server.sockets[0].getsockname()[1]
                 return await Client(f"http://127.0.0.1:{port}/v1/", **options).drive(asks, until)  # type: ignore[arg-type]
 
-        try:
-            return asyncio.run(run())
-        except BaseExceptionGroup as group:
-            raise next(failure(group)) from group
+        return _run(run())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             fields = dict(line.split(": ", 1) for line in head.splitlines()[1:] if line)
-            raw = await reader.readexactly(int(fields["Content-Length"]))
+            raw = await reader.readexactly(int(fields.get("Content-Length", 0)))
             if head.startswith("GET /v1/models "):
                 length = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(MODELS)
                 writer.write(length + MODELS)
@@ -151,8 +156,8 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
 
 
 def test_nobody_there_is_said() -> None:
-    with pytest.raises(ConfigError, match=r"no server at 127\.0\.0\.1:1"):
-        asyncio.run(Client("127.0.0.1:1").find_model())
+    with pytest.raises(ConfigError, match=r"no server at http://127\.0\.0\.1:1"):
+        _run(Client("127.0.0.1:1").drive([]))
 
 
 def test_prompts_begin_alike_where_the_trace_says_so_and_are_others_with_another_salt() -> None:
