@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from brim.core.errors import ConfigError
 from brim.reproduction.gpus.benches import BENCHES, Bench
@@ -54,6 +54,7 @@ class Least:
     seconds: float
     seed: int
     most: int = MOST  # replicas that are tried
+    tried: dict[tuple[int, ...], Figures] = field(default_factory=dict, compare=False, repr=False)
 
     def do(self) -> Figures:
         gpus = self.bench.pool("vllm", 1, 0).gpus
@@ -76,14 +77,8 @@ class Least:
         }
 
     def _together(self) -> tuple[int | None, Figures | None]:
-        tried: dict[int, Figures] = {}
-
-        def holds(replicas: int) -> bool:
-            tried[replicas] = self._figures(self.bench.together(self.policy, replicas, self.seed))
-            return self._reached(tried[replicas])
-
-        least = least_that(holds, 4, self.most)
-        return least, None if least is None else tried[least]
+        least = least_that(lambda replicas: self._reached(self._figures(replicas)), 4, self.most)
+        return least, None if least is None else self._figures(least)
 
     def _apart(self) -> tuple[int, int, Figures | None]:
         """The least of each side with plenty of the other; where both do not hold together, one more each."""
@@ -95,19 +90,46 @@ class Least:
         for more in range(4):
             for extra in range(more + 1):
                 split = prefill + more - extra, decode + extra
-                found = self._figures(self.bench.apart(*split, self.seed))
+                found = self._figures(*split)
                 if self._reached(found):
                     return *split, found
         return prefill, decode, None
 
     def _holds_apart(self, prefill: int, decode: int) -> bool:
-        return self._reached(self._figures(self.bench.apart(prefill, decode, self.seed)))
+        return self._reached(self._figures(prefill, decode))
 
-    def _figures(self, setup: ClusterSetup) -> Figures:
-        return _run(setup, self.bench, self.bench.rate, self.seconds, self.seed)
+    def _figures(self, *replicas: int) -> Figures:
+        """Of so many replicas, or of so many for prompts and so many for answers; run once."""
+        if replicas not in self.tried:
+            first, *rest = replicas
+            setup = (
+                self.bench.apart(first, *rest, seed=self.seed)
+                if rest
+                else self.bench.together(self.policy, first, self.seed)
+            )
+            self.tried[replicas] = _run(setup, self.bench, self.bench.rate, self.seconds, self.seed)
+        return self.tried[replicas]
 
     def _reached(self, found: Figures) -> bool:
         return float(found["online"]["slo_attainment"]) >= self.goal
+
+
+@dataclass(frozen=True, slots=True)
+class Goals:
+    """The same for several shares: what was run for one is not run again for the next."""
+
+    bench: Bench
+    policy: str
+    goals: Sequence[float]
+    seconds: float
+    seed: int
+
+    def do(self) -> Figures:
+        tried: dict[tuple[int, ...], Figures] = {}
+        parts = self.bench, self.policy
+        return {
+            "least": [Least(*parts, goal, self.seconds, self.seed, tried=tried).do() for goal in self.goals]
+        }
 
 
 def reproduce(
@@ -121,10 +143,9 @@ def reproduce(
     baseline = measure_all(_do, rows, jobs, tell("published row", len(rows)))
     least: list[Figures] = []
     for bench in benches:
-        tasks = [
-            Least(bench, policy, goal, seconds, seed) for goal in goals for policy in (DISTSERVE, *POLICIES)
-        ]
-        least += measure_all(_do, tasks, jobs, tell(bench.name, len(tasks)))
+        tasks = [Goals(bench, policy, goals, seconds, seed) for policy in (DISTSERVE, *POLICIES)]
+        for found in measure_all(_do, tasks, jobs, tell(bench.name, len(tasks))):
+            least += found["least"]
         done = benches[: benches.index(bench) + 1]
         yield {
             "experiment": "gpus",
@@ -146,7 +167,7 @@ def _run(setup: ClusterSetup, bench: Bench, rate: float, seconds: float, seed: i
     return figures(simulate_cluster(bench.trace(rate, seconds, seed), setup))
 
 
-def _do(task: Row | Least) -> Figures:
+def _do(task: Row | Goals) -> Figures:
     try:
         return task.do()
     except Exception as exc:

@@ -9,7 +9,7 @@ import pytest
 from brim.core.errors import ConfigError
 from brim.profiles.loader import load
 from brim.reproduction.gpus.benches import BENCHES, Bench
-from brim.reproduction.gpus.experiment import DISTSERVE, Least, reproduce
+from brim.reproduction.gpus.experiment import DISTSERVE, Goals, Least, _run, reproduce
 from brim.reproduction.gpus.report import text
 from brim.simulation.cluster.figures import figures
 from brim.simulation.cluster.run import simulate_cluster
@@ -59,6 +59,22 @@ def test_every_row_stands_in_the_tables(monkeypatch: pytest.MonkeyPatch):
     told = text(results)
     assert all(f"| {policy} |" in told for policy in (DISTSERVE, "vllm", "econoserve"))
     assert "| 3 | 55% |" in told
+
+
+def test_for_a_second_goal_nothing_is_run_again(monkeypatch: pytest.MonkeyPatch):
+    ran: list[object] = []
+
+    def counted(setup, *rest):
+        ran.append(setup.serving.replicas)
+        return _run(setup, *rest)
+
+    monkeypatch.setattr("brim.reproduction.gpus.experiment._run", counted)
+    for policy in ("vllm", DISTSERVE):
+        ran.clear()
+        both = Goals(SMALL, policy, [GOAL, GOAL], 5.0, 0).do()["least"]
+        once = len(ran)
+        assert both[0] == both[1] == Least(SMALL, policy, GOAL, 5.0, 0).do()
+        assert len(ran) == 2 * once  # as many again for the one alone
 
 
 def test_an_unknown_set_up_is_refused():
