@@ -6,7 +6,13 @@ from collections.abc import Iterator
 from itertools import islice
 
 from brim.core.deciding.draft import Draft
-from brim.core.deciding.online_part import MOST_PROMPTS, online_step, prompt_work, view_is_offline
+from brim.core.deciding.online_part import (
+    MOST_PROMPTS,
+    online_step,
+    prompt_token_ns,
+    prompt_work,
+    view_is_offline,
+)
 from brim.core.policies.hurrying import Hurrying
 from brim.core.policies.timing import Timing
 from brim.core.request import RequestView
@@ -40,7 +46,8 @@ def _sorted(
     if not online:
         return first
     step = online_step(timing, draft.board, draft.now_ns, draft.stopped(), [])
-    works = {view: prompt_work(timing, draft.board, view) for view in online}
+    token_ns = prompt_token_ns(timing.steps)
+    works = {view: prompt_work(timing, draft.board, view, 0, token_ns) for view in online}
 
     def place(one: Candidate) -> tuple[bool, bool, int, bool]:
         view, work = one[0], works.get(one[0])

@@ -36,22 +36,24 @@ def prompt_works(
 ) -> list[PromptWork]:
     """Of those `running` that don't decode, in this order, and of the first that wait behind them."""
     waiting = islice((view for view in board.waiting if view not in chunk_tokens), MOST_PROMPTS)
+    token_ns = prompt_token_ns(timing.steps)
     return [
-        prompt_work(timing, board, view, chunk_tokens.get(view, 0))
+        prompt_work(timing, board, view, chunk_tokens.get(view, 0), token_ns)
         for view in (*running, *waiting)
         if not view_is_offline(view)
     ]
 
 
-def prompt_work(timing: Timing, board: Board, view: RequestView, tokens: int = 0) -> PromptWork:
+def prompt_work(timing: Timing, board: Board, view: RequestView, tokens: int, token_ns: int) -> PromptWork:
     """Of an online request that does not decode, and runs so many tokens in the coming step."""
     cached = 0 if view.num_scheduled_tokens else board.hit_tokens(view)
-    return timing.watch.work(view, tokens, cached, _token_ns(timing.steps))
+    return timing.watch.work(view, tokens, cached, token_ns)
 
 
 def view_is_offline(view: RequestView) -> bool:
     return view.request.task_class is TaskClass.OFFLINE
 
 
-def _token_ns(steps: RefittedStepTime) -> int:
+def prompt_token_ns(steps: RefittedStepTime) -> int:
+    """What a token of a prompt takes."""
     return steps.nanoseconds(StepShape(256)) // 256
