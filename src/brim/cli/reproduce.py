@@ -113,7 +113,7 @@ def _gpus(folder: Path, quick: bool, setup: list[str], seed: int, jobs: int, as_
     from brim.reproduction.gpus.report import text
     from brim.reproduction.writing import write_tables
 
-    seconds, goals = (60.0, [0.8]) if quick else (240.0, [0.8, 0.85])
+    seconds, goals = (60.0, [0.8]) if quick else (120.0, [0.8, 0.85])
     for results in reproduce(seconds, goals, setup, seed, jobs, _Progress):
         write_tables(results, folder, text)
     print(json.dumps(results) if as_json else text(results))

@@ -14,6 +14,7 @@ from brim.core.policies.chunking import Chunking
 from brim.core.policies.expecting import Expecting, Predicted
 from brim.core.policies.filling import Filling
 from brim.core.policies.grouping import Alone, Grouping
+from brim.core.policies.hurrying import Hurrying
 from brim.core.policies.lending import Lending
 from brim.core.policies.ordering import Ordering
 from brim.core.policies.picking import InOrder, Picking
@@ -44,6 +45,7 @@ class Policy:
     decoupled: bool = False
     pace: Pace | None = None  # told every step's time, for the rules that hold it
     timing: Timing | None = None  # None: offline requests may take any time
+    hurrying: Hurrying | None = None  # None: first tokens that are late already go in order, like others
     planning: Planning | None = None  # where offline requests wait in a pool
     evicting: Evicting = Evicting.LEAST_RECENTLY_USED
     headroom: Headroom | None = None  # what offline requests leave to online ones that are to come

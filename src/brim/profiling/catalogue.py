@@ -182,7 +182,9 @@ RECIPES = {
     "a100-llama-2-7b": _composed("a100", LLAMA_2, A100_SMALL_2, ALIKE),
     "a100-llama-3-8b": _composed("a100", LLAMA_3, A100_SMALL_3),
     "a100-opt-13b": _opt("opt-13b", 1),
+    "a100-opt-13b-tp2": _opt("opt-13b", 2),
     "a100-opt-66b": _opt("opt-66b", 4),
+    "a100-opt-66b-tp8": _opt("opt-66b", 8),
     "a100-opt-175b": _composed(
         "a100",
         PRESETS["opt-175b"],

@@ -6,14 +6,13 @@ from collections.abc import Collection, Mapping
 from itertools import islice
 
 from brim.core.decision import Board
-from brim.core.estimators.online_watch import OnlineWatch
 from brim.core.estimators.refitted import RefittedStepTime
 from brim.core.estimators.slack import OnlineStep, PromptWork
 from brim.core.estimators.step_time import StepShape
 from brim.core.policies.timing import Timing
 from brim.core.request import RequestView, Status, TaskClass
 
-_MOST_PROMPTS = 16  # of those that wait: behind so many the next one is late anyway
+MOST_PROMPTS = 16  # of those that wait: behind so many the next one is late anyway
 
 
 def online_step(
@@ -36,17 +35,18 @@ def prompt_works(
     timing: Timing, board: Board, running: Collection[RequestView], chunk_tokens: Mapping[RequestView, int]
 ) -> list[PromptWork]:
     """Of those `running` that don't decode, in this order, and of the first that wait behind them."""
-    waiting = islice((view for view in board.waiting if view not in chunk_tokens), _MOST_PROMPTS)
-    token_ns = _token_ns(timing.steps)
+    waiting = islice((view for view in board.waiting if view not in chunk_tokens), MOST_PROMPTS)
+    token_ns = prompt_token_ns(timing.steps)
     return [
-        _work(timing.watch, board, view, chunk_tokens.get(view, 0), token_ns)
+        prompt_work(timing, board, view, chunk_tokens.get(view, 0), token_ns)
         for view in (*running, *waiting)
         if not view_is_offline(view)
     ]
 
 
-def _work(watch: OnlineWatch, board: Board, view: RequestView, tokens: int, token_ns: int) -> PromptWork:
-    return watch.work(view, tokens, first_token(board, view), token_ns)
+def prompt_work(timing: Timing, board: Board, view: RequestView, tokens: int, token_ns: int) -> PromptWork:
+    """Of an online request that does not decode, and runs so many tokens in the coming step."""
+    return timing.watch.work(view, tokens, first_token(board, view), token_ns)
 
 
 def first_token(board: Board, view: RequestView) -> int:
@@ -64,5 +64,6 @@ def view_is_offline(view: RequestView) -> bool:
     return view.request.task_class is TaskClass.OFFLINE
 
 
-def _token_ns(steps: RefittedStepTime) -> int:
+def prompt_token_ns(steps: RefittedStepTime) -> int:
+    """What a token of a prompt takes."""
     return steps.nanoseconds(StepShape(256)) // 256

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from brim.core.deciding.draft import Draft
+from brim.core.deciding.in_time_first import in_time_first
 from brim.core.deciding.online_part import first_token, view_is_offline
 from brim.core.deciding.spare_time import tokens_for, turn_to_offline
 from brim.core.decision import Grant
@@ -13,7 +14,7 @@ from brim.core.request import RequestView
 
 def fill(draft: Draft) -> None:
     """Gives what is left of the token budget to half-done prompts and to new requests, in order."""
-    for view, waits in _candidates(draft):
+    for view, waits in in_time_first(draft, _candidates(draft)):
         if view_is_offline(view):
             turn_to_offline(draft)
         if waits:

@@ -7,23 +7,28 @@ from typing import NamedTuple
 
 from brim.core.request import Request
 
+GRACE_TOKENS = 3  # TPOT is a mean: so many first tokens of an answer may come together, if they must
+
 
 class Pacing(NamedTuple):
     """What a request asks of its tokens after the first; None: nothing.
 
     A token is due `gap_ns` after the one before, and `per_token_ns` for each token since the first. So a
-    token that came early gives its successors more time, but only up to the gap.
+    token that came early gives its successors more time, but only up to the gap. For the sake of somebody's
+    first token a gap may be as long as `longest_ns`; None: no longer than ever.
     """
 
     gap_ns: int | None
     per_token_ns: int | None
+    longest_ns: int | None = None
 
 
 def pacing(request: Request, first_ns: int, tokens_to_come: int) -> Pacing:
     """From the targets of the request, its first token drawn at `first_ns`.
 
-    Without an ITL target the gap is twice the TPOT. A deadline is spread evenly over the tokens that are
-    expected to come; one that has passed asks for nothing any more.
+    Without an ITL target the gap is twice the TPOT, and for somebody's first token `GRACE_TOKENS` times.
+    A deadline is spread evenly over the tokens that are expected to come; one that has passed asks for
+    nothing any more.
     """
     slo = request.slo
     end_ns = end_due_ns(request)
@@ -31,7 +36,8 @@ def pacing(request: Request, first_ns: int, tokens_to_come: int) -> Pacing:
     spread_ns = None
     if end_ns is not None and end_ns > first_ns:
         spread_ns = _coarse((end_ns - first_ns) // max(tokens_to_come, 1))
-    return Pacing(_least(*gaps), _least(slo.tpot_ns, spread_ns))
+    longest_ns = slo.itl_ns if slo.itl_ns is not None or slo.tpot_ns is None else GRACE_TOKENS * slo.tpot_ns
+    return Pacing(_least(*gaps), _least(slo.tpot_ns, spread_ns), longest_ns)
 
 
 def end_due_ns(request: Request) -> int | None:
@@ -83,7 +89,7 @@ class DueTimes:
     def __init__(self) -> None:
         self._lines: dict[str, _Line] = {}
         self._by_pace: dict[int, list[tuple[int, str]]] = {}  # (key, request id), sorted
-        self._by_gap: dict[int, dict[str, None]] = {}
+        self._by_gap: dict[tuple[int, int], dict[str, None]] = {}  # by it and the longest
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -109,27 +115,28 @@ class DueTimes:
     def _start(self, request_id: str, offset: int) -> None:
         line = self._lines[request_id]
         line.offset = offset
-        gap_ns, per_token_ns = line.pacing
+        gap_ns, per_token_ns, longest_ns = line.pacing
         if per_token_ns is not None:
             insort(self._by_pace.setdefault(per_token_ns, []), (line.key(per_token_ns), request_id))
         if gap_ns is not None:
-            self._by_gap.setdefault(gap_ns, {})[request_id] = None
+            self._by_gap.setdefault((gap_ns, longest_ns or gap_ns), {})[request_id] = None
 
     def stop(self, request_id: str) -> None:
         """It sits out until it is started again. Nothing happens where it does already."""
         line = self._lines.get(request_id)
         if line is None or line.offset is None:
             return
-        gap_ns, per_token_ns = line.pacing
+        gap_ns, per_token_ns, longest_ns = line.pacing
         if per_token_ns is not None:
             keys = self._by_pace[per_token_ns]
             del keys[bisect_left(keys, (line.key(per_token_ns), request_id))]
             if not keys:
                 del self._by_pace[per_token_ns]
         if gap_ns is not None:
-            del self._by_gap[gap_ns][request_id]
-            if not self._by_gap[gap_ns]:
-                del self._by_gap[gap_ns]
+            gaps = gap_ns, longest_ns or gap_ns
+            del self._by_gap[gaps][request_id]
+            if not self._by_gap[gaps]:
+                del self._by_gap[gaps]
         line.offset = None
 
     def end(self, request_id: str) -> None:
@@ -141,8 +148,28 @@ class DueTimes:
         """Whose token of the step of `tick` is due first, all of them having drawn one at `last_ns`."""
         dues = [Due(pace_ns * tick + keys[0][0], keys[0][1]) for pace_ns, keys in self._by_pace.items()]
         if self._by_gap:
-            gap_ns = min(self._by_gap)
-            dues.append(Due(last_ns + gap_ns, next(iter(self._by_gap[gap_ns]))))
+            gaps = min(self._by_gap)
+            dues.append(Due(last_ns + gaps[0], next(iter(self._by_gap[gaps]))))
+        return min(dues, default=None)
+
+    def least_for_first_tokens(self, tick: int, last_ns: int) -> int | None:
+        """The same, for a step that is longer for the sake of somebody's first token.
+
+        The first `GRACE_TOKENS` after an answer's first one are due together, with the last of them, and gaps
+        may be of the longest. Looks at those that are so young, and one more for each target.
+        """
+        dues = [last_ns + longest_ns for _, longest_ns in self._by_gap]
+        for pace_ns, keys in self._by_pace.items():
+            least_ns: int | None = None
+            for key_ns, request_id in keys:
+                due_ns = pace_ns * tick + key_ns
+                if least_ns is not None and due_ns >= least_ns:
+                    break
+                least_ns = _least(
+                    least_ns, max(due_ns, self._lines[request_id].first_ns + GRACE_TOKENS * pace_ns)
+                )
+            assert least_ns is not None
+            dues.append(least_ns)
         return min(dues, default=None)
 
     def due_ns(self, request_id: str, num_drawn: int, last_ns: int) -> int | None:
@@ -150,18 +177,18 @@ class DueTimes:
         line = self._lines.get(request_id)
         if line is None:
             return None
-        gap_ns, per_token_ns = line.pacing
+        gap_ns, per_token_ns, _ = line.pacing
         after_last = None if gap_ns is None else last_ns + gap_ns
         since_first = None if per_token_ns is None else line.first_ns + per_token_ns * num_drawn
         return _least(after_last, since_first)
 
     def least_gap_ns(self) -> int | None:
         """How long none of those that decode may wait between two tokens."""
-        return min(self._by_gap, default=None)
+        return min([gap_ns for gap_ns, _ in self._by_gap], default=None)
 
     def least_pace_ns(self) -> int | None:
         """How long each of many steps may take, with those that decode."""
-        return min([*self._by_pace, *self._by_gap], default=None)
+        return min([*self._by_pace, *(gap_ns for gap_ns, _ in self._by_gap)], default=None)
 
 
 def _least(*times: int | None) -> int | None:

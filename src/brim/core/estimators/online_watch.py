@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from brim.core.estimators.arrivals import Arrivals
-from brim.core.estimators.due_times import DueTimes, Pacing, end_due_ns, first_due_ns, pacing
+from brim.core.estimators.due_times import DueTimes, end_due_ns, first_due_ns, pacing
 from brim.core.estimators.slack import PromptWork
 from brim.core.request import RequestView, TaskClass
 
@@ -28,8 +28,8 @@ class OnlineWatch:
         self._last_ns.pop(request_id, None)
         self._decoding.add(request_id)
         if view.num_tokens == view.num_prompt_tokens:  # its first token is in flight
-            gap_ns = pacing(view.request, self._committed_ns, 1).gap_ns
-            self.dues.pace(request_id, Pacing(gap_ns, None), self._committed_ns)
+            gaps = pacing(view.request, self._committed_ns, 1)._replace(per_token_ns=None)
+            self.dues.pace(request_id, gaps, self._committed_ns)
         self.dues.start(request_id, view.num_scheduled_tokens - view.num_prompt_tokens + 1, tick)
 
     def stopped(self, view: RequestView) -> None:

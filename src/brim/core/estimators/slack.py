@@ -49,9 +49,14 @@ class OnlineStep(NamedTuple):
     held_back: bool = True
 
     @property
+    def decodes(self) -> StepShape:
+        """The sizes of the online part without its prompts."""
+        return StepShape(self.num_decodes, 0, self.num_decodes, self.decode_context)
+
+    @property
     def shape(self) -> StepShape:
         """The sizes of the online part."""
-        shape = StepShape(self.num_decodes, 0, self.num_decodes, self.decode_context)
+        shape = self.decodes
         for prompt in self.prompts:
             if prompt.tokens_now:
                 shape = with_chunk(shape, prompt.tokens_now, prompt.start)
@@ -115,8 +120,7 @@ class Slack:
 
         Ends at the first predicted miss, so that an overload is not walked through in every step.
         """
-        decodes = StepShape(step.num_decodes, 0, step.num_decodes, step.decode_context)
-        shape = step.shape
+        decodes, shape = step.decodes, step.shape
         online_ns = self._predict(shape) if shape.new_tokens else 0
         least: _Bound | None = None
         for bound in self._bounds(step, decodes):

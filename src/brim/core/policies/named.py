@@ -26,6 +26,7 @@ from brim.core.policies.chunking import FillTheBudget, WholePrompts
 from brim.core.policies.expecting import Predicted
 from brim.core.policies.filling import FixedBudget
 from brim.core.policies.grouping import SameEnd
+from brim.core.policies.hurrying import FirstTokens
 from brim.core.policies.lending import Lending
 from brim.core.policies.ordering import (
     ByRanges,
@@ -245,11 +246,12 @@ def _echo(config: SchedulerConfig, known: Known) -> Policy:
 
 
 def _brim(config: SchedulerConfig, known: Known) -> Policy:
-    """Online the shortest first unless one is urgent; offline as in Echo."""
+    """Online the shortest first unless one is urgent and can still be in time; offline as in Echo."""
     return replace(
         _echo(config, known),
         name="brim",
         ordering=ShortestUnlessUrgent(),
+        hurrying=FirstTokens(),
         preempting=LeastLossThenLongest(),
         expecting=_predicted(config, known),
     )

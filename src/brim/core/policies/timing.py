@@ -8,7 +8,6 @@ from brim.core.estimators.chunk_size import Predict, largest_chunk
 from brim.core.estimators.online_watch import OnlineWatch
 from brim.core.estimators.refitted import RefittedStepTime
 from brim.core.estimators.slack import OnlineStep, Slack, StepLimit
-from brim.core.estimators.step_time import StepShape
 
 
 class Timing(Protocol):
@@ -80,5 +79,4 @@ class FixedLatency:
 
 def _chunk(predict: Predict, step: OnlineStep, most: int, limit_ns: int) -> int:
     """Where the time is too short for any, it can't be kept, and the step is full."""
-    decodes = StepShape(step.num_decodes, 0, step.num_decodes, step.decode_context)
-    return largest_chunk(predict, decodes, 0, most, limit_ns) or most
+    return largest_chunk(predict, step.decodes, 0, most, limit_ns) or most

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from random import Random
+from typing import NamedTuple
 
 from brim.core.config import SchedulerConfig
 from brim.core.estimators.response_length import History
@@ -32,9 +33,27 @@ SPREAD = 0.7
 PREDICTING = ("econoserve",)
 
 
+class Replicas(NamedTuple):
+    """So many, each of this profile."""
+
+    profile: str
+    number: int
+
+    @property
+    def gpus_each(self) -> int:
+        return load(self.profile).tensor_parallel
+
+    @property
+    def gpus(self) -> int:
+        return self.number * self.gpus_each
+
+
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """`rate` requests/s of the whole load; `kv_tokens` None: the profile's cache."""
+    """`rate` requests/s of the whole load; `kv_tokens` None: the profile's cache.
+
+    `wider` are profiles of the same model on more GPUs each, for whoever needs fewer in all with them.
+    """
 
     name: str
     profile: str
@@ -45,6 +64,11 @@ class Bench:
     mean_input: float = 755.0
     mean_output: float = 200.0
     max_input: int = 1536  # and the rest of the positions for the output
+    wider: tuple[str, ...] = ()
+
+    @property
+    def profiles(self) -> tuple[str, ...]:
+        return (self.profile, *self.wider)
 
     def trace(self, rate: float, seconds: float, seed: int) -> Trace:
         count = max(round(rate * seconds), 1)
@@ -56,8 +80,9 @@ class Bench:
         requests = [TraceRequest(0, i, o) for i, o in zip(*sides, strict=True)]
         return with_arrivals(Trace(self.name, requests, has_arrivals=False), Poisson(rate, seed))
 
-    def pool(self, policy: str, replicas: int, seed: int) -> Pool:
-        profile = load(self.profile)
+    def pool(self, policy: str, replicas: int, seed: int, name: str | None = None) -> Pool:
+        """Replicas of the profile of that name; None: of the narrowest."""
+        profile = load(name or self.profile)
         config = SchedulerConfig(
             num_blocks=(self.kv_tokens or profile.kv_tokens()) // BLOCK_SIZE,
             block_size=BLOCK_SIZE,
@@ -80,14 +105,14 @@ class Bench:
             gpus=profile.tensor_parallel,
         )
 
-    def together(self, policy: str, replicas: int, seed: int = 0) -> ClusterSetup:
+    def together(self, policy: str, replicas: Replicas, seed: int = 0) -> ClusterSetup:
         """Prompts and answers on the same replicas."""
-        return self._setup(self.pool(policy, replicas, seed))
+        return self._setup(self.pool(policy, replicas.number, seed, replicas.profile))
 
-    def apart(self, prefill: int, decode: int, seed: int = 0) -> ClusterSetup:
+    def apart(self, prefill: Replicas, decode: Replicas, seed: int = 0) -> ClusterSetup:
         """DistServe: prompts first come first served, the shortest queue; answers where fewest are."""
-        prompts = prefill_pool(self.pool("vllm-2023", 1, seed), prefill)
-        answers = decode_pool(self.pool("vllm", 1, seed), decode)
+        prompts = prefill_pool(self.pool("vllm-2023", 1, seed, prefill.profile), prefill.number)
+        answers = decode_pool(self.pool("vllm", 1, seed, decode.profile), decode.number)
         bytes_per_token = load(self.profile).kv_bytes_per_token
         moved = Disaggregation(answers, bytes_per_token, LINK_BYTES_PER_SECOND)
         return replace(self._setup(prompts), disaggregation=moved)
@@ -101,9 +126,9 @@ class Bench:
 
 SCARCE = 15_700  # tokens of KV cache in EconoServe's set-up: 12 GB
 BENCHES = (
-    Bench("opt-13b", "a100-opt-13b", 0.25, 0.1, 12.0),
+    Bench("opt-13b", "a100-opt-13b", 0.25, 0.1, 12.0, wider=("a100-opt-13b-tp2",)),
     Bench("opt-13b, 12 GB of KV cache", "a100-opt-13b", 0.25, 0.1, 12.0, SCARCE),
     Bench("opt-13b, short prompts", "a100-opt-13b", 0.25, 0.1, 12.0, SCARCE, 161.0, 338.0, 1024),
-    Bench("opt-66b", "a100-opt-66b", 2.5, 0.15, 20.0),
+    Bench("opt-66b", "a100-opt-66b", 2.5, 0.15, 20.0, wider=("a100-opt-66b-tp8",)),
     Bench("opt-175b", "a100-opt-175b", 4.0, 0.2, 20.0),
 )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from brim.core.errors import ConfigError
-from brim.reproduction.gpus.benches import BENCHES, Bench
+from brim.reproduction.gpus.benches import BENCHES, Bench, Replicas
 from brim.simulation.cluster.figures import figures
 from brim.simulation.cluster.run import simulate_cluster
 from brim.simulation.cluster.setup import ClusterSetup
@@ -20,6 +20,7 @@ PUBLISHED = {0.25: 0.90, 0.5: 0.90, 1.0: 0.85, 1.5: 0.81, 2.0: 0.71, 2.25: 0.70,
 DISTSERVE = "distserve"
 POLICIES = ("vllm-2023", "vllm", "sarathi", "econoserve", "brim")
 MOST = 64
+Sides = tuple[Replicas, ...]  # one for all, or one for prompts and one for answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,13 @@ class Row:
 
     def do(self) -> Figures:
         count_seconds = max(self.seconds, 400 / self.rate)  # 400 requests at least
-        found = _run(self.bench.together("vllm-2023", 1), self.bench, self.rate, count_seconds, self.seed)
+        found = _run(
+            self.bench.together("vllm-2023", Replicas(self.bench.profile, 1)),
+            self.bench,
+            self.rate,
+            count_seconds,
+            self.seed,
+        )
         own = found["online"]
         return {
             "rate": self.rate,
@@ -54,60 +61,94 @@ class Least:
     seconds: float
     seed: int
     most: int = MOST  # replicas that are tried
+    tried: dict[Sides, Figures] = field(default_factory=dict, compare=False, repr=False)
 
     def do(self) -> Figures:
-        gpus = self.bench.pool("vllm", 1, 0).gpus
-        if self.policy == DISTSERVE:
-            prefill, decode, found = self._apart()
-            replicas = None if found is None else prefill + decode
-            about: Figures = {"prefill": prefill, "decode": decode}
-        else:
-            replicas, found = self._together()
-            about = {}
+        sides = self._apart() if self.policy == DISTSERVE else self._together()
+        found = None if sides is None else self._figures(sides)
         return {
             "bench": self.bench.name,
             "policy": self.policy,
             "goal": self.goal,
-            "replicas": replicas,
-            "gpus": None if replicas is None else replicas * gpus,
+            "replicas": sides and [side.number for side in sides],
+            "gpus_each": sides and [side.gpus_each for side in sides],
+            "gpus": sides and _gpus(sides),
             "attainment": found and found["online"]["slo_attainment"],
             "busy_share": found and found["busy_share"],
-            **about,
         }
 
-    def _together(self) -> tuple[int | None, Figures | None]:
-        tried: dict[int, Figures] = {}
+    def _together(self) -> Sides | None:
+        least = self._least(lambda replicas: (replicas,), self.most)
+        return None if least is None else (least,)
 
-        def holds(replicas: int) -> bool:
-            tried[replicas] = self._figures(self.bench.together(self.policy, replicas, self.seed))
-            return self._reached(tried[replicas])
-
-        least = least_that(holds, 4, self.most)
-        return least, None if least is None else tried[least]
-
-    def _apart(self) -> tuple[int, int, Figures | None]:
+    def _apart(self) -> Sides | None:
         """The least of each side with plenty of the other; where both do not hold together, one more each."""
-        plenty = self.most // 2
-        prefill = least_that(lambda n: self._holds_apart(n, plenty), 4, plenty)
-        decode = least_that(lambda n: self._holds_apart(plenty, n), 4, plenty)
+        plenty = Replicas(self.bench.profiles[-1], self.most // 2)
+        prefill = self._least(lambda replicas: (replicas, plenty), self.most // 2)
+        decode = self._least(lambda replicas: (plenty, replicas), self.most // 2)
         if prefill is None or decode is None:
-            return 0, 0, None
+            return None
         for more in range(4):
-            for extra in range(more + 1):
-                split = prefill + more - extra, decode + extra
-                found = self._figures(self.bench.apart(*split, self.seed))
-                if self._reached(found):
-                    return *split, found
-        return prefill, decode, None
+            splits = [(_more(prefill, more - extra), _more(decode, extra)) for extra in range(more + 1)]
+            for sides in sorted(splits, key=_gpus):
+                if self._holds(sides):
+                    return sides
+        return None
 
-    def _holds_apart(self, prefill: int, decode: int) -> bool:
-        return self._reached(self._figures(self.bench.apart(prefill, decode, self.seed)))
+    def _least(self, sides: Callable[[Replicas], Sides], most: int) -> Replicas | None:
+        """Of the profile with which they take the fewest GPUs; of equals the narrowest."""
+        best: Replicas | None = None
+        for profile in self.bench.profiles:
+            fewer = most if best is None else min((best.gpus - 1) // Replicas(profile, 1).gpus, most)
+            if fewer < 1:
+                continue
+            count = self._least_of(profile, sides, fewer)
+            best = best if count is None else Replicas(profile, count)
+        return best
 
-    def _figures(self, setup: ClusterSetup) -> Figures:
-        return _run(setup, self.bench, self.bench.rate, self.seconds, self.seed)
+    def _least_of(self, profile: str, sides: Callable[[Replicas], Sides], most: int) -> int | None:
+        return least_that(lambda count: self._holds(sides(Replicas(profile, count))), 4, most)
 
-    def _reached(self, found: Figures) -> bool:
-        return float(found["online"]["slo_attainment"]) >= self.goal
+    def _figures(self, sides: Sides) -> Figures:
+        """Of these replicas for all, or of these for prompts and those for answers; run once."""
+        if sides not in self.tried:
+            first, *rest = sides
+            setup = (
+                self.bench.apart(first, rest[0], self.seed)
+                if rest
+                else self.bench.together(self.policy, first, self.seed)
+            )
+            self.tried[sides] = _run(setup, self.bench, self.bench.rate, self.seconds, self.seed)
+        return self.tried[sides]
+
+    def _holds(self, sides: Sides) -> bool:
+        return float(self._figures(sides)["online"]["slo_attainment"]) >= self.goal
+
+
+def _gpus(sides: Sides) -> int:
+    return sum(side.gpus for side in sides)
+
+
+def _more(replicas: Replicas, number: int) -> Replicas:
+    return replicas._replace(number=replicas.number + number)
+
+
+@dataclass(frozen=True, slots=True)
+class Goals:
+    """The same for several shares: what was run for one is not run again for the next."""
+
+    bench: Bench
+    policy: str
+    goals: Sequence[float]
+    seconds: float
+    seed: int
+
+    def do(self) -> Figures:
+        tried: dict[Sides, Figures] = {}
+        parts = self.bench, self.policy
+        return {
+            "least": [Least(*parts, goal, self.seconds, self.seed, tried=tried).do() for goal in self.goals]
+        }
 
 
 def reproduce(
@@ -121,10 +162,9 @@ def reproduce(
     baseline = measure_all(_do, rows, jobs, tell("published row", len(rows)))
     least: list[Figures] = []
     for bench in benches:
-        tasks = [
-            Least(bench, policy, goal, seconds, seed) for goal in goals for policy in (DISTSERVE, *POLICIES)
-        ]
-        least += measure_all(_do, tasks, jobs, tell(bench.name, len(tasks)))
+        tasks = [Goals(bench, policy, goals, seconds, seed) for policy in (DISTSERVE, *POLICIES)]
+        for found in measure_all(_do, tasks, jobs, tell(bench.name, len(tasks))):
+            least += found["least"]
         done = benches[: benches.index(bench) + 1]
         yield {
             "experiment": "gpus",
@@ -146,7 +186,7 @@ def _run(setup: ClusterSetup, bench: Bench, rate: float, seconds: float, seed: i
     return figures(simulate_cluster(bench.trace(rate, seconds, seed), setup))
 
 
-def _do(task: Row | Least) -> Figures:
+def _do(task: Row | Goals) -> Figures:
     try:
         return task.do()
     except Exception as exc:

@@ -17,7 +17,8 @@ def _parts(results: Figures) -> Iterator[str]:
     yield "# GPUs against DistServe: tables"
     yield (
         f"Poisson arrivals over {results['seconds']:g} s of virtual time, seed {results['seed']}; "
-        "synthetic lengths of the stated averages."
+        "synthetic lengths of the stated averages. In brackets replicas times GPUs of each; of DistServe "
+        "those for prompts first."
     )
     yield "## The published row: vLLM of 2023 on one A100, OPT-13B"
     titles = ("requests/s", "published", "measured", "TTFT met", "TPOT met")
@@ -57,8 +58,8 @@ def _least(results: Figures, bench: str) -> str:
 def _gpus(one: Figures) -> str:
     if one["gpus"] is None:
         return "none holds"
-    split = f" ({one['prefill']} + {one['decode']} replicas)" if one["policy"] == DISTSERVE else ""
-    return f"{one['gpus']}{split}"
+    sides = zip(one["replicas"], one["gpus_each"], strict=True)
+    return f"{one['gpus']} ({' + '.join(f'{count} x {each}' for count, each in sides)})"
 
 
 def _change(one: Figures, distserve: Figures) -> str:

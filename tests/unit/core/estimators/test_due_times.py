@@ -19,13 +19,13 @@ def request(arrival_ns: int = 0, deadline_ns: int | None = None, **targets: int)
     ("targets", "expected"),
     [
         ({}, Pacing(None, None)),
-        ({"itl_ns": 30}, Pacing(30, None)),
-        ({"tpot_ns": 50}, Pacing(100, 50)),
-        ({"tpot_ns": 50, "itl_ns": 70}, Pacing(70, 50)),
-        ({"tpot_ns": 50, "itl_ns": 200}, Pacing(100, 50)),
+        ({"itl_ns": 30}, Pacing(30, None, 30)),
+        ({"tpot_ns": 50}, Pacing(100, 50, 150)),
+        ({"tpot_ns": 50, "itl_ns": 70}, Pacing(70, 50, 70)),
+        ({"tpot_ns": 50, "itl_ns": 200}, Pacing(100, 50, 200)),
         ({"ttft_ns": 50}, Pacing(None, None)),
         ({"e2e_ns": 1100}, Pacing(None, 10)),  # 1000 ns for 100 tokens
-        ({"e2e_ns": 1100, "tpot_ns": 4}, Pacing(8, 4)),
+        ({"e2e_ns": 1100, "tpot_ns": 4}, Pacing(8, 4, 12)),
         ({"e2e_ns": 100}, Pacing(None, None)),  # lost with the first token
     ],
 )
@@ -68,6 +68,24 @@ def test_a_banked_early_token_gives_time_only_up_to_the_gap():
     assert dues.least(9, last_ns=95) == Due(150, "r")
 
 
+def test_for_a_first_token_the_first_tokens_of_an_answer_are_due_together():
+    dues = DueTimes()
+    dues.pace("r", pacing(request(tpot_ns=50), first_ns=0, tokens_to_come=9), first_ns=0)
+    dues.start("r", num_drawn=1, tick=7)
+    assert [dues.least_for_first_tokens(tick, last_ns=10) for tick in (7, 8, 9)] == [150, 150, 150]
+    assert dues.least_for_first_tokens(10, last_ns=130) == 200  # from then on as ever
+    assert dues.least_for_first_tokens(20, last_ns=30) == 180  # time in hand, but no more than three times
+    assert dues.least(20, last_ns=30) == Due(130, "r")  # ... and twice, where there is no such need
+
+
+def test_for_a_first_token_no_gap_is_longer_than_its_target():
+    dues = DueTimes()
+    dues.pace("r", pacing(request(tpot_ns=50, itl_ns=60), first_ns=0, tokens_to_come=9), first_ns=0)
+    dues.start("r", num_drawn=1, tick=0)
+    assert dues.least_for_first_tokens(0, last_ns=0) == 60
+    assert DueTimes().least_for_first_tokens(0, 0) is None
+
+
 def test_who_sits_out_has_a_due_time_of_its_own():
     dues = DueTimes()
     dues.pace("r", Pacing(100, 50), first_ns=0)
@@ -107,7 +125,10 @@ class ManyRequests(RuleBasedStateMachine):
 
     ids = st.integers(0, 6).map("r{}".format)
     pacings = st.builds(
-        Pacing, st.none() | st.sampled_from([20, 30, 45]), st.none() | st.sampled_from([7, 12, 25])
+        Pacing,
+        st.none() | st.sampled_from([20, 30, 45]),
+        st.none() | st.sampled_from([7, 12, 25]),
+        st.none() | st.sampled_from([45, 60]),
     )
 
     def __init__(self) -> None:
@@ -151,18 +172,23 @@ class ManyRequests(RuleBasedStateMachine):
 
     @invariant()
     def the_least_is_the_least_of_all(self):
-        dues = []
+        dues, loose = [], []
         for request_id in self.decoding:
-            (gap_ns, per_token_ns), first_ns = self.known[request_id]
+            (gap_ns, per_token_ns, longest_ns), first_ns = self.known[request_id]
             own = [] if gap_ns is None else [self.now_ns + gap_ns]
             if per_token_ns is not None:
                 own.append(first_ns + self.drawn[request_id] * per_token_ns)
             alone_ns = self.dues.due_ns(request_id, self.drawn[request_id], self.now_ns)
             assert alone_ns == min(own, default=None)
             dues += own
+            if gap_ns is not None:
+                loose.append(self.now_ns + (longest_ns or gap_ns))
+            if per_token_ns is not None:
+                loose.append(first_ns + max(self.drawn[request_id], 3) * per_token_ns)
         found = self.dues.least(self.tick, self.now_ns)
         assert (None if found is None else found.due_ns) == min(dues, default=None)
         assert found is None or found.request_id in self.decoding
+        assert self.dues.least_for_first_tokens(self.tick, self.now_ns) == min(loose, default=None)
         assert len(self.dues) == len(self.known)
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from brim.core.errors import ConfigError
 from brim.profiles.loader import load
-from brim.reproduction.gpus.benches import BENCHES, Bench
-from brim.reproduction.gpus.experiment import DISTSERVE, Least, reproduce
+from brim.reproduction.gpus.benches import BENCHES, Bench, Replicas
+from brim.reproduction.gpus.experiment import DISTSERVE, Goals, Least, _run, reproduce
 from brim.reproduction.gpus.report import text
 from brim.simulation.cluster.figures import figures
 from brim.simulation.cluster.run import simulate_cluster
@@ -25,16 +25,28 @@ def attained(setup: object) -> float:
 
 def test_the_least_replicas_hold_and_one_fewer_does_not():
     found = Least(SMALL, "vllm", GOAL, SECONDS, 0, 8).do()
-    assert found["gpus"] == found["replicas"]
-    assert found["attainment"] == attained(SMALL.together("vllm", found["replicas"])) >= GOAL
-    if found["replicas"] > 1:
-        assert attained(SMALL.together("vllm", found["replicas"] - 1)) < GOAL
+    [count] = found["replicas"]
+    assert found["gpus"] == count
+    assert found["attainment"] == attained(SMALL.together("vllm", Replicas(SMALL.profile, count))) >= GOAL
+    if count > 1:
+        assert attained(SMALL.together("vllm", Replicas(SMALL.profile, count - 1))) < GOAL
 
 
 def test_distserve_needs_both_sides():
     found = Least(SMALL, DISTSERVE, GOAL, SECONDS, 0, 8).do()
-    assert found["replicas"] == found["prefill"] + found["decode"] >= 2
-    assert attained(SMALL.apart(found["prefill"], found["decode"])) >= GOAL
+    sides = [Replicas(SMALL.profile, count) for count in found["replicas"]]
+    assert found["gpus"] == sum(found["replicas"]) >= 2
+    assert attained(SMALL.apart(*sides)) >= GOAL
+
+
+def test_more_gpus_a_replica_where_fewer_can_not_be_in_time():
+    """A prompt of 512 tokens takes 95 ms on one GPU and 74 ms on two."""
+    quick = replace(SMALL, ttft_seconds=0.06, rate=1.0)
+    wider = replace(quick, wider=("a100-opt-13b-tp2",))
+    for policy in ("vllm", DISTSERVE):
+        narrow, free = (Least(bench, policy, GOAL, SECONDS, 0, 8).do() for bench in (quick, wider))
+        assert narrow["gpus"] is None
+        assert free["gpus_each"] == ([2] if policy == "vllm" else [2, 1])
 
 
 def test_a_target_below_one_step_is_told_as_not_held():
@@ -44,7 +56,7 @@ def test_a_target_below_one_step_is_told_as_not_held():
 
 def test_apart_is_served_from_the_same_caches_and_gpus():
     for bench in BENCHES:
-        both = bench.apart(1, 1)
+        both = bench.apart(*[Replicas(bench.profile, 1)] * 2)
         assert both.disaggregation is not None
         assert both.disaggregation.decode.config.num_blocks == both.serving.config.num_blocks
         assert both.serving.gpus == load(bench.profile).tensor_parallel
@@ -59,6 +71,22 @@ def test_every_row_stands_in_the_tables(monkeypatch: pytest.MonkeyPatch):
     told = text(results)
     assert all(f"| {policy} |" in told for policy in (DISTSERVE, "vllm", "econoserve"))
     assert "| 3 | 55% |" in told
+
+
+def test_for_a_second_goal_nothing_is_run_again(monkeypatch: pytest.MonkeyPatch):
+    ran: list[object] = []
+
+    def counted(setup, *rest):
+        ran.append(setup.serving.replicas)
+        return _run(setup, *rest)
+
+    monkeypatch.setattr("brim.reproduction.gpus.experiment._run", counted)
+    for policy in ("vllm", DISTSERVE):
+        ran.clear()
+        both = Goals(SMALL, policy, [GOAL, GOAL], 5.0, 0).do()["least"]
+        once = len(ran)
+        assert both[0] == both[1] == Least(SMALL, policy, GOAL, 5.0, 0).do()
+        assert len(ran) == 2 * once  # as many again for the one alone
 
 
 def test_an_unknown_set_up_is_refused():
