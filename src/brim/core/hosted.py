@@ -99,7 +99,7 @@ class HostedScheduler(Scheduler):
         self._entered(self._states[request.request_id], 0, now_ns)
 
     def order(self, now_ns: int) -> Orders:
-        """Decides on the coming step. Raises InvariantViolated where two steps are in flight already."""
+        """Decides on the coming step, however many are in flight."""
         self._intent = intent = self._prepare(now_ns)
         return self._as_orders(intent)
 

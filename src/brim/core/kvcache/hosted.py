@@ -196,7 +196,17 @@ class HostedCache(KVCacheManager):
         """The host has carried a step out: its block ids take the places of reserved ones."""
         self._pool.entered()
         for state in list(self._open):
+            entered = self._open[state] == 0
             self._fill(state)
+            if entered and state in self._open:
+                self._miss(state)
+
+    def _miss(self, state: RequestState) -> None:
+        """Where the host found less than we did, the hits that it has not are reserved anew."""
+        start = self._open[state]
+        missed = sum(block_id >= 0 for block_id in state.block_ids[start:])
+        if missed:
+            self._replace(state, start, self._pool.take(missed))
 
     def close(self) -> None:
         """Gives back what is kept for newcomers: nobody will let them in by our orders."""
@@ -226,14 +236,18 @@ class HostedCache(KVCacheManager):
     def _fill(self, state: RequestState) -> None:
         start = self._open[state]
         fresh = self._host.table(state.request.request_id, start)
-        stood = state.block_ids[start : start + len(fresh)]
-        state.block_ids[start : start + len(fresh)] = fresh
-        self._pool.release(stood)
+        self._replace(state, start, fresh)
         if self._online is not None and state.request.task_class is TaskClass.ONLINE:
-            self._online.hold(fresh)
-            self._online.release(stood)
             self._host.mark_online(fresh)
         if start + len(fresh) >= len(state.block_ids):
             del self._open[state]
         else:
             self._open[state] = start + len(fresh)
+
+    def _replace(self, state: RequestState, start: int, ids: Sequence[int]) -> None:
+        stood = state.block_ids[start : start + len(ids)]
+        state.block_ids[start : start + len(ids)] = ids
+        self._pool.release(stood)
+        if self._online is not None and state.request.task_class is TaskClass.ONLINE:
+            self._online.hold(ids)
+            self._online.release(stood)
