@@ -2,6 +2,7 @@
 
     order     decides on the coming step: whom the host shall let in, who runs how many tokens
     ran       takes in what the host really scheduled, be it more, less or something else
+    accepted  takes in tokens that the host guessed, where it guesses
     ended     takes in a step's end: the host has appended the tokens and knows who is over
 
 Between `order` and `ran` the host carries the step out; it is told at once whom to preempt.
@@ -193,7 +194,7 @@ class HostedScheduler(Scheduler):
             elif state in self.queues.parked:
                 self.queues.parked.remove(state)
                 self.batch.unpark(state)
-            self.kv.catch_up(state)
+            self.kv.catch_up(state, state.num_scheduled_tokens + scheduled[request_id])
             if state in self.batch.catching_up and state.num_scheduled_tokens >= state.num_tokens:
                 self.batch.start_decoding(state)  # from a token that is still in flight
         for state in self.batch.rows():
@@ -224,6 +225,27 @@ class HostedScheduler(Scheduler):
         """Who draws a token in the oldest step in flight, and is still here to take it."""
         flight = self._in_flight[0]
         return [state for state in flight.plan.sampling() if state not in flight.dropped]
+
+    def accepted(self, guessed: Mapping[str, int]) -> None:
+        """Of the tokens that the host guessed ahead, so many of each request proved right in the oldest step.
+
+        To be told before `ended`: the host has appended them, beside the token that each request drew.
+        """
+        for request_id, num_tokens in guessed.items():
+            state = self._states.get(request_id)
+            if state is None or state not in self.batch or state in self._in_flight[0].dropped:
+                continue
+            self.batch.advance(state, num_tokens)
+            if state.ending:
+                self.batch.pause(state)
+            elif not self.kv.grow(state, state.num_scheduled_tokens + 1):
+                self._starve(state)
+            self._settled = False
+
+    def _starve(self, state: RequestState) -> None:
+        self.batch.pause(state)
+        if state not in self.batch.starved:
+            self.batch.starved.append(state)
 
     def ended(self, plan: StepPlan, over: Collection[str], now_ns: int) -> list[events.Event]:
         """The oldest step in flight is over, and so are these requests; returns all events since then.

@@ -215,9 +215,9 @@ class HostedCache(KVCacheManager):
     def publish_computed(self, state: RequestState) -> None:
         """The host has done it, and tells an observer itself."""
 
-    def catch_up(self, state: RequestState) -> None:
+    def catch_up(self, state: RequestState, num_tokens: int) -> None:
         """Where the host gave it more blocks than were meant for it, what it was promised is void."""
-        if self._host.table(state.request.request_id, len(state.block_ids)):
+        if self.blocks_for(num_tokens) > len(state.block_ids):
             self.ledger.release(state)
             self._open.setdefault(state, len(state.block_ids))
             self._fill(state)
