@@ -90,7 +90,7 @@ class HostedBlocks:
 
     @property
     def num_available(self) -> int:
-        return self._host.free_blocks - self.num_reserved
+        return max(self._host.free_blocks - self.num_reserved, 0)
 
     @property
     def num_used(self) -> int:
@@ -217,9 +217,13 @@ class HostedCache(KVCacheManager):
 
     def catch_up(self, state: RequestState, num_tokens: int) -> None:
         """Where the host gave it more blocks than were meant for it, what it was promised is void."""
-        if self.blocks_for(num_tokens) > len(state.block_ids):
+        lacking = self.blocks_for(num_tokens) - len(state.block_ids)
+        if lacking > 0:
             self.ledger.release(state)
             self._open.setdefault(state, len(state.block_ids))
+            fresh = self._pool.take(lacking)
+            state.block_ids += fresh
+            self._count_online(state, fresh)
             self._fill(state)
 
     def detach(self, state: RequestState) -> list[int]:
@@ -235,7 +239,7 @@ class HostedCache(KVCacheManager):
 
     def _fill(self, state: RequestState) -> None:
         start = self._open[state]
-        fresh = self._host.table(state.request.request_id, start)
+        fresh = self._host.table(state.request.request_id, start)[: len(state.block_ids) - start]
         self._replace(state, start, fresh)
         if self._online is not None and state.request.task_class is TaskClass.ONLINE:
             self._host.mark_online(fresh)

@@ -27,6 +27,7 @@ __all__ = [
     "Request",
     "RequestQueue",
     "RequestStatus",
+    "adapter",
     "content_key",
     "content_of",
     "create_request_queue",
@@ -45,6 +46,8 @@ SCHEDULER = (  # methods overridden or called, attributes read or set
     "finish_requests",
     "reset_prefix_cache",
     "_preempt_request",
+    "_update_after_schedule",
+    "_update_request_with_output",
     "_reserve_prefill_lookahead",
     "_is_blocked_waiting_status",
     "_handle_blocked_waiting_request",
@@ -96,6 +99,11 @@ def kept_tokens(manager: Any) -> int | None:
     if isinstance(manager, SlidingWindowManager):
         return int(spec.sliding_window)
     return int(spec.attention_chunk_size) if isinstance(manager, ChunkedLocalAttentionManager) else None
+
+
+def adapter(request: Request) -> int:
+    """Of which LoRA adapter it is; 0 without one."""
+    return 0 if request.lora_request is None else int(request.lora_request.lora_int_id)
 
 
 def paused(scheduler: Any) -> bool:

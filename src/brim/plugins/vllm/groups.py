@@ -18,11 +18,13 @@ class _Alike(NamedTuple):
 
     count: int
     block_size: int
-    most_blocks: int  # that a request holds between two of its steps
+    window_blocks: int  # that a request which generates holds at most
+    step_blocks: int  # that a step writes at most: what it leaves behind comes free with the next
     tables: Any
 
-    def wanted(self, tokens: int) -> int:
-        return min(-(-tokens // self.block_size), self.most_blocks)
+    def wanted(self, tokens: int, *, prompt: bool) -> int:
+        most = self.window_blocks + self.step_blocks if prompt else self.window_blocks
+        return min(-(-tokens // self.block_size), most)
 
 
 class Groups:
@@ -34,8 +36,8 @@ class Groups:
         self.tables = managers[self.number].req_to_blocks
         self.block_size: int = managers[self.number].block_size
         others = [manager for number, manager in enumerate(managers) if number != self.number]
-        self._others = _alike(others, scheduler.max_model_len)
-        self._margin = self._spare(scheduler.max_num_scheduled_tokens, scheduler.max_model_len)
+        self._others = _alike(others, scheduler.max_model_len, scheduler.max_num_scheduled_tokens)
+        self._margin = self._spare(scheduler.max_model_len)
         self._seen: tuple[int, int] | None = None
         self._wanted = self._lacking = 0  # blocks beside the table, of all who run
 
@@ -60,14 +62,11 @@ class Groups:
         self._look()
         return int(self._pool.get_num_free_blocks()) - self._margin - self._lacking
 
-    def _spare(self, step_tokens: int, max_model_len: int) -> int:
-        """For what a step writes beyond windows, and for a newcomer's; the longest request fits beside it."""
-        wanted = sum(
-            other.count * (-(-step_tokens // other.block_size) + other.wanted(step_tokens))
-            for other in self._others
-        )
+    def _spare(self, max_model_len: int) -> int:
+        """For the windows of a newcomer; the longest request fits beside it."""
         longest = -(-max_model_len // self.block_size)
-        return max(min(wanted, int(self._pool.num_gpu_blocks) - 1 - longest), 0)
+        windows = sum(other.count * other.window_blocks for other in self._others)
+        return max(min(windows, int(self._pool.num_gpu_blocks) - 1 - longest), 0)
 
     def _look(self) -> None:
         seen = self._pool.get_num_free_blocks(), len(self._scheduler.running)
@@ -76,16 +75,17 @@ class Groups:
         self._seen, self._wanted, self._lacking = seen, 0, 0
         for request in self._scheduler.running:
             for other in self._others:
-                wanted = other.wanted(request.num_tokens)
+                wanted = other.wanted(request.num_tokens + 1, prompt=request.is_prefill_chunk)
                 self._wanted += other.count * wanted
                 self._lacking += other.count * max(wanted - len(other.tables[request.request_id]), 0)
 
 
-def _alike(managers: list[Any], max_model_len: int) -> list[_Alike]:
+def _alike(managers: list[Any], max_model_len: int, step_tokens: int) -> list[_Alike]:
     kinds = Counter((manager.block_size, kept_tokens(manager)) for manager in managers)
     tables = {(manager.block_size, kept_tokens(manager)): manager.req_to_blocks for manager in managers}
     found = []
     for (size, kept), count in kinds.items():
-        most = -(-max_model_len // size) if kept is None else -(-kept // size) + 1
-        found.append(_Alike(count, size, most, tables[size, kept]))
+        longest = -(-max_model_len // size)
+        window = longest if kept is None else min(-(-kept // size) + 1, longest)
+        found.append(_Alike(count, size, window, -(-step_tokens // size), tables[size, kept]))
     return found

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ PATIENCE_STEPS = 2  # without a token, before vLLM decides alone for one
 
 
 class BrimScheduler(AsyncScheduler):
-    """vLLM's scheduler with Brim's decisions. Works with asynchronous scheduling and without."""
+    """vLLM's scheduler with Brim's decisions, with asynchronous scheduling and without."""
 
     waiting: Any  # vLLM's
     max_num_scheduled_tokens: int  # vLLM's
@@ -132,6 +132,17 @@ class BrimScheduler(AsyncScheduler):
         if plan is not None:
             self._guarded(self._step_ended, plan, known)
         return outputs
+
+    def _update_after_schedule(self, *args: Any, **kwargs: Any) -> None:
+        self._of_its_kind()._update_after_schedule(*args, **kwargs)
+
+    def _update_request_with_output(self, *args: Any, **kwargs: Any) -> Any:
+        return self._of_its_kind()._update_request_with_output(*args, **kwargs)
+
+    def _of_its_kind(self) -> Any:
+        """vLLM's scheduler for the way it was started: one of its two runs what is not yet known to the other."""
+        asynchronous = self.scheduler_config.async_scheduling
+        return super() if asynchronous else super(AsyncScheduler, self)
 
     def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> bool:
         self._stale = self._brim is not None
@@ -240,7 +251,19 @@ class BrimScheduler(AsyncScheduler):
         elif self._balked:
             orders = Orders(orders.admit)
         self._orders = orders
-        self.waiting.let_in(dict.fromkeys(orders.admit))
+        self.waiting.let_in(self._with_room_for_adapters(orders.admit))
+
+    def _with_room_for_adapters(self, request_ids: Sequence[str]) -> list[str]:
+        """vLLM counts the adapters of those that run in a step: who sits it out needs a place as well."""
+        if self.lora_config is None:
+            return list(dict.fromkeys(request_ids))
+        loaded, found = {compat.adapter(request) for request in self.running}, dict[str, None]()
+        for request_id in request_ids:
+            adapter = compat.adapter(self.requests[request_id])
+            if len({*loaded, adapter} - {0}) <= self.lora_config.max_loras:
+                loaded.add(adapter)
+                found[request_id] = None
+        return list(found)
 
     def _take_in(self, brim: HostedScheduler, output: Any, now_ns: int) -> StepPlan:
         given_way, self._given_way = self._given_way, set()
