@@ -173,6 +173,9 @@ class HostedScheduler(Scheduler):
         if self._skipped:
             here = [state for state in self._skipped if state in self.batch]
             self._skipped = {state for state in here if state.request.request_id not in scheduled}
+        for state in self.batch.starved:
+            if state.request.request_id in scheduled:  # the host had a block for it
+                self.kv.catch_up(state, state.num_scheduled_tokens + scheduled[state.request.request_id])
         if preempted or not self._as_told(intent, scheduled):
             self.deviations += 1
             intent = self._follow(intent, scheduled, preempted, now_ns)
@@ -190,6 +193,8 @@ class HostedScheduler(Scheduler):
             self._rows = rows
             self._row_ids = frozenset([state.request.request_id for state in rows])
         if len(scheduled) != len(rows) + len(intent.to_run) or not scheduled.keys() >= self._row_ids:
+            return False
+        if any(state.request.request_id not in scheduled for state in intent.admitted):
             return False
         chunks = [scheduled.get(state.request.request_id, 0) for state, _ in intent.to_run]
         return all(chunks) and sum(scheduled.values()) == len(rows) + sum(chunks)

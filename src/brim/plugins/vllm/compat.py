@@ -144,6 +144,8 @@ def _untested_features(scheduler: Any) -> Iterator[str]:
     table = [manager for manager in managers if type(manager) is FullAttentionManager][:1]
     capacity = (scheduler.kv_cache_manager.block_pool.num_gpu_blocks - 1) * sum(m.block_size for m in table)
     features = {
+        "speculative decoding in a pipeline": config.speculative_config is not None
+        and config.parallel_config.pipeline_parallel_size > 1,
         "a KV connector": scheduler.connector is not None,
         "an encoder-cache connector": scheduler.ec_connector is not None,
         "an encoder-decoder model": scheduler.is_encoder_decoder,

@@ -60,7 +60,9 @@ class Groups:
     def free_blocks(self) -> int:
         """What it can still take; below 0 where that was not to be foreseen."""
         self._look()
-        return int(self._pool.get_num_free_blocks()) - self._margin - self._lacking
+        free = int(self._pool.get_num_free_blocks())
+        alone = len(self._scheduler.running) == 1  # then nothing has to be left for others
+        return free if alone else free - self._margin - self._lacking
 
     def _spare(self, max_model_len: int) -> int:
         """For the windows of a newcomer; the longest request fits beside it."""
