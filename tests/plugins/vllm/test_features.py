@@ -22,7 +22,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     "guesses": {"guesses": 3},
     "a pipeline": {"pipeline": 2},
     "a long pipeline": {"pipeline": 4},
-    "all": {"windows": (40,), "num_blocks": 60, "adapters": 2, "images": 20, "guesses": 2},
+    "most": {"windows": (40,), "num_blocks": 60, "adapters": 2, "images": 20},
 }
 POLICIES = ["brim", "priority", "econoserve"]
 IN_FLIGHT = pytest.mark.parametrize("steps_in_flight", [1, 2], ids=["sync", "async"])
@@ -74,15 +74,14 @@ def test_an_operator_may_switch_at_any_time(feature: str, steps_in_flight: int) 
         max_num_batched_tokens=st.integers(40, 200),
         prefix_caching=st.booleans(),
         steps_in_flight=st.sampled_from([1, 2]),
-        windows=st.lists(st.integers(10, 200), max_size=2).map(tuple),
-        guesses=st.sampled_from([0, 0, 1, 4]),
+        windows=st.just(()) | st.lists(st.integers(10, 200), max_size=2).map(tuple),
         adapters=st.sampled_from([0, 0, 1, 2]),
         images=st.sampled_from([0, 0, 20, 40]),
         additional_config=st.builds(brim, policy=st.sampled_from(["brim", "echo", "hygen", *POLICIES])),
     ),
     facts=st.lists(st.sampled_from(FACTS), min_size=1, max_size=3),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_short_histories_with_any_of_them(
     seed: int, steps: int, limits: Limits, facts: list[dict[str, Any]]
 ) -> None:

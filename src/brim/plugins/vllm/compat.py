@@ -139,13 +139,15 @@ def _missing_names(scheduler: Any) -> Iterator[str]:
 
 def _untested_features(scheduler: Any) -> Iterator[str]:
     config, managers = scheduler.vllm_config, scheduler.kv_cache_manager.coordinator.single_type_managers
+    parallel, guesses = config.parallel_config, config.speculative_config is not None
     kinds = [type(manager) for manager in managers]
     unknown = {kind.__name__ for kind in kinds if kind not in KINDS}
     table = [manager for manager in managers if type(manager) is FullAttentionManager][:1]
     capacity = (scheduler.kv_cache_manager.block_pool.num_gpu_blocks - 1) * sum(m.block_size for m in table)
     features = {
-        "speculative decoding in a pipeline": config.speculative_config is not None
-        and config.parallel_config.pipeline_parallel_size > 1,
+        "speculative decoding in a pipeline": guesses and parallel.pipeline_parallel_size > 1,
+        "speculative decoding with layers of several kinds": guesses and len(managers) > 1,
+        "context parallelism": parallel.decode_context_parallel_size > 1,
         "a KV connector": scheduler.connector is not None,
         "an encoder-cache connector": scheduler.ec_connector is not None,
         "an encoder-decoder model": scheduler.is_encoder_decoder,

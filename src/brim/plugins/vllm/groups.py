@@ -14,9 +14,9 @@ from brim.plugins.vllm.compat import kept_tokens, table_group
 
 
 class _Alike(NamedTuple):
-    """`count` groups whose tables are equally long."""
+    """`num_groups` groups whose tables are equally long."""
 
-    count: int
+    num_groups: int
     block_size: int
     window_blocks: int  # that a request which generates holds at most
     step_blocks: int  # that a step writes at most: what it leaves behind comes free with the next
@@ -67,7 +67,7 @@ class Groups:
     def _spare(self, max_model_len: int) -> int:
         """For the windows of a newcomer; the longest request fits beside it."""
         longest = -(-max_model_len // self.block_size)
-        windows = sum(other.count * other.window_blocks for other in self._others)
+        windows = sum(other.num_groups * other.window_blocks for other in self._others)
         return max(min(windows, int(self._pool.num_gpu_blocks) - 1 - longest), 0)
 
     def _look(self) -> None:
@@ -78,8 +78,8 @@ class Groups:
         for request in self._scheduler.running:
             for other in self._others:
                 wanted = other.wanted(request.num_tokens + 1, prompt=request.is_prefill_chunk)
-                self._wanted += other.count * wanted
-                self._lacking += other.count * max(wanted - len(other.tables[request.request_id]), 0)
+                self._wanted += other.num_groups * wanted
+                self._lacking += other.num_groups * max(wanted - len(other.tables[request.request_id]), 0)
 
 
 def _alike(managers: list[Any], max_model_len: int, step_tokens: int) -> list[_Alike]:

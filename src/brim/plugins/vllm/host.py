@@ -24,7 +24,9 @@ class VllmHost:
 
     def __init__(self, scheduler: Any, groups: Groups) -> None:
         self.groups = groups
-        self.drafts: Mapping[str, Sequence[int]] = {}  # of the step that is taken in: guesses among its tokens
+        self.drafts: Mapping[
+            str, Sequence[int]
+        ] = {}  # of the step that is taken in: guesses among its tokens
         self.obeying = False  # whether vLLM preempts on our behalf
         self._scheduler = scheduler
         self._pool = scheduler.kv_cache_manager.block_pool
@@ -50,7 +52,8 @@ class VllmHost:
         return self._pool.blocks[block_id].ref_cnt
 
     def find(self, block_hash: Any) -> int | None:
-        block = self._pool.cached_block_hash_to_block.get_one_block(content_key(block_hash, self.groups.number))
+        key = content_key(block_hash, self.groups.number)
+        block = self._pool.cached_block_hash_to_block.get_one_block(key)
         return None if block is None else block.block_id
 
     def hashes(self, request_id: str, start: int) -> Sequence[Any]:

@@ -140,7 +140,7 @@ class BrimScheduler(AsyncScheduler):
         return self._of_its_kind()._update_request_with_output(*args, **kwargs)
 
     def _of_its_kind(self) -> Any:
-        """vLLM's scheduler for the way it was started: one of its two runs what is not yet known to the other."""
+        """vLLM's scheduler for the way it was started: only one of the two goes on from tokens in flight."""
         asynchronous = self.scheduler_config.async_scheduling
         return super() if asynchronous else super(AsyncScheduler, self)
 
