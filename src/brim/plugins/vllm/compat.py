@@ -46,8 +46,6 @@ SCHEDULER = (  # methods overridden or called, attributes read or set
     "finish_requests",
     "reset_prefix_cache",
     "_preempt_request",
-    "_update_after_schedule",
-    "_update_request_with_output",
     "_reserve_prefill_lookahead",
     "_is_blocked_waiting_status",
     "_handle_blocked_waiting_request",
@@ -147,6 +145,8 @@ def _untested_features(scheduler: Any) -> Iterator[str]:
     features = {
         "speculative decoding in a pipeline": guesses and parallel.pipeline_parallel_size > 1,
         "speculative decoding with layers of several kinds": guesses and len(managers) > 1,
+        "a pipeline without asynchronous scheduling": parallel.pipeline_parallel_size > 1
+        and not scheduler.scheduler_config.async_scheduling,
         "context parallelism": parallel.decode_context_parallel_size > 1,
         "a KV connector": scheduler.connector is not None,
         "an encoder-cache connector": scheduler.ec_connector is not None,

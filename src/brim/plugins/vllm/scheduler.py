@@ -133,17 +133,6 @@ class BrimScheduler(AsyncScheduler):
             self._guarded(self._step_ended, plan, known)
         return outputs
 
-    def _update_after_schedule(self, *args: Any, **kwargs: Any) -> None:
-        self._of_its_kind()._update_after_schedule(*args, **kwargs)
-
-    def _update_request_with_output(self, *args: Any, **kwargs: Any) -> Any:
-        return self._of_its_kind()._update_request_with_output(*args, **kwargs)
-
-    def _of_its_kind(self) -> Any:
-        """vLLM's scheduler for the way it was started: only one of the two goes on from tokens in flight."""
-        asynchronous = self.scheduler_config.async_scheduling
-        return super() if asynchronous else super(AsyncScheduler, self)
-
     def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> bool:
         self._stale = self._brim is not None
         return super().reset_prefix_cache(*args, **kwargs)
