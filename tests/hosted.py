@@ -75,7 +75,10 @@ class Blocks:
 
 
 class FakeHost:
-    """Runs what it is ordered to run; with `moods` it now and then does something else, as real hosts may."""
+    """Runs what it is ordered to run; with `moods` it now and then does something else, as real hosts may.
+
+    `depth` steps may be in flight. Where it is `pipelined`, a request runs again when its token is known.
+    """
 
     def __init__(
         self,
@@ -83,9 +86,10 @@ class FakeHost:
         policy: Policy | None = None,
         *,
         depth: int = 1,
+        pipelined: bool = False,
         moods: Random | None = None,
     ) -> None:
-        self.config, self.depth, self._moods = config, depth, moods
+        self.config, self.depth, self.pipelined, self._moods = config, depth, pipelined, moods
         self.requests: dict[str, Hosted] = {}
         self.waiting: list[str] = []
         self.running: list[str] = []
@@ -198,7 +202,7 @@ class FakeHost:
         budget, scheduled, preempted = self.config.max_num_batched_tokens, dict[str, int](), set[str]()
         for request_id in list(self.running):
             request = self.requests[request_id]
-            unknown = 1 if self._draws(request) else 0  # the token of a step in flight
+            unknown = self._unknown(request)
             need = len(request.token_ids) + unknown - request.num_computed
             need = min(need, budget, orders.tokens.get(request_id, need))
             if request.num_computed >= request.most - 1 or need < 1 or self._in_a_mood():
@@ -215,13 +219,16 @@ class FakeHost:
             self._let_in(orders, budget, scheduled)
         return scheduled, preempted
 
-    def _draws(self, request: Hosted) -> bool:
-        return request.num_computed >= len(request.token_ids)
+    def _unknown(self, request: Hosted) -> int:
+        """How many tokens are in flight that the next step may build on."""
+        return 0 if self.pipelined else max(request.num_computed - len(request.token_ids) + 1, 0)
 
     def _let_in(self, orders: Orders, budget: int, scheduled: dict[str, int]) -> None:
         for request_id in orders.admit:
             request = self.requests[request_id]
             hits = self._hits(request)
+            if self._in_a_mood():
+                hits = hits[: len(hits) // 2]
             for block_id in hits:
                 self.pool.hold(block_id)
             request.blocks, request.num_computed = list(hits), len(hits) * self.config.block_size

@@ -103,6 +103,15 @@ class Batch:
             self._stop_decoding(state)
             self._catching_up[state] = None
 
+    def advance(self, state: RequestState, num_tokens: int) -> None:
+        """The request is so many tokens further than its steps tell."""
+        decodes = state in self._decoding
+        if decodes:
+            self._stop_decoding(state)
+        state.schedule(num_tokens)
+        if decodes:
+            self.start_decoding(state)
+
     def park(self, state: RequestState) -> None:
         """The request waits to generate; its KV stays."""
         if state in self._decoding:

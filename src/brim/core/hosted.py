@@ -2,6 +2,7 @@
 
     order     decides on the coming step: whom the host shall let in, who runs how many tokens
     ran       takes in what the host really scheduled, be it more, less or something else
+    accepted  takes in tokens that the host guessed, where it guesses
     ended     takes in a step's end: the host has appended the tokens and knows who is over
 
 Between `order` and `ran` the host carries the step out; it is told at once whom to preempt.
@@ -71,6 +72,7 @@ class HostedScheduler(Scheduler):
         self._intent = Intent()
         self._rows: tuple[RequestState, ...] = ()
         self._row_ids: frozenset[str] = frozenset()
+        self._skipped: set[RequestState] = set()  # who decode, and the host left out, until they run again
         self.deviations = 0  # steps in which the host did not do what it was told
 
     def _cache(
@@ -99,9 +101,18 @@ class HostedScheduler(Scheduler):
         self._entered(self._states[request.request_id], 0, now_ns)
 
     def order(self, now_ns: int) -> Orders:
-        """Decides on the coming step. Raises InvariantViolated where two steps are in flight already."""
-        self._intent = intent = self._prepare(now_ns)
+        """Decides on the coming step, however many are in flight."""
+        self._intent = intent = self._without_starved(self._prepare(now_ns))
         return self._as_orders(intent)
+
+    def _without_starved(self, intent: Intent) -> Intent:
+        """The host's victims may have freed less than they held: then who counted on it sits the step out."""
+        starved = self.batch.starved
+        if not starved:
+            return intent
+        for state in starved:
+            self.batch.pause(state)
+        return intent._replace(to_run=[(state, n) for state, n in intent.to_run if state not in starved])
 
     def foresee(self, now_ns: int) -> Foreseen:
         """What `order` would say, while the host goes its own way: nothing of it is carried out."""
@@ -144,7 +155,11 @@ class HostedScheduler(Scheduler):
         return Orders([state.request.request_id for state in intent.admitted], tokens)
 
     def _idle(self, intent: Intent) -> list[RequestState]:
-        idle = [*self.batch.catching_up, *self.queues.parked]
+        """Where the host leaves out whose token is still in flight, it knows when they may go on."""
+        skipped = self._skipped.difference(self.batch.starved)
+        if self.policy.timing is not None:
+            skipped = {state for state in skipped if state.request.task_class is TaskClass.ONLINE}
+        idle = [*(state for state in self.batch.catching_up if state not in skipped), *self.queues.parked]
         return [*idle, *self.batch.rows()] if intent.hold_decodes else idle
 
     def ran(self, scheduled: Mapping[str, int], preempted: Collection[str], now_ns: int) -> StepPlan:
@@ -155,6 +170,12 @@ class HostedScheduler(Scheduler):
         """
         intent, self._intent = self._intent, Intent()
         self.kv.stepped()
+        if self._skipped:
+            here = [state for state in self._skipped if state in self.batch]
+            self._skipped = {state for state in here if state.request.request_id not in scheduled}
+        for state in self.batch.starved:
+            if state.request.request_id in scheduled:  # the host had a block for it
+                self.kv.catch_up(state, state.num_scheduled_tokens + scheduled[state.request.request_id])
         if preempted or not self._as_told(intent, scheduled):
             self.deviations += 1
             intent = self._follow(intent, scheduled, preempted, now_ns)
@@ -172,6 +193,8 @@ class HostedScheduler(Scheduler):
             self._rows = rows
             self._row_ids = frozenset([state.request.request_id for state in rows])
         if len(scheduled) != len(rows) + len(intent.to_run) or not scheduled.keys() >= self._row_ids:
+            return False
+        if any(state.request.request_id not in scheduled for state in intent.admitted):
             return False
         chunks = [scheduled.get(state.request.request_id, 0) for state, _ in intent.to_run]
         return all(chunks) and sum(scheduled.values()) == len(rows) + sum(chunks)
@@ -193,12 +216,14 @@ class HostedScheduler(Scheduler):
             elif state in self.queues.parked:
                 self.queues.parked.remove(state)
                 self.batch.unpark(state)
-            self.kv.catch_up(state)
+            self.kv.catch_up(state, state.num_scheduled_tokens + scheduled[request_id])
             if state in self.batch.catching_up and state.num_scheduled_tokens >= state.num_tokens:
                 self.batch.start_decoding(state)  # from a token that is still in flight
         for state in self.batch.rows():
             if intent.hold_decodes or scheduled.get(state.request.request_id) != 1:
                 self.batch.pause(state)
+                if not intent.hold_decodes and state.request.request_id not in scheduled:
+                    self._skipped.add(state)
         rows = set(self.batch.rows())
         running = [(self._states[i], n) for i, n in scheduled.items()]
         self._settled = False
@@ -224,6 +249,25 @@ class HostedScheduler(Scheduler):
         """Who draws a token in the oldest step in flight, and is still here to take it."""
         flight = self._in_flight[0]
         return [state for state in flight.plan.sampling() if state not in flight.dropped]
+
+    def accepted(self, guessed: Mapping[str, int]) -> None:
+        """Of the tokens that the host guessed ahead, so many of each request proved right in the oldest step.
+
+        To be told before `ended`: the host has appended them, beside the token that each request drew.
+        """
+        for request_id, num_tokens in guessed.items():
+            state = self._states.get(request_id)
+            if state is None or state not in self.batch or state in self._in_flight[0].dropped:
+                continue
+            self.batch.advance(state, num_tokens)
+            if not self.kv.grow(state, state.num_scheduled_tokens):
+                self.kv.catch_up(state, state.num_scheduled_tokens)
+            if state.ending:
+                self.batch.pause(state)
+            elif not self.kv.grow(state, state.num_scheduled_tokens + 1) and state not in self.batch.starved:
+                self.batch.pause(state)
+                self.batch.starved.append(state)
+            self._settled = False
 
     def ended(self, plan: StepPlan, over: Collection[str], now_ns: int) -> list[events.Event]:
         """The oldest step in flight is over, and so are these requests; returns all events since then.

@@ -111,12 +111,12 @@ class Scheduler:
 
         Raises InvariantViolated where two steps are in flight already.
         """
+        if len(self._in_flight) > 1:
+            raise InvariantViolated("two steps are in flight: commit the older one before the next schedule")
         return self._launch(self._prepare(now_ns), now_ns)
 
     def _prepare(self, now_ns: int) -> Intent:
         """Decides on the coming step, and does all of it but running it."""
-        if len(self._in_flight) > 1:
-            raise InvariantViolated("two steps are in flight: commit the older one before the next schedule")
         self._feed()
         if now_ns >= self.queues.changes_at_ns and self.queues.reorder(now_ns):
             self._settled = False

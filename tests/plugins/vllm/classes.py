@@ -9,6 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 STOCK = "vllm.v1.core.sched.async_scheduler:AsyncScheduler"
+STOCK_SYNC = "vllm.v1.core.sched.scheduler:Scheduler"
 BRIM = "brim.plugins.vllm:BrimScheduler"
 
 

@@ -7,16 +7,28 @@ one step ahead, as with asynchronous scheduling. After every step it looks for w
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from vllm.config import CacheConfig, ModelConfig, ParallelConfig, SchedulerConfig, VllmConfig
+from vllm.config import (
+    CacheConfig,
+    LoRAConfig,
+    ModelConfig,
+    ParallelConfig,
+    SchedulerConfig,
+    SpeculativeConfig,
+    VllmConfig,
+)
+from vllm.lora.request import LoRARequest
+from vllm.multimodal.inputs import MultiModalFeatureSpec, PlaceholderRange
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
+from vllm.v1.core.encoder_cache_manager import EncoderCacheManager
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, SlidingWindowSpec
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
@@ -29,7 +41,12 @@ PATIENCE_STEPS = 100  # without any token, before the requests count as stuck
 
 @dataclass(frozen=True)
 class Limits:
-    """What the scheduler may use; `steps_in_flight` is 2 for asynchronous scheduling."""
+    """What the scheduler may use; `steps_in_flight` is 2 for asynchronous scheduling.
+
+    `windows` are those of further groups of layers. `guesses` is how many tokens a step guesses ahead,
+    `adapters` how many a step may have, `images` how many tokens of them it may encode. With a `pipeline` of
+    so many stages as many more steps are in flight.
+    """
 
     num_blocks: int = 64
     block_size: int = 16
@@ -38,16 +55,22 @@ class Limits:
     prefix_caching: bool = True
     policy: str = "fcfs"
     steps_in_flight: int = 1
+    windows: tuple[int, ...] = ()
+    guesses: int = 0
+    adapters: int = 0
+    images: int = 0
+    pipeline: int = 1
     additional_config: dict[str, Any] = field(default_factory=dict)
 
     @property
     def longest(self) -> int:
         """Tokens that one request may have, with all blocks but vLLM's null block to itself."""
-        return min(MAX_MODEL_LEN, (self.num_blocks - 1) * self.block_size)
+        groups = 1 + len(self.windows)
+        return min(MAX_MODEL_LEN, (self.num_blocks - 1) // groups * self.block_size)
 
 
 def make_scheduler(cls: Any, limits: Limits) -> Any:
-    """A scheduler of that class for one full-attention layer, with nothing behind it."""
+    """A scheduler of that class for one full-attention layer and `windows`, with nothing behind it."""
     cache = CacheConfig(block_size=limits.block_size, enable_prefix_caching=limits.prefix_caching)
     with classes.async_on_cpu():
         config = VllmConfig(
@@ -69,22 +92,43 @@ def make_scheduler(cls: Any, limits: Limits) -> Any:
             cache_config=cache,
             parallel_config=ParallelConfig(),
             additional_config=limits.additional_config,
+            lora_config=LoRAConfig(max_loras=limits.adapters, max_lora_rank=8) if limits.adapters else None,
         )
+    config.parallel_config.pipeline_parallel_size = limits.pipeline  # from here on: nothing is started
+    config.speculative_config = guessing(limits.guesses)
     cache.num_gpu_blocks = limits.num_blocks
     register_all_kvcache_specs(config)
     init_none_hash(sha256)
-    layer = FullAttentionSpec(block_size=limits.block_size, num_kv_heads=1, head_size=1, dtype=torch.float32)
-    return cls(
+    shape: dict[str, Any] = {
+        "block_size": limits.block_size,
+        "num_kv_heads": 1,
+        "head_size": 1,
+        "dtype": torch.float32,
+    }
+    layers: list[Any] = [SlidingWindowSpec(**shape, sliding_window=window) for window in limits.windows]
+    layers.append(FullAttentionSpec(**shape))
+    scheduler = cls(
         vllm_config=config,
         kv_cache_config=KVCacheConfig(
             num_blocks=limits.num_blocks,
             kv_cache_tensors=[],
-            kv_cache_groups=[KVCacheGroupSpec(["layer"], layer)],
+            kv_cache_groups=[KVCacheGroupSpec([f"layer {i}"], layer) for i, layer in enumerate(layers)],
         ),
         block_size=limits.block_size,
         log_stats=False,
         structured_output_manager=StructuredOutputManager(config),
     )
+    scheduler.use_v2_model_runner = limits.pipeline > 1 and limits.steps_in_flight > 1  # the other can't
+    scheduler.max_num_encoder_input_tokens = limits.images
+    scheduler.encoder_cache_manager = EncoderCacheManager(cache_size=limits.images)
+    return scheduler
+
+
+def guessing(count: int) -> Any:
+    """What vLLM is told of speculation; nothing where there is none."""
+    if not count:
+        return None
+    return SpeculativeConfig(method="ngram", num_speculative_tokens=count, prompt_lookup_max=2)
 
 
 def hasher(limits: Limits) -> Any:
@@ -99,9 +143,14 @@ def make_request(
     block_hasher: Any,
     *,
     priority: int = 0,
+    adapter: int = 0,
+    images: Sequence[tuple[str, int, int]] = (),
     **extra_args: Any,
 ) -> Request:
-    """A greedy request for exactly `max_tokens` tokens; `extra_args` are Brim's facts."""
+    """A greedy request for exactly `max_tokens` tokens; `extra_args` are Brim's facts.
+
+    `images` are name, first token and number of tokens of each.
+    """
     return Request(
         request_id=request_id,
         prompt_token_ids=prompt_token_ids,
@@ -111,6 +160,11 @@ def make_request(
         pooling_params=None,
         priority=priority,
         block_hasher=block_hasher,
+        lora_request=LoRARequest(f"adapter {adapter}", adapter, "nowhere") if adapter else None,
+        mm_features=[
+            MultiModalFeatureSpec(None, "image", name, PlaceholderRange(first, count))
+            for name, first, count in images
+        ],
     )
 
 
@@ -120,7 +174,7 @@ class Driver:
     def __init__(self, cls: Any, limits: Limits) -> None:
         self.limits = limits
         self.scheduler = make_scheduler(cls, limits)
-        self.worker = Worker(limits.block_size)
+        self.worker = Worker(limits.block_size, [*limits.windows, None], limits.guesses)
         self.asked: dict[str, Request] = {}
         self.tokens: dict[str, list[int]] = {}
         self.finish_reasons: dict[str, str] = {}  # of requests that ended by themselves
@@ -134,14 +188,10 @@ class Driver:
         request_id: str,
         prompt_token_ids: list[int],
         max_tokens: int,
-        *,
-        priority: int = 0,
-        **extra_args: Any,
+        **more: Any,
     ) -> None:
         """Gives the scheduler a request; see `make_request`."""
-        request = make_request(
-            request_id, prompt_token_ids, max_tokens, self._hasher, priority=priority, **extra_args
-        )
+        request = make_request(request_id, prompt_token_ids, max_tokens, self._hasher, **more)
         self.asked[request_id], self.tokens[request_id] = request, []
         self.scheduler.add_request(request)
 
@@ -161,11 +211,13 @@ class Driver:
             self._look_at(scheduled)
             self._in_flight.append((scheduled, self.worker.execute(scheduled)))
             executed = scheduled.total_num_scheduled_tokens > 0
-            full = len(self._in_flight) == self.limits.steps_in_flight
+            full = len(self._in_flight) == self.limits.steps_in_flight + self.limits.pipeline - 1
             if not full and (executed or self.scheduler.has_requests()):
                 return
         if self._in_flight:
             self._take_in(self.scheduler.update_from_output(*self._in_flight.popleft()))
+            if self.limits.guesses and self.limits.steps_in_flight == 1:
+                self.scheduler.update_draft_token_ids(self.worker.drafts())
 
     def drain(self) -> None:
         """Steps until nothing is left, and looks whether everything was given back."""
@@ -215,6 +267,7 @@ def check(scheduler: Any) -> None:
     holders = Counter(block.block_id for table in tables for row in table.values() for block in row)
     holders += Counter(block.block_id for _, blocks in scheduler.deferred_frees for block in blocks)
     null = pool.null_block.block_id
+    del holders[null]  # stands in for what a window has left behind
     counted = Counter({b.block_id: b.ref_cnt for b in pool.blocks if b.ref_cnt and b.block_id != null})
     assert counted == holders, f"blocks held and counted differ: {counted - holders} {holders - counted}"
     assert pool.get_num_free_blocks() == pool.num_gpu_blocks - 1 - len(holders), "free blocks are missing"

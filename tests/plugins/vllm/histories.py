@@ -73,8 +73,18 @@ class Traffic:
             prompt,
             self._random.randint(1, min(room, 80)),
             priority=self._random.choice([0, 0, -1, 1]),
+            adapter=self._random.choice([0, 1, 2, 3]) if self.driver.limits.adapters else 0,
+            images=self._images(len(prompt)),
             **self._random.choice(self.facts),
         )
+
+    def _images(self, prompt_tokens: int) -> list[tuple[str, int, int]]:
+        """Every other ten tokens may be one; each costs half of what a step may encode."""
+        length = self.driver.limits.images // 2
+        if not length or self._random.random() < 0.3:
+            return []
+        places = [at for at in range(0, prompt_tokens - length, 2 * length) if self._random.random() < 0.5]
+        return [(f"image {self._random.randrange(5)}-{place}", place, length) for place in places]
 
     def _tokens(self, count: int) -> list[int]:
         return [self._random.randrange(VOCAB) for _ in range(count)]

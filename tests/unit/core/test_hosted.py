@@ -71,15 +71,15 @@ def test_an_obedient_host_does_exactly_as_told(
     assert not len(host.scheduler)
 
 
-@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize(("depth", "pipelined"), [(1, False), (2, False), (4, False), (2, True), (4, True)])
 @pytest.mark.parametrize("policy", ["vllm", "priority", "echo", "brim", "econoserve"])
 @settings(max_examples=25, deadline=None)
 @given(arrivals=traffic(), seed=st.integers(0, 2**32), watched=st.booleans())
 def test_whatever_a_host_does_the_books_are_true(
-    policy: str, depth: int, arrivals: list[tuple[int, Request]], seed: int, watched: bool
+    policy: str, depth: int, pipelined: bool, arrivals: list[tuple[int, Request]], seed: int, watched: bool
 ) -> None:
     settings_ = config(policy=policy, num_blocks=9, max_num_batched_tokens=16)
-    host = FakeHost(settings_, depth=depth, moods=Random(seed))
+    host = FakeHost(settings_, depth=depth, pipelined=pipelined, moods=Random(seed))
     play(host, arrivals, watched=watched)
     assert host.ended == {asked.request_id: asked.sampling.max_tokens for _, asked in arrivals}
     assert host.free_blocks == host.num_blocks

@@ -73,7 +73,7 @@ class OnlineWatch:
         at most: it only weighs prompt and answer where they have one deadline together.
         """
         request, start = view.request, max(view.num_scheduled_tokens, cached_tokens)
-        left = view.num_tokens - start
+        left = max(view.num_tokens - start, 0)  # its newest tokens may be in flight
         if view.num_tokens > view.num_prompt_tokens:
             drawn = view.num_tokens - view.num_prompt_tokens
             last_ns = self._last_ns.get(request.request_id, self._committed_ns)

@@ -90,7 +90,7 @@ class HostedBlocks:
 
     @property
     def num_available(self) -> int:
-        return self._host.free_blocks - self.num_reserved
+        return max(self._host.free_blocks - self.num_reserved, 0)
 
     @property
     def num_used(self) -> int:
@@ -196,7 +196,17 @@ class HostedCache(KVCacheManager):
         """The host has carried a step out: its block ids take the places of reserved ones."""
         self._pool.entered()
         for state in list(self._open):
+            entered = self._open[state] == 0
             self._fill(state)
+            if entered and state in self._open:
+                self._miss(state)
+
+    def _miss(self, state: RequestState) -> None:
+        """Where the host found less than we did, the hits that it has not are reserved anew."""
+        start = self._open[state]
+        missed = sum(block_id >= 0 for block_id in state.block_ids[start:])
+        if missed:
+            self._replace(state, start, self._pool.take(missed))
 
     def close(self) -> None:
         """Gives back what is kept for newcomers: nobody will let them in by our orders."""
@@ -205,11 +215,15 @@ class HostedCache(KVCacheManager):
     def publish_computed(self, state: RequestState) -> None:
         """The host has done it, and tells an observer itself."""
 
-    def catch_up(self, state: RequestState) -> None:
+    def catch_up(self, state: RequestState, num_tokens: int) -> None:
         """Where the host gave it more blocks than were meant for it, what it was promised is void."""
-        if self._host.table(state.request.request_id, len(state.block_ids)):
+        lacking = self.blocks_for(num_tokens) - len(state.block_ids)
+        if lacking > 0:
             self.ledger.release(state)
             self._open.setdefault(state, len(state.block_ids))
+            fresh = self._pool.take(lacking)
+            state.block_ids += fresh
+            self._count_online(state, fresh)
             self._fill(state)
 
     def detach(self, state: RequestState) -> list[int]:
@@ -225,15 +239,19 @@ class HostedCache(KVCacheManager):
 
     def _fill(self, state: RequestState) -> None:
         start = self._open[state]
-        fresh = self._host.table(state.request.request_id, start)
-        stood = state.block_ids[start : start + len(fresh)]
-        state.block_ids[start : start + len(fresh)] = fresh
-        self._pool.release(stood)
+        fresh = self._host.table(state.request.request_id, start)[: len(state.block_ids) - start]
+        self._replace(state, start, fresh)
         if self._online is not None and state.request.task_class is TaskClass.ONLINE:
-            self._online.hold(fresh)
-            self._online.release(stood)
             self._host.mark_online(fresh)
         if start + len(fresh) >= len(state.block_ids):
             del self._open[state]
         else:
             self._open[state] = start + len(fresh)
+
+    def _replace(self, state: RequestState, start: int, ids: Sequence[int]) -> None:
+        stood = state.block_ids[start : start + len(ids)]
+        state.block_ids[start : start + len(ids)] = ids
+        self._pool.release(stood)
+        if self._online is not None and state.request.task_class is TaskClass.ONLINE:
+            self._online.hold(ids)
+            self._online.release(stood)

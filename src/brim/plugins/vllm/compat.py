@@ -7,14 +7,18 @@ gone or a feature is on whose interplay is not tested, Brim leaves vLLM as it is
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import vllm
 from vllm.v1.core.kv_cache_utils import FreeKVCacheBlockQueue, get_block_hash, make_block_hash_with_group_id
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.request_queue import RequestQueue, create_request_queue
-from vllm.v1.kv_cache_interface import FullAttentionSpec
+from vllm.v1.core.single_type_kv_cache_manager import (
+    ChunkedLocalAttentionManager,
+    FullAttentionManager,
+    SlidingWindowManager,
+)
 from vllm.v1.request import Request, RequestStatus
 
 __all__ = [
@@ -23,12 +27,15 @@ __all__ = [
     "Request",
     "RequestQueue",
     "RequestStatus",
+    "adapter",
     "content_key",
     "content_of",
     "create_request_queue",
+    "kept_tokens",
     "paused",
     "reasons_against",
     "reasons_against_request",
+    "table_group",
 ]
 
 TESTED = ((0, 31), (0, 33))  # minor releases, the first and the last
@@ -53,7 +60,10 @@ SCHEDULER = (  # methods overridden or called, attributes read or set
     "kv_cache_manager",
     "policy",
     "pause_state",
+    "ec_connector",
+    "hash_block_size",
 )
+KINDS = (FullAttentionManager, SlidingWindowManager, ChunkedLocalAttentionManager)
 POOL = (
     "blocks",
     "num_gpu_blocks",
@@ -67,13 +77,31 @@ POOL = (
 )
 
 
-def content_key(block_hash: bytes) -> Any:
-    """The name of a block's content in vLLM's index, for the one group of layers there is."""
-    return make_block_hash_with_group_id(block_hash, 0)
+def content_key(block_hash: bytes, group: int) -> Any:
+    """The name of a block's content in vLLM's index, for one group of layers."""
+    return make_block_hash_with_group_id(block_hash, group)
 
 
 def content_of(key: Any) -> bytes:
     return get_block_hash(key)
+
+
+def table_group(managers: Sequence[Any]) -> int:
+    """Which of the groups of layers attends to everything. Raises ValueError where none does."""
+    return [type(manager) for manager in managers].index(FullAttentionManager)
+
+
+def kept_tokens(manager: Any) -> int | None:
+    """Of how many tokens a group of layers keeps a request's blocks; None: of all."""
+    spec = manager.kv_cache_spec
+    if isinstance(manager, SlidingWindowManager):
+        return int(spec.sliding_window)
+    return int(spec.attention_chunk_size) if isinstance(manager, ChunkedLocalAttentionManager) else None
+
+
+def adapter(request: Request) -> int:
+    """Of which LoRA adapter it is; 0 without one."""
+    return 0 if request.lora_request is None else int(request.lora_request.lora_int_id)
 
 
 def paused(scheduler: Any) -> bool:
@@ -108,36 +136,45 @@ def _missing_names(scheduler: Any) -> Iterator[str]:
 
 
 def _untested_features(scheduler: Any) -> Iterator[str]:
-    config = scheduler.vllm_config
-    parallel, groups = config.parallel_config, scheduler.kv_cache_config.kv_cache_groups
-    capacity = (scheduler.kv_cache_manager.block_pool.num_gpu_blocks - 1) * scheduler.block_size
+    config, managers = scheduler.vllm_config, scheduler.kv_cache_manager.coordinator.single_type_managers
+    parallel, guesses = config.parallel_config, config.speculative_config is not None
+    kinds = [type(manager) for manager in managers]
+    unknown = {kind.__name__ for kind in kinds if kind not in KINDS}
+    table = [manager for manager in managers if type(manager) is FullAttentionManager][:1]
+    capacity = (scheduler.kv_cache_manager.block_pool.num_gpu_blocks - 1) * sum(m.block_size for m in table)
     features = {
-        "speculative decoding": config.speculative_config is not None,
-        "a KV connector": scheduler.connector is not None,
-        "an encoder-cache connector": getattr(scheduler, "ec_connector", None) is not None,
-        "LoRA adapters": scheduler.lora_config is not None,
-        "pipeline parallelism": parallel.pipeline_parallel_size > 1,
+        "speculative decoding in a pipeline": guesses and parallel.pipeline_parallel_size > 1,
+        "speculative decoding with layers of several kinds": guesses and len(managers) > 1,
+        "a pipeline without asynchronous scheduling": parallel.pipeline_parallel_size > 1
+        and not scheduler.scheduler_config.async_scheduling,
         "context parallelism": parallel.decode_context_parallel_size > 1,
+        "a KV connector": scheduler.connector is not None,
+        "an encoder-cache connector": scheduler.ec_connector is not None,
         "an encoder-decoder model": scheduler.is_encoder_decoder,
         "a pooling model": config.model_config.runner_type == "pooling",
         "chunked prefill off": not scheduler.scheduler_config.enable_chunked_prefill,
-        "layers of several kinds in the KV cache": len(groups) != 1
-        or not isinstance(groups[0].kv_cache_spec, FullAttentionSpec)
-        or bool(groups[0].kv_cache_spec.sliding_window),
-        "block hashes of another size than blocks": scheduler.hash_block_size != scheduler.block_size,
-        f"a KV cache of {capacity} tokens, less than max_model_len": capacity < scheduler.max_model_len,
+        f"a KV cache kept by {', '.join(sorted(unknown))}": unknown,
+        "no layer that attends to the whole context": not table,
+        f"a KV cache of {capacity} tokens, less than max_model_len": table
+        and capacity < scheduler.max_model_len,
     }
     yield from (name for name, there in features.items() if there)
+
+
+def rules_off(scheduler: Any, groups: Any) -> list[str]:
+    """Which of Brim's rules don't apply to this engine, and why; all others do."""
+    off = []
+    if scheduler.hash_block_size != groups.block_size:
+        off.append("what is cached is not known in advance: block hashes have another size than blocks")
+    elif groups.several:
+        off.append("vLLM evicts by its own order: layers of several kinds share the KV cache")
+    return off
 
 
 def reasons_against_request(request: Request) -> str | None:
     """Why Brim's rules can't apply while this request is here."""
     if request.pooling_params is not None:
         return "a pooling request"
-    if request.prompt_token_ids is None:
-        return "a prompt of embeddings"
     if request.resumable:
         return "a prompt that comes in pieces"
-    if request.has_encoder_inputs:
-        return "images or sound in a prompt"
     return None

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,25 @@ from brim.core.config import SchedulerConfig
 from brim.core.errors import ConfigError
 from brim.core.estimators.response_length import History
 from brim.core.figures import figures
-from brim.core.hosted import HostedScheduler
+from brim.core.hosted import HostedScheduler, Orders
 from brim.core.plan import StepPlan
 from brim.core.policies.named import named
 from brim.plugins.journal import JournaledScheduler
 from brim.plugins.vllm import compat, views
+from brim.plugins.vllm.gate import GatedQueue
+from brim.plugins.vllm.groups import Groups
+from brim.plugins.vllm.host import VllmHost
 from brim.plugins.vllm.settings import MODES, UNTOLD_POLICY, Settings
 from brim.plugins.vllm.shadow import Shadow
 from brim.profiles.loader import load as load_profile
 
 logger = logging.getLogger(__name__)
 
+PATIENCE_STEPS = 2  # without a token, before vLLM decides alone for one
+
 
 class BrimScheduler(AsyncScheduler):
-    """vLLM's scheduler with Brim's decisions. Works with asynchronous scheduling and without."""
+    """vLLM's scheduler with Brim's decisions, with asynchronous scheduling and without."""
 
     waiting: Any  # vLLM's
     max_num_scheduled_tokens: int  # vLLM's
@@ -46,18 +51,24 @@ class BrimScheduler(AsyncScheduler):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._brim_host = views.VllmHost(self)
         self._lengths = History()
-        self._most_tokens: Mapping[str, int] = {}  # of those that don't just run one, in the coming step
+        self._orders = Orders()  # for the coming step
+        self._balked = self._idle_steps = 0  # see `_take_in`
         self._in_flight = deque()
         self._blocked: dict[str, Any] = {}  # requests that vLLM could not let in yet
         self._given_way: set[str] = set()  # preempted by vLLM of its own accord
         self._failures = 0
         self._shadow = Shadow()
         self._reasons = compat.reasons_against(self)
+        self._rules_off: list[str] = []
+        if not self._reasons:
+            self._brim_host = VllmHost(self, Groups(self))
+            self._rules_off = compat.rules_off(self, self._brim_host.groups)
         self._set(Settings.read(self.vllm_config.additional_config))
         if self._reasons:
             logger.warning("Brim leaves vLLM's scheduling as it is: %s", "; ".join(self._reasons))
+        for rule in self._rules_off:
+            logger.warning("One of Brim's rules does not apply: %s", rule)
 
     def _set(self, settings: Settings) -> None:
         if self._reasons and settings.strict:
@@ -101,7 +112,7 @@ class BrimScheduler(AsyncScheduler):
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         if self._at != self._mode or self._stale:
-            if any(output.total_num_scheduled_tokens for output, _ in self._in_flight):
+            if self._flying:
                 return self._empty_step(*args, **kwargs)
             self._change()
         now_ns = time.monotonic_ns()
@@ -109,16 +120,17 @@ class BrimScheduler(AsyncScheduler):
         try:
             output = super().schedule(*args, **kwargs)
         finally:
-            self._most_tokens = {}
+            self._orders = Orders()
         plan = self._guarded(self._take_in, output, now_ns)
         self._in_flight.append((output, plan or None))
         return output
 
     def update_from_output(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        known = {i: self._known_tokens(i) for i in scheduler_output.scheduled_spec_decode_tokens}
         outputs = super().update_from_output(scheduler_output, *args, **kwargs)
         plan = self._landed(scheduler_output)
         if plan is not None:
-            self._guarded(self._step_ended, plan)
+            self._guarded(self._step_ended, plan, known)
         return outputs
 
     def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> bool:
@@ -135,7 +147,19 @@ class BrimScheduler(AsyncScheduler):
     ) -> int:
         """vLLM asks it last of all how many tokens a request may run: the place to say fewer."""
         tokens = super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
-        return min(tokens, self._most_tokens.get(request.request_id, tokens))
+        most = self._orders.tokens.get(request.request_id)
+        if most is None or tokens <= most or 0 < request.num_tokens - num_computed_tokens <= most:
+            return tokens  # what exceeds the known tokens are guesses: they run with the last of these
+        return self._whole_items(request, num_computed_tokens, most)
+
+    def _whole_items(self, request: compat.Request, start: int, tokens: int) -> int:
+        """Where vLLM shall not cut an image or a sound in two, fewer tokens than cut one."""
+        if self.scheduler_config.disable_chunked_mm_input:
+            for item in request.mm_features:
+                offset = item.mm_position.offset
+                if start < offset < start + tokens < offset + item.mm_position.length:
+                    return offset - start
+        return tokens
 
     # ---- what the operator calls -----------------------------------------------------------------------
 
@@ -211,17 +235,59 @@ class BrimScheduler(AsyncScheduler):
         if self._at == "shadow" or compat.paused(self):
             return
         orders = brim.order(now_ns)
-        self._most_tokens = orders.tokens
-        self.waiting.let_in(orders.admit)
+        if self._idle_steps > PATIENCE_STEPS:
+            orders = Orders([*orders.admit, *(request.request_id for request in self.waiting)])
+        elif self._balked:
+            orders = Orders(orders.admit)
+        self._orders = orders
+        self.waiting.let_in(self._with_room_for_adapters(orders.admit))
+
+    def _with_room_for_adapters(self, request_ids: Sequence[str]) -> list[str]:
+        """vLLM counts the adapters of those that run in a step: who sits it out needs a place as well."""
+        if self.lora_config is None:
+            return list(dict.fromkeys(request_ids))
+        loaded, found = {compat.adapter(request) for request in self.running}, dict[str, None]()
+        for request_id in request_ids:
+            adapter = compat.adapter(self.requests[request_id])
+            if len({*loaded, adapter} - {0}) <= self.lora_config.max_loras:
+                loaded.add(adapter)
+                found[request_id] = None
+        return list(found)
 
     def _take_in(self, brim: HostedScheduler, output: Any, now_ns: int) -> StepPlan:
         given_way, self._given_way = self._given_way, set()
-        plan = brim.ran(output.num_scheduled_tokens, given_way, now_ns)
-        self._shadow.ran(brim, output.num_scheduled_tokens)
+        self._brim_host.drafts = drafts = output.scheduled_spec_decode_tokens
+        scheduled = output.num_scheduled_tokens
+        if drafts:
+            scheduled = {i: n - len(drafts.get(i, ())) for i, n in scheduled.items()}
+        plan = brim.ran(scheduled, given_way, now_ns)
+        self._brim_host.drafts = {}
+        self._shadow.ran(brim, scheduled)
+        self._notice(scheduled)
         return plan
 
-    def _step_ended(self, brim: HostedScheduler, plan: StepPlan) -> None:
+    def _notice(self, scheduled: Mapping[str, int]) -> None:
+        """Who can't run as ordered, for a reason that only vLLM knows, may wait for those that Brim holds up.
+
+        Then the next step has no limits; and where nobody at all could run for a while, no gate either.
+        """
+        left_out = [i for i, tokens in self._orders.tokens.items() if tokens and i not in scheduled]
+        self._balked = any(self.requests[i].status == compat.RequestStatus.RUNNING for i in left_out)
+        idle = self._at == "active" and not scheduled and self.requests and not self._flying
+        self._idle_steps = self._idle_steps + 1 if idle and not compat.paused(self) else 0
+
+    def _step_ended(self, brim: HostedScheduler, plan: StepPlan, known: Mapping[str, int]) -> None:
+        more = {i: self._known_tokens(i) - tokens - 1 for i, tokens in known.items()}
+        brim.accepted({i: tokens for i, tokens in more.items() if tokens > 0})
         brim.ended(plan, self.finished_req_ids, time.monotonic_ns())
+
+    def _known_tokens(self, request_id: str) -> int:
+        request = self.requests.get(request_id)
+        return 0 if request is None else request.num_tokens
+
+    @property
+    def _flying(self) -> bool:
+        return any(output.total_num_scheduled_tokens for output, _ in self._in_flight)
 
     def _aborted(self, brim: HostedScheduler, request_id: str) -> None:
         brim.abort(request_id, time.monotonic_ns())
@@ -260,7 +326,7 @@ class BrimScheduler(AsyncScheduler):
         self._brim = brim = self._new_brim()
         if self._at == "active":
             host.engage(brim.kv.eviction, brim.observer)
-            self.waiting = views.GatedQueue(queued)
+            self.waiting = GatedQueue(queued)
         now_ns = time.monotonic_ns()
         for request in self.running:
             brim.adopt(views.facts(request, self.max_model_len, settings.slo), now_ns)
@@ -270,8 +336,8 @@ class BrimScheduler(AsyncScheduler):
 
     def _config_of(self, settings: Settings) -> SchedulerConfig:
         return SchedulerConfig(
-            num_blocks=self._brim_host.num_blocks,
-            block_size=self.block_size,
+            num_blocks=self._brim_host.groups.most_blocks,
+            block_size=self._brim_host.groups.block_size,
             max_model_len=self.max_model_len,
             max_num_seqs=min(self.max_num_active_reqs, self.max_num_scheduled_tokens),
             max_num_batched_tokens=self.max_num_scheduled_tokens,
@@ -292,9 +358,12 @@ class BrimScheduler(AsyncScheduler):
         if self._brim is None:
             return
         self._brim.close()
+        timing = self._brim.policy.timing
+        if timing is not None and timing.steps.error.steps:
+            self._step_time = timing.steps.step_time  # measured here: the best there is to start from
         self._brim, self._blocked, self._given_way = None, {}, set()
         self._brim_host.disengage()
-        if isinstance(self.waiting, views.GatedQueue):
+        if isinstance(self.waiting, GatedQueue):
             queued, self.waiting = list(self.waiting), compat.create_request_queue(self.policy)
             for request in sorted(queued, key=lambda request: request.arrival_time):
                 self.waiting.add_request(request)

@@ -1,0 +1,137 @@
+"""vLLM's scheduler and block pool as a host of Brim's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from brim.core.kvcache.eviction import Eviction
+from brim.core.kvcache.prefix_index import CacheObserver
+from brim.plugins.vllm.compat import (
+    FreeKVCacheBlockQueue,
+    Request,
+    RequestStatus,
+    content_key,
+    content_of,
+)
+from brim.plugins.vllm.free_blocks import FreeBlocks
+from brim.plugins.vllm.groups import Groups
+
+
+class VllmHost:
+    """`brim.core.kvcache.hosted.Host` over vLLM's scheduler."""
+
+    def __init__(self, scheduler: Any, groups: Groups) -> None:
+        self.groups = groups
+        self.drafts: Mapping[
+            str, Sequence[int]
+        ] = {}  # of the step that is taken in: guesses among its tokens
+        self.obeying = False  # whether vLLM preempts on our behalf
+        self._scheduler = scheduler
+        self._pool = scheduler.kv_cache_manager.block_pool
+        self._free: FreeBlocks | None = None
+        self._known: set[bytes] = set()  # contents of which the offline pool was told
+
+    @property
+    def num_blocks(self) -> int:
+        return self.groups.num_blocks
+
+    @property
+    def free_blocks(self) -> int:
+        return self.groups.free_blocks
+
+    def wanted_among(self, count: int) -> int:
+        return 0 if self._free is None else self._free.wanted_among(count)
+
+    def table(self, request_id: str, start: int) -> Sequence[int]:
+        blocks = self.groups.tables.get(request_id, ())
+        return [block.block_id for block in blocks[start:]]
+
+    def ref_count(self, block_id: int) -> int:
+        return self._pool.blocks[block_id].ref_cnt
+
+    def find(self, block_hash: Any) -> int | None:
+        key = content_key(block_hash, self.groups.number)
+        block = self._pool.cached_block_hash_to_block.get_one_block(key)
+        return None if block is None else block.block_id
+
+    def hashes(self, request_id: str, start: int) -> Sequence[Any]:
+        request = self._scheduler.requests[request_id]
+        hashed = self._scheduler.hash_block_size == self.groups.block_size
+        return request.block_hashes[start:] if hashed and not request.skip_reading_prefix_cache else ()
+
+    def token_ids(self, request_id: str) -> list[int]:
+        return self._scheduler.requests[request_id]._all_token_ids
+
+    def num_computed_tokens(self, request_id: str) -> int:
+        computed: int = self._scheduler.requests[request_id].num_computed_tokens
+        return computed - len(self.drafts.get(request_id, ()))
+
+    def preempt(self, request_id: str) -> None:
+        scheduler = self._scheduler
+        request = scheduler.requests.get(request_id)
+        if request is None or request.status != RequestStatus.RUNNING:
+            return
+        scheduler.running.remove(request)
+        scheduler.prev_step_scheduled_req_ids.discard(request_id)
+        self.obeying = True
+        try:
+            # its token in flight is drawn again: it may be let in again at once
+            scheduler._preempt_request(request, time.monotonic(), drop_stale_output=True)
+        finally:
+            self.obeying = False
+
+    def keep(self, block_id: int) -> None:
+        self._pool.touch([self._pool.blocks[block_id]])
+
+    def let_go(self, block_ids: Sequence[int]) -> None:
+        self._pool.free_blocks([self._pool.blocks[block_id] for block_id in block_ids])
+
+    def mark_online(self, block_ids: Iterable[int]) -> None:
+        if self._free is not None:
+            self._free.online.update(block_ids)
+
+    def engage(self, eviction: Eviction, observer: CacheObserver | None) -> None:
+        """From now on the observer is told what is cached, and a rule that needs that says who is evicted."""
+        if observer is None or self._scheduler.hash_block_size != self.groups.block_size:
+            return
+        self._observe(observer)
+        if eviction.by_class and not self.groups.several:  # the windows' blocks would be first to go
+            self._free = FreeBlocks(eviction, self._known, self._pool.free_block_queue.get_all_free_blocks())
+            self._pool.free_block_queue = self._free
+
+    def _observe(self, observer: CacheObserver) -> None:
+        """What was cached before stays unknown: vLLM does not tell which blocks follow one another."""
+        pool, known, cached = self._pool, self._known, self._pool.cached_block_hash_to_block
+        group = self.groups.number
+        cache, evict = pool.cache_full_blocks, pool._maybe_evict_cached_block
+
+        def cache_full_blocks(
+            request: Request, blocks: Any, num_cached_blocks: int, num_full_blocks: int, **more: Any
+        ) -> None:
+            first, last = num_cached_blocks, num_full_blocks
+            cache(request, blocks, num_cached_blocks=first, num_full_blocks=last, **more)
+            if last > first and more["kv_cache_group_id"] == group:
+                chain = request.block_hashes[:last]
+                observer.published(chain, first, last)
+                known.update(chain[first:])
+
+        def maybe_evict(block: Any) -> bool:
+            key, done = block.block_hash, evict(block)
+            content = content_of(key) if done else None
+            if content in known and key == content_key(content, group) and cached.get_one_block(key) is None:
+                known.discard(content)
+                observer.evicted(content)
+            return bool(done)
+
+        pool.cache_full_blocks, pool._maybe_evict_cached_block = cache_full_blocks, maybe_evict
+
+    def disengage(self) -> None:
+        """The pool is vLLM's own again."""
+        for name in ("cache_full_blocks", "_maybe_evict_cached_block"):
+            vars(self._pool).pop(name, None)
+        self._known.clear()
+        if self._free is not None:
+            self._pool.free_block_queue = FreeKVCacheBlockQueue(self._free.get_all_free_blocks())
+            self._free = None

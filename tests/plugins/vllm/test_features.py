@@ -1,0 +1,92 @@
+"""What else vLLM can do beside Brim: random histories over its real scheduler, each with one more feature."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.plugins.vllm import classes
+from tests.plugins.vllm.driver import Driver, Limits
+from tests.plugins.vllm.histories import FACTS, Traffic, check_answers
+from tests.plugins.vllm.test_histories import brim
+
+FEATURES: dict[str, dict[str, Any]] = {
+    "a window": {"windows": (40,), "num_blocks": 50},
+    "two windows": {"windows": (40, 100), "num_blocks": 70},
+    "several whole contexts": {"windows": (2_000,), "num_blocks": 60},
+    "adapters": {"adapters": 1},
+    "images": {"images": 20},
+    "guesses": {"guesses": 3},
+    "a pipeline": {"pipeline": 2},
+    "a long pipeline": {"pipeline": 4},
+    "most": {"windows": (40,), "num_blocks": 60, "adapters": 2, "images": 20},
+}
+POLICIES = ["brim", "priority", "econoserve"]
+IN_FLIGHT = pytest.mark.parametrize("steps_in_flight", [1, 2], ids=["sync", "async"])
+
+
+def limits_of(feature: str, steps_in_flight: int, **told: Any) -> Limits:
+    if "pipeline" in feature and steps_in_flight == 1:
+        pytest.skip("Brim leaves that to vLLM")
+    config = {"num_blocks": 40, **FEATURES[feature], "steps_in_flight": steps_in_flight}
+    return Limits(**config, additional_config=brim(**told))
+
+
+def history(driver: Driver, **traffic: Any) -> Driver:
+    Traffic(driver, seed=3, **traffic).run(steps=500)
+    check_answers(driver)
+    assert len(driver.finish_reasons) > 15
+    return driver
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+@IN_FLIGHT
+def test_vllm_itself_loses_nothing(feature: str, steps_in_flight: int) -> None:
+    path = classes.STOCK if steps_in_flight > 1 else classes.STOCK_SYNC
+    history(Driver(classes.find(path), limits_of(feature, steps_in_flight)))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("feature", FEATURES)
+@IN_FLIGHT
+def test_nothing_is_lost(feature: str, policy: str, steps_in_flight: int) -> None:
+    limits = limits_of(feature, steps_in_flight, policy=policy, ttft_ms=1_000, itl_ms=100)
+    driver = history(Driver(classes.find(classes.BRIM), limits))
+    assert driver.scheduler.brim_mode == "active"
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+@IN_FLIGHT
+def test_an_operator_may_switch_at_any_time(feature: str, steps_in_flight: int) -> None:
+    limits = limits_of(feature, steps_in_flight, policy="brim", ttft_ms=1_000, itl_ms=100)
+    modes = ["active", "active", "shadow", "stock"]
+    history(Driver(classes.find(classes.BRIM), limits), modes=modes)
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    steps=st.integers(1, 60),
+    limits=st.builds(
+        Limits,
+        num_blocks=st.integers(30, 200),
+        max_num_seqs=st.integers(1, 8),
+        max_num_batched_tokens=st.integers(40, 200),
+        prefix_caching=st.booleans(),
+        steps_in_flight=st.sampled_from([1, 2]),
+        windows=st.just(()) | st.lists(st.integers(10, 200), max_size=2).map(tuple),
+        adapters=st.sampled_from([0, 0, 1, 2]),
+        images=st.sampled_from([0, 0, 20, 40]),
+        additional_config=st.builds(brim, policy=st.sampled_from(["brim", "echo", "hygen", *POLICIES])),
+    ),
+    facts=st.lists(st.sampled_from(FACTS), min_size=1, max_size=3),
+)
+@settings(max_examples=25, deadline=None)
+def test_short_histories_with_any_of_them(
+    seed: int, steps: int, limits: Limits, facts: list[dict[str, Any]]
+) -> None:
+    driver = Driver(classes.find(classes.BRIM), limits)
+    Traffic(driver, seed, facts=facts).run(steps)
+    check_answers(driver)
