@@ -45,7 +45,7 @@ def _one(one: Figures, target: float) -> Iterator[str]:
         return
     run = one["run"]["online"]
     cost = "" if one["cost_per_hour"] is None else f", ${one['cost_per_hour']:.2f} an hour"
-    yield f"  {one['replicas']} replicas, {one['gpus']} GPUs{cost}"
+    yield f"  {_count(one['replicas'], 'replica')}, {_count(one['gpus'], 'GPU')}{cost}"
     yield (
         f"  attainment {run['slo_attainment']:.4f}; TTFT p50 {_ms(run['ttft_seconds']['p50'])}, "
         f"p99 {_ms(run['ttft_seconds']['p99'])}; TPOT p50 {_ms(run['tpot_seconds']['p50'])}, "
@@ -146,13 +146,23 @@ def _savings(plan: Figures) -> Iterator[str]:
         if not other["feasible"]:
             yield f"{first} on {ours['profile']}: {ours['gpus']} GPUs; {other['policy']}: {why_not(other)}"
             continue
-        saved = 1 - ours["gpus"] / other["gpus"]
-        price = ours["price_per_gpu_hour"]
-        less = "" if price is None else f", ${price * (other['gpus'] - ours['gpus']):.2f} an hour"
         yield (
-            f"{first} on {ours['profile']}: {ours['gpus']} GPUs, {other['policy']} {other['gpus']}: "
-            f"{saved:+.0%} saved{less}"
+            f"{first} on {ours['profile']}: {_count(ours['gpus'], 'GPU')}, {other['policy']} "
+            f"{other['gpus']}: {_difference(ours, other)}"
         )
+
+
+def _difference(ours: Figures, other: Figures) -> str:
+    more, price = ours["gpus"] - other["gpus"], ours["price_per_gpu_hour"]
+    if not more:
+        return "as many"
+    share, word = abs(more) / other["gpus"], "more" if more > 0 else "fewer"
+    dollars = "" if price is None else f", ${price * abs(more):.2f} an hour {'more' if more > 0 else 'less'}"
+    return f"{share:.0%} {word}{dollars}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _ms(seconds: float | None) -> str:
