@@ -149,20 +149,23 @@ class EchoMachine(Traffic):
         self.take_step({f"r{at % len(self.requests)}": "no luck"})
 
     def take_step(self, errors: dict[str, str]) -> None:
-        there, events = len(self.host.scheduler), len(self.host.events)
+        there, events, tick = len(self.host.scheduler), len(self.host.events), self.host.scheduler.batch.tick
         self.do(lambda host: host.step(errors))
         plan = self.host.plans[-1]
         assert plan or not there or self.depth == 2
         preempted = any(isinstance(event, Preempted) for event in self.host.events[events:])
         if self.depth == 1 and not preempted:
-            self.nobody_online_waits_for_offline(plan)
+            self.nobody_online_waits_for_offline(plan, tick)
         self.reuse_is_what_a_recount_finds()
 
     # ---- what must hold
 
-    def nobody_online_waits_for_offline(self, plan: StepPlan) -> None:
+    def nobody_online_waits_for_offline(self, plan: StepPlan, tick: int) -> None:
         """Looked at after the step: it has given back at most what ended in it."""
         scheduler, kv = self.host.scheduler, self.host.scheduler.kv
+        hurrying = scheduler.policy.hurrying
+        if hurrying is not None and hurrying.is_turn(tick):
+            return  # it began with another than the first who waits
         waiting = next(iter(scheduler.queues.waiting), None)
         prompts = any(chunk.state.request.task_class is ONLINE for chunk in plan.chunks)
         ended = any(isinstance(e, Finished) for e in self.host.events if e.step_id == plan.step_id)
