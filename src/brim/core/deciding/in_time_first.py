@@ -86,10 +86,10 @@ def _late_last(
         view, offline = one[0], view_is_offline(one[0])
         return one != turn, offline, 0 if offline else view.request.priority
 
-    for (_, offline, _), group in groupby(sorted(first, key=place), place):
-        late = []
+    for (_, offline, _), equals in groupby(sorted(first, key=place), place):
+        group, late = list(equals), []
         for one in group:
-            if not offline and is_late(one[0]):
+            if len(group) > 1 and not offline and is_late(one[0]):
                 late.append(one)
             else:
                 yield one
