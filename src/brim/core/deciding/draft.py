@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from brim.core.deciding.budget import Budget
 from brim.core.deciding.time_left import TimeLeft
 from brim.core.decision import Board, Decision, Grant
-from brim.core.estimators.slack import Miss
+from brim.core.estimators.slack import Miss, OnlineStep, PromptWork
 from brim.core.policy import Policy
 from brim.core.request import RequestView, TaskClass
 
@@ -31,7 +31,9 @@ class Draft:
         decoding = 0 if policy.filling.prompts_alone else board.num_decoding
         self.budget = Budget(board, self.token_budget - decoding, lending=policy.lending is not None)
         self.spare = policy.admitting.spare_blocks(board.num_blocks)
+        self.in_a_hurry: OnlineStep | None = None  # with the prompts in order, where some may go first
         self.prompt_tokens: int | None = None  # of online requests, where they may not fill the step
+        self.works: dict[RequestView, PromptWork] = {}  # of those that were asked for, no token run
         self.time: TimeLeft | None = None  # for offline requests, once the online part is known
         self.miss: Miss | None = None
         self.offline_tokens = policy.filling.offline_tokens - board.load(TaskClass.OFFLINE).num_decodes
@@ -54,14 +56,17 @@ class Draft:
 
     def victims(self) -> list[RequestView]:
         """The running that are left, first to give way first; who ends by itself need not."""
-        out = {*self.preempt, *self.pause, *self.chunk_tokens}
-        left = [view for view in self.board.running if view not in out and not view.ending]
-        return sorted(left, key=lambda view: self.policy.preempting.key(view, self.now_ns))
+        return self._in_turn(self.board.running)
 
     def yielding_to(self, view: RequestView) -> list[RequestView]:
         if not self.policy.preempting.for_newcomers:
             return []
-        return [v for v in self.victims() if self.policy.preempting.yields_to(v, view)]
+        return self._in_turn([v for v in self.board.running if self.policy.preempting.yields_to(v, view)])
+
+    def _in_turn(self, running: Iterable[RequestView]) -> list[RequestView]:
+        out = {*self.preempt, *self.pause, *self.chunk_tokens}
+        left = [view for view in running if view not in out and not view.ending]
+        return sorted(left, key=lambda view: self.policy.preempting.key(view, self.now_ns))
 
     def freed(self, victims: Sequence[RequestView]) -> int:
         """Blocks that come free with these victims; what several share comes with the last of them."""

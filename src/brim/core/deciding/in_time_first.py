@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby, islice
+from typing import Generic, TypeVar
 
 from brim.core.deciding.draft import Draft
 from brim.core.deciding.online_part import (
@@ -13,54 +14,104 @@ from brim.core.deciding.online_part import (
     prompt_work,
     view_is_offline,
 )
+from brim.core.estimators.slack import PromptWork
 from brim.core.policies.hurrying import Hurrying
 from brim.core.policies.timing import Timing
 from brim.core.request import RequestView
 
+T = TypeVar("T")
 Candidate = tuple[RequestView, bool]  # and whether it waits to enter
 
 
 def in_time_first(draft: Draft, candidates: Iterator[Candidate]) -> Iterator[Candidate]:
-    """The same candidates, of the first few the late ones last; tells the draft what their prompts may have.
+    """The same candidates, of the first few the late ones last; tells the draft their order.
 
-    Priorities stay, and online before offline.
+    Priorities stay, and online before offline. No more of them are looked at than may get a part of the step.
     """
     timing, hurrying = draft.policy.timing, draft.policy.hurrying
-    if timing is None or hurrying is None:
+    if timing is None or hurrying is None or _is_full(draft):
         yield from candidates
         return
     first = list(islice(candidates, MOST_PROMPTS))
     turn = _whose_turn(draft, hurrying) if first else None
     if turn is not None:
         first = [turn, *(one for one in first if one != turn)]
+    half_done = sum(not waits for _, waits in first)
     for view, waits in _sorted(draft, timing, hurrying, first, turn):
-        if not (waits and draft.budget.refused):  # else nobody overtakes whom there was no room for
+        if not waits:
+            half_done -= 1
             yield view, waits
+        elif not draft.budget.refused:  # else nobody overtakes whom there was no room for
+            yield view, waits
+        if draft.budget.refused and not half_done:
+            break
     yield from (one for one in candidates if one != turn)
+
+
+def _is_full(draft: Draft) -> bool:
+    """Whether nobody gets a token more, whoever comes first."""
+    return draft.budget.tokens < 1 <= draft.budget.seats and not draft.board.catching_up
 
 
 def _sorted(
     draft: Draft, timing: Timing, hurrying: Hurrying, first: list[Candidate], turn: Candidate | None
-) -> list[Candidate]:
-    online = [view for view, _ in first if not view_is_offline(view)]
-    if not online:
+) -> Iterable[Candidate]:
+    if all(view_is_offline(view) for view, _ in first):
         return first
     step = online_step(timing, draft.board, draft.now_ns, draft.stopped(), [])
     token_ns = prompt_token_ns(timing.steps)
-    works = {view: prompt_work(timing, draft.board, view, 0, token_ns) for view in online}
 
-    def place(one: Candidate) -> tuple[bool, bool, int, bool]:
-        view, work = one[0], works.get(one[0])
-        if work is None:  # offline
-            return True, True, 0, False
+    def work(view: RequestView) -> PromptWork:
+        known = draft.works.get(view)
+        if known is None:
+            known = draft.works[view] = prompt_work(timing, draft.board, view, token_ns)
+        return known
+
+    def is_late(view: RequestView) -> bool:
         has_output = view.num_tokens > view.num_prompt_tokens
-        late = not has_output and hurrying.is_late(timing, step, work)
-        return one != turn, False, view.request.priority, late
+        return not has_output and hurrying.is_late(timing, step, work(view))
 
-    ordered = sorted(first, key=place)
-    step = step._replace(prompts=[works[view] for view, _ in ordered if view in works])
-    draft.prompt_tokens = hurrying.prompt_tokens(timing, step, draft.token_budget)
+    ordered = _Walked(_late_last(first, turn, is_late))
+    step = step._replace(prompts=_Walked(work(view) for view, _ in ordered if not view_is_offline(view)))
+    draft.in_a_hurry = step
     return ordered
+
+
+def _late_last(
+    first: list[Candidate], turn: Candidate | None, is_late: Callable[[RequestView], bool]
+) -> Iterator[Candidate]:
+    """Whose turn it is, then online requests by priority, the late ones last, then offline ones."""
+
+    def place(one: Candidate) -> tuple[bool, bool, int]:
+        view, offline = one[0], view_is_offline(one[0])
+        return one != turn, offline, 0 if offline else view.request.priority
+
+    for (_, offline, _), equals in groupby(sorted(first, key=place), place):
+        group, late = list(equals), []
+        for one in group:
+            if len(group) > 1 and not offline and is_late(one[0]):
+                late.append(one)
+            else:
+                yield one
+        yield from late
+
+
+class _Walked(Generic[T]):
+    """What an iterator gives, asked for no more of it than somebody walks along; more than one may walk."""
+
+    def __init__(self, source: Iterator[T]) -> None:
+        self._source = source
+        self._seen: list[T] = []
+
+    def __iter__(self) -> Iterator[T]:
+        at = 0
+        while True:
+            if at == len(self._seen):
+                self._seen += islice(self._source, 1)
+            if at == len(self._seen):
+                return
+            yield self._seen[at]
+            at += 1
 
 
 def _whose_turn(draft: Draft, hurrying: Hurrying) -> Candidate | None:

@@ -32,21 +32,28 @@ def online_step(
 
 
 def prompt_works(
-    timing: Timing, board: Board, running: Collection[RequestView], chunk_tokens: Mapping[RequestView, int]
+    timing: Timing,
+    board: Board,
+    running: Collection[RequestView],
+    chunk_tokens: Mapping[RequestView, int],
+    works: Mapping[RequestView, PromptWork],
 ) -> list[PromptWork]:
-    """Of those `running` that don't decode, in this order, and of the first that wait behind them."""
+    """Of those `running` that don't decode, in this order, and of the first that wait behind them.
+
+    `works` are those that are known already, as they are without a token in the coming step.
+    """
     waiting = islice((view for view in board.waiting if view not in chunk_tokens), MOST_PROMPTS)
     token_ns = prompt_token_ns(timing.steps)
     return [
-        prompt_work(timing, board, view, chunk_tokens.get(view, 0), token_ns)
+        (works.get(view) or prompt_work(timing, board, view, token_ns)).running(chunk_tokens.get(view, 0))
         for view in (*running, *waiting)
         if not view_is_offline(view)
     ]
 
 
-def prompt_work(timing: Timing, board: Board, view: RequestView, tokens: int, token_ns: int) -> PromptWork:
-    """Of an online request that does not decode, and runs so many tokens in the coming step."""
-    return timing.watch.work(view, tokens, first_token(board, view), token_ns)
+def prompt_work(timing: Timing, board: Board, view: RequestView, token_ns: int) -> PromptWork:
+    """Of an online request that does not decode."""
+    return timing.watch.work(view, first_token(board, view), token_ns)
 
 
 def first_token(board: Board, view: RequestView) -> int:

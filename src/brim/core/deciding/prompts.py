@@ -80,12 +80,15 @@ def try_admit(draft: Draft, view: RequestView) -> bool:
     remaining = view.num_tokens - draft.board.hit_tokens(view)
     grant = _grant_of_newcomer(draft, view)
     need = draft.board.admission_blocks(view) + grant.blocks
+    fits = draft.fits(need + (0 if alone else draft.spare))
+    if not fits and not draft.yielding_to(view):
+        return False
     tokens = tokens_for(draft, view, remaining)
     if draft.budget.tokens >= 1 and not draft.policy.chunking.tokens(view, remaining, tokens):
         return False  # it can't be cut, or there is no time
     if view_is_offline(view) and not alone and need > draft.offline_blocks:
         return False
-    if not draft.fits(need + (0 if alone else draft.spare)) and not draft.make_room(view, need):
+    if not fits and not draft.make_room(view, need):
         return False
     _give_chunk(draft, view, remaining)
     draft.budget.take(need)

@@ -11,6 +11,7 @@ from brim.core.deciding.online_part import (
     view_is_offline,
 )
 from brim.core.deciding.time_left import TimeLeft
+from brim.core.policies.timing import Timing
 from brim.core.request import RequestView, TaskClass
 
 
@@ -21,7 +22,7 @@ def turn_to_offline(draft: Draft) -> None:
         return
     half_done = sorted((view for view in board.catching_up if not view.ending), key=draft.place)
     running = [view for view in (*half_done, *draft.admit) if view not in draft.preempt]
-    works = prompt_works(timing, board, running, draft.chunk_tokens)
+    works = prompt_works(timing, board, running, draft.chunk_tokens, draft.works)
     step = online_step(timing, board, draft.now_ns, draft.stopped(), works)
     limit = timing.limit(step._replace(held_back=any_offline(board)))
     draft.miss = limit.miss
@@ -49,6 +50,14 @@ def tokens_for(draft: Draft, view: RequestView, remaining: int) -> int:
     if draft.policy.timing is None:
         return most
     if draft.prompt_tokens is None:
-        alone = online_step(draft.policy.timing, draft.board, draft.now_ns, draft.stopped(), [])
-        draft.prompt_tokens = draft.policy.timing.prompt_tokens(alone, draft.token_budget)
+        draft.prompt_tokens = _prompt_tokens(draft, draft.policy.timing)
     return max(min(most, draft.prompt_tokens), 0)
+
+
+def _prompt_tokens(draft: Draft, timing: Timing) -> int:
+    """Of online requests, before any of them has got some."""
+    step, hurrying = draft.in_a_hurry, draft.policy.hurrying
+    if step is not None and hurrying is not None:
+        return hurrying.prompt_tokens(timing, step, draft.token_budget)
+    alone = online_step(timing, draft.board, draft.now_ns, draft.stopped(), [])
+    return timing.prompt_tokens(alone, draft.token_budget)

@@ -146,11 +146,11 @@ class DueTimes:
 
     def least(self, tick: int, last_ns: int) -> Due | None:
         """Whose token of the step of `tick` is due first, all of them having drawn one at `last_ns`."""
-        dues = [Due(pace_ns * tick + keys[0][0], keys[0][1]) for pace_ns, keys in self._by_pace.items()]
+        dues = [(pace_ns * tick + keys[0][0], keys[0][1]) for pace_ns, keys in self._by_pace.items()]
         if self._by_gap:
             gaps = min(self._by_gap)
-            dues.append(Due(last_ns + gaps[0], next(iter(self._by_gap[gaps]))))
-        return min(dues, default=None)
+            dues.append((last_ns + gaps[0], next(iter(self._by_gap[gaps]))))
+        return Due(*min(dues)) if dues else None
 
     def least_for_first_tokens(self, tick: int, last_ns: int) -> int | None:
         """The same, for a step that is longer for the sake of somebody's first token.

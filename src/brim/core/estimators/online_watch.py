@@ -66,11 +66,11 @@ class OnlineWatch:
         """When the newest tokens were drawn."""
         return self._committed_ns
 
-    def work(self, view: RequestView, tokens_now: int, cached_tokens: int, token_ns: int) -> PromptWork:
+    def work(self, view: RequestView, cached_tokens: int, token_ns: int) -> PromptWork:
         """Of a request that does not decode: what it still computes, and when its next token is due.
 
-        `tokens_now` of that in the coming step; `token_ns` is what a prompt token takes, and an output one
-        at most: it only weighs prompt and answer where they have one deadline together.
+        `token_ns` is what a prompt token takes, and an output one at most: it only weighs prompt and answer
+        where they have one deadline together.
         """
         request, start = view.request, max(view.num_scheduled_tokens, cached_tokens)
         left = max(view.num_tokens - start, 0)  # its newest tokens may be in flight
@@ -83,4 +83,4 @@ class OnlineWatch:
         else:
             outputs = view.expected_tokens - view.num_prompt_tokens
             due_ns = first_due_ns(request, left * token_ns, outputs * token_ns)
-        return PromptWork(request.request_id, due_ns, start, left, tokens_now)
+        return PromptWork(request.request_id, due_ns, start, left)

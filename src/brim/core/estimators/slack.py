@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from brim.core.errors import ConfigError
@@ -29,6 +29,10 @@ class PromptWork(NamedTuple):
     num_tokens: int
     tokens_now: int = 0
 
+    def running(self, tokens: int) -> PromptWork:
+        """The same, with so many of them in the coming step."""
+        return self._replace(tokens_now=tokens) if tokens else self
+
 
 class OnlineStep(NamedTuple):
     """The online part of the coming step, and what waits behind it.
@@ -45,7 +49,7 @@ class OnlineStep(NamedTuple):
     tick: int
     num_decodes: int = 0
     decode_context: int = 0
-    prompts: Sequence[PromptWork] = ()
+    prompts: Iterable[PromptWork] = ()
     held_back: bool = True
 
     @property

@@ -51,9 +51,9 @@ class FirstTokens:
 
     def prompt_tokens(self, timing: Timing, step: OnlineStep, most: int) -> int:
         bearable = timing.prompt_tokens(step, most)
-        if not step.prompts:
+        first = next(iter(step.prompts), None)
+        if first is None:
             return bearable
-        first = step.prompts[0]
         whole = bearable < first.num_tokens <= most and self._must_be_whole(timing, step, first, bearable)
         return self._together(timing, step, first.num_tokens if whole else bearable) or bearable
 

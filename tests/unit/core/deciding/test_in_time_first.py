@@ -11,11 +11,12 @@ from dataclasses import replace
 from brim.core.config import SchedulerConfig
 from brim.core.decide import decide
 from brim.core.estimators.refitted import RefittedStepTime
+from brim.core.estimators.slack import OnlineStep, PromptWork
 from brim.core.estimators.step_time import StepTime
 from brim.core.events import Event, FirstToken
 from brim.core.policies.hurrying import FirstTokens
 from brim.core.policies.named import named
-from brim.core.policies.timing import BySlack
+from brim.core.policies.timing import BySlack, Timing
 from brim.core.policy import Policy
 from brim.core.request import SLO, RequestState, RequestView
 from brim.simulation.machine import Machine
@@ -89,3 +90,35 @@ def first_token_of_the_long_one_ms(turn_steps: int) -> float:
 def test_in_an_overload_the_late_are_served_as_well():
     assert first_token_of_the_long_one_ms(turn_steps=16) < 1500
     assert first_token_of_the_long_one_ms(turn_steps=10**9) > 3000
+
+
+class Asked:
+    """The rule, and how often somebody wanted to know who is late."""
+
+    def __init__(self) -> None:
+        self.rule, self.times = FirstTokens(), 0
+
+    def is_late(self, timing: Timing, step: OnlineStep, prompt: PromptWork) -> bool:
+        self.times += 1
+        return self.rule.is_late(timing, step, prompt)
+
+    def is_turn(self, tick: int) -> bool:
+        return self.rule.is_turn(tick)
+
+    def prompt_tokens(self, timing: Timing, step: OnlineStep, most: int) -> int:
+        return self.rule.prompt_tokens(timing, step, most)
+
+
+def asked(board: FakeBoard) -> int:
+    rule = Asked()
+    decide(rules(config(policy="brim"), hurrying=rule), board, 0)
+    return rule.times
+
+
+def test_who_is_late_is_asked_no_further_than_there_is_room():
+    five = [one for name in "abcde" for one in due_in(500, name)]
+    large: dict[RequestView, int] = dict.fromkeys(five, 100)
+    assert asked(board(five, running=views("x"))) > 1
+    assert asked(board(five, running=views("x"), need=large)) == 1  # behind the first nobody enters
+    assert asked(board(five, running=views("x") * 64, max_num_seqs=99)) == 0  # 64 tokens: the step is full
+    assert asked(board(five[:1], running=views("x"))) == 0  # alone it overtakes nobody

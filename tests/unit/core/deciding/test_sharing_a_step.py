@@ -298,7 +298,7 @@ def test_who_entered_computes_what_others_have_cached_since():
     (x,), timing = views("x", prompt=8), rules().timing
     x.admit(0)
     assert timing is not None
-    [work] = prompt_works(timing, roomy(running=[x], catching_up=[x], hits={x: 7}), [x], {x: 4})
+    [work] = prompt_works(timing, roomy(running=[x], catching_up=[x], hits={x: 7}), [x], {x: 4}, {})
     assert (work.start, work.num_tokens, work.tokens_now) == (0, 8, 4)
 
 
