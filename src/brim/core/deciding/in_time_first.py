@@ -67,18 +67,29 @@ def _sorted(
             known = draft.works[view] = prompt_work(timing, draft.board, view, token_ns)
         return known
 
-    def is_late(view: RequestView) -> bool:
-        has_output = view.num_tokens > view.num_prompt_tokens
-        return not has_output and hurrying.is_late(timing, step, work(view))
+    roomy = _all_fit(draft, [view for view, waits in first if waits])
 
-    ordered = _Walked(_late_last(first, turn, is_late))
+    def gives_way(one: Candidate) -> bool:
+        view, waits = one
+        if view.num_tokens > view.num_prompt_tokens or waits and not roomy:
+            return False
+        return hurrying.is_late(timing, step, work(view))
+
+    ordered = _Walked(_late_last(first, turn, gives_way))
     step = step._replace(prompts=_Walked(work(view) for view, _ in ordered if not view_is_offline(view)))
     draft.in_a_hurry = step
     return ordered
 
 
+def _all_fit(draft: Draft, waiting: list[RequestView]) -> bool:
+    """Whether all can enter. Else who overtakes takes blocks or a seat for all of his answer, and not a step."""
+    budget = draft.budget
+    blocks = sum(budget.blocks_for(view.num_tokens + 1) for view in waiting)
+    return not budget.refused and len(waiting) <= budget.seats and blocks <= budget.blocks
+
+
 def _late_last(
-    first: list[Candidate], turn: Candidate | None, is_late: Callable[[RequestView], bool]
+    first: list[Candidate], turn: Candidate | None, gives_way: Callable[[Candidate], bool]
 ) -> Iterator[Candidate]:
     """Whose turn it is, then online requests by priority, the late ones last, then offline ones."""
 
@@ -89,7 +100,7 @@ def _late_last(
     for (_, offline, _), equals in groupby(sorted(first, key=place), place):
         group, late = list(equals), []
         for one in group:
-            if len(group) > 1 and not offline and is_late(one[0]):
+            if len(group) > 1 and not offline and gives_way(one):
                 late.append(one)
             else:
                 yield one
