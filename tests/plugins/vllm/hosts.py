@@ -32,7 +32,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Host:
-    """How a vLLM is started; `scheduler` is `module:Class`, and the model one of `models.SIZES`."""
+    """How a vLLM is started; `scheduler` is `module:Class`, and the model one that `models.ensure` knows."""
 
     scheduler: str = classes.STOCK
     num_blocks: int = 64
@@ -70,11 +70,14 @@ class Ask:
     prompt_token_ids: tuple[int, ...]
     max_tokens: int
     facts: Mapping[str, Any] = field(default_factory=dict)
+    adapter: int = 0  # of `models.adapter`, in this process only; 0 means none
+    allowed: tuple[int, ...] = ()  # tokens of the answer; empty: all
 
     def completion(self) -> dict[str, Any]:
         """The body for `/v1/completions`."""
         body = {"model": "tiny", "prompt": list(self.prompt_token_ids), "max_tokens": self.max_tokens}
         body |= {"temperature": 0.0, "ignore_eos": True, "return_token_ids": True}
+        body |= {"allowed_token_ids": list(self.allowed)} if self.allowed else {}
         return body | ({"vllm_xargs": dict(self.facts)} if self.facts else {})
 
 
@@ -104,15 +107,27 @@ def scheduler_of(llm: Any) -> Any:
 def generate(llm: Any, asks: Sequence[Ask]) -> list[list[int]]:
     """The greedy answers in token ids; all are asked for at once."""
     from vllm import SamplingParams
+    from vllm.lora.request import LoRARequest
 
     sampling = [
         SamplingParams(
-            temperature=0.0, max_tokens=ask.max_tokens, ignore_eos=True, extra_args=dict(ask.facts) or None
+            temperature=0.0,
+            max_tokens=ask.max_tokens,
+            ignore_eos=True,
+            allowed_token_ids=list(ask.allowed) or None,
+            extra_args=dict(ask.facts) or None,
         )
         for ask in asks
     ]
     prompts = [{"prompt_token_ids": list(ask.prompt_token_ids)} for ask in asks]
-    return [list(done.outputs[0].token_ids) for done in llm.generate(prompts, sampling, use_tqdm=False)]
+    adapters = [
+        LoRARequest(f"adapter {ask.adapter}", ask.adapter, str(models.adapter(ask.adapter)))
+        if ask.adapter
+        else None
+        for ask in asks
+    ]
+    answers = llm.generate(prompts, sampling, lora_request=adapters, use_tqdm=False)
+    return [list(done.outputs[0].token_ids) for done in answers]
 
 
 class Server:

@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import pytest
 
-from tests.plugins.vllm import classes
+from tests.plugins.vllm import classes, models
 from tests.plugins.vllm.histories import FACTS
 from tests.plugins.vllm.hosts import Ask, Host, Server, engine, generate, scheduler_of
 
@@ -86,3 +86,56 @@ def test_a_server(
     log = server.log.read_text()
     assert f"Using custom scheduler class {classes.BRIM.replace(':', '.')}" in log
     assert ("Batch queue is enabled" in log) == asynchronous
+
+
+WINDOWS = Host(num_blocks=400, model=models.WINDOWS)
+ADAPTERS = Host(num_blocks=200, changes={"enable_lora": True, "max_loras": 1, "max_lora_rank": 8})
+
+
+def with_adapters(asks: Sequence[Ask]) -> list[Ask]:
+    """Two in turn. On a CPU the answers without an adapter depend on who else runs, under vLLM alone too."""
+    return [replace(ask, adapter=1 + index // 2 % 2) for index, ask in enumerate(asks)]
+
+
+@pytest.mark.parametrize(
+    ("ample", "num_blocks", "adapters"),
+    [(WINDOWS, 34, False), (ADAPTERS, 18, True)],
+    ids=["layers with a window", "adapters"],
+)
+def test_with_other_features_of_vllm(ample: Host, num_blocks: int, adapters: bool) -> None:
+    def ask(facts: Sequence[dict[str, Any]]) -> list[Ask]:
+        return with_adapters(asks(facts)) if adapters else asks(facts)
+
+    with engine(ample) as llm:
+        stock = generate(llm, ask([{}]))
+        assert adapters == (generate(llm, asks([{}])) != stock)
+    scarce = replace(SCARCE, num_blocks=num_blocks, model=ample.model, changes=ample.changes)
+    with engine(replace(scarce, asynchronous=True)) as llm:
+        assert generate(llm, ask(FACTS)) == stock
+        scheduler = scheduler_of(llm)
+        assert scheduler.brim_mode == "active"
+        assert bool(scheduler.brim_left_to_vllm) == (ample is WINDOWS)
+        assert scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == num_blocks - 1
+
+
+def test_a_server_that_guesses(tmp_path: Path) -> None:
+    """In a process of its own: what guesses imports keeps vLLM from starting a second engine beside it."""
+    guesses = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1, "prompt_lookup_max": 2}
+
+    def ask(facts: Sequence[dict[str, Any]]) -> list[Ask]:
+        return [replace(ask, allowed=(5, 6, 7)) for ask in asks(facts)]  # else no guess would be right
+
+    with engine(Host(num_blocks=200)) as llm:
+        stock = generate(llm, ask([{}]))
+    host = replace(SCARCE, changes={"speculative_config": guesses})
+    with Server(host, tmp_path, NUMBA_DISABLE_JIT="1") as server:
+        assert server.generate(ask(FACTS)) == stock
+        accepted, drafted = (
+            _total(server, f"vllm:spec_decode_num_{n}_tokens") for n in ("accepted", "draft")
+        )
+    assert 0 < accepted < drafted
+
+
+def _total(server: Server, name: str) -> float:
+    lines = server.get("/metrics").splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name}_total"))

@@ -22,7 +22,8 @@ FEATURES: dict[str, dict[str, Any]] = {
     "guesses": {"guesses": 3},
     "a pipeline": {"pipeline": 2},
     "a long pipeline": {"pipeline": 4},
-    "most": {"windows": (40,), "num_blocks": 60, "adapters": 2, "images": 20},
+    # with images vLLM alone may run more adapters than it has room for, and ends: here there is room for all
+    "most": {"windows": (40,), "num_blocks": 60, "adapters": 3, "images": 20},
 }
 POLICIES = ["brim", "priority", "econoserve"]
 IN_FLIGHT = pytest.mark.parametrize("steps_in_flight", [1, 2], ids=["sync", "async"])

@@ -16,6 +16,7 @@ from tests.unit.plugins.fake_vllm import FakeEngine
 
 class Scheduler:
     brim_mode = "active"
+    brim_left_to_vllm: tuple[str, ...] = ()
 
     def brim_switch(self, mode: str) -> str:
         if mode == "shadow":
@@ -55,6 +56,12 @@ def test_a_core_answers_for_its_scheduler(installed: type[EngineCore]) -> None:
         "refused": "no shadow here",
     }
     assert core.brim_figures() == {"free_blocks": 3.0}
+
+
+def test_a_core_says_what_is_left_to_vllm(installed: type[EngineCore]) -> None:
+    scheduler = Scheduler()
+    scheduler.brim_left_to_vllm = ("a KV connector", "a pooling model")
+    assert installed(scheduler).brim_status()["left_to_vllm"] == "a KV connector; a pooling model"
 
 
 def test_a_core_with_another_scheduler_has_no_mode(installed: type[EngineCore]) -> None:

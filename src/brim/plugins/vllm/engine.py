@@ -42,9 +42,12 @@ def log_beside_vllm() -> None:
 
 
 def _status(core: Any) -> dict[str, str]:
-    """The scheduler's class and the mode in force, which is empty where the scheduler is not Brim's."""
+    """The scheduler's class, the mode in force, which is empty where the scheduler is not Brim's, and what
+    Brim can't do there."""
     scheduler = core.scheduler
-    return {"scheduler": type(scheduler).__name__, "mode": getattr(scheduler, "brim_mode", "")}
+    left = "; ".join(getattr(scheduler, "brim_left_to_vllm", ()))
+    status = {"scheduler": type(scheduler).__name__, "mode": getattr(scheduler, "brim_mode", "")}
+    return status | ({"left_to_vllm": left} if left else {})
 
 
 def _switch(core: Any, mode: str) -> dict[str, str]:

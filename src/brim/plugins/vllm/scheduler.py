@@ -187,6 +187,11 @@ class BrimScheduler(AsyncScheduler):
         """The mode that is in force; without a policy `stock` until a request brings a class or a target."""
         return self._at
 
+    @property
+    def brim_left_to_vllm(self) -> list[str]:
+        """Why Brim can't schedule here, and which of its rules don't apply."""
+        return [*self._reasons, *self._rules_off]
+
     def brim_figures(self) -> dict[str, float]:
         """By name; see `core.figures`."""
         own = {} if self._brim is None else figures(self._brim)
