@@ -54,6 +54,15 @@ def test_who_cannot_be_in_time_goes_behind_who_can():
     assert entering(board([late, timely], hits={late: 20})) == ["a", "b"]  # a cached prefix makes a timely
 
 
+def test_where_not_all_fit_nobody_overtakes():
+    """Who overtakes then would keep the late one out for all of an answer, and not for a step."""
+    (late,), (timely,) = due_in(39, "a"), due_in(40, "b")
+    assert entering(
+        board([late, timely], need={late: 8, timely: 8}, available_blocks=15, running=views("x"))
+    )[:1] == ["a"]
+    assert entering(board([late, timely], running=views("x"), max_num_seqs=2)) == ["a"]
+
+
 def test_priorities_stay():
     (late,), (timely,) = due_in(39, "a", priority=-1), due_in(200, "b")
     assert entering(board([late, timely])) == ["a", "b"]
@@ -79,7 +88,8 @@ def first_token_of_the_long_one_ms(turn_steps: int) -> float:
 
     long = TraceRequest(30 * MS, 200, 1)
     short = [TraceRequest(i * 20 * MS, 30, 1) for i in range(150)]
-    settings = config(num_blocks=999, max_model_len=999, max_num_batched_tokens=999, policy="brim")
+    large = {"num_blocks": 999, "max_model_len": 999, "max_num_batched_tokens": 999, "max_num_seqs": 999}
+    settings = config(policy="brim", **large)
     policy = rules(settings, hurrying=FirstTokens(turn_steps=turn_steps))
     setup = Setup(settings, Machine(STEP_TIME, 64), policy, Targets(ttft_ns=60 * MS, tpot_ns=50 * MS))
     simulate(Trace("overload", sorted([long, *short])), setup, observe=observe)
