@@ -153,8 +153,9 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _probe(client: Client, trace: Trace, fresh: Callable[[], Setup]) -> Share:
-    """Requests as long as the trace's median, on the idle server: one by one, and several together."""
-    prompt = int(median(request.input_tokens for request in trace.requests))
+    """Requests as long as the median online one, on the idle server: one by one, and several together."""
+    online = [request for request in trace.requests if request.task_class is TaskClass.ONLINE]
+    prompt = int(median(request.input_tokens for request in online or trace.requests))
     several = min(TOGETHER, fresh().config.max_num_seqs)
     await _sent(client, prompt, 2)  # the first requests of a server may be slow
     alone, together = [], []
