@@ -71,7 +71,7 @@ def _sorted(
 
     def gives_way(one: Candidate) -> bool:
         view, waits = one
-        if view.num_tokens > view.num_prompt_tokens or waits and not roomy:
+        if view.num_tokens > view.num_prompt_tokens or (waits and not roomy):
             return False
         return hurrying.is_late(timing, step, work(view))
 
@@ -82,7 +82,7 @@ def _sorted(
 
 
 def _all_fit(draft: Draft, waiting: list[RequestView]) -> bool:
-    """Whether all can enter. Else who overtakes takes blocks or a seat for all of his answer, and not a step."""
+    """Whether all can enter. Else who overtakes takes blocks or a seat for a whole answer, and not a step."""
     budget = draft.budget
     blocks = sum(budget.blocks_for(view.num_tokens + 1) for view in waiting)
     return not budget.refused and len(waiting) <= budget.seats and blocks <= budget.blocks
