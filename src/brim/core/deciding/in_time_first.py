@@ -59,12 +59,12 @@ def _sorted(
     if all(view_is_offline(view) for view, _ in first):
         return first
     step = online_step(timing, draft.board, draft.now_ns, draft.stopped(), [])
-    token_ns = prompt_token_ns(timing.steps)
+    token_ns, works, board = prompt_token_ns(timing.steps), draft.works, draft.board
 
-    def work(view: RequestView) -> PromptWork:
-        known = draft.works.get(view)
+    def work(view: RequestView) -> PromptWork:  # holds no draft: the draft will hold it
+        known = works.get(view)
         if known is None:
-            known = draft.works[view] = prompt_work(timing, draft.board, view, token_ns)
+            known = works[view] = prompt_work(timing, board, view, token_ns)
         return known
 
     roomy = _all_fit(draft, [view for view, waits in first if waits])
@@ -76,8 +76,8 @@ def _sorted(
         return hurrying.is_late(timing, step, work(view))
 
     ordered = _Walked(_late_last(first, turn, gives_way))
-    step = step._replace(prompts=_Walked(work(view) for view, _ in ordered if not view_is_offline(view)))
-    draft.in_a_hurry = step
+    prompts = _Walked(work(view) for view, _ in ordered if not view_is_offline(view))
+    draft.in_a_hurry = step._replace(prompts=prompts)
     return ordered
 
 

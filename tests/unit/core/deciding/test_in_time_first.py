@@ -5,11 +5,13 @@ A step takes 10 ms and 1 ms a token, without a guard.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import replace
 
 from brim.core.config import SchedulerConfig
 from brim.core.decide import decide
+from brim.core.deciding.draft import Draft
 from brim.core.estimators.refitted import RefittedStepTime
 from brim.core.estimators.slack import OnlineStep, PromptWork
 from brim.core.estimators.step_time import StepTime
@@ -77,6 +79,22 @@ def test_in_a_step_of_theirs_who_waited_longest_goes_first():
 def test_behind_one_for_whom_there_is_no_room_nobody_enters():
     (large,), (small,) = due_in(100, "a"), due_in(100, "b")
     assert entering(board([large, small], need={large: 100, small: 1}, running=views("x"))) == []
+
+
+def test_a_decision_leaves_nothing_to_the_cycle_collector():
+    """It would stop an engine for as long as it walks through all there is."""
+    large, small = due_in(100, "a"), due_in(100, "bcd")
+    made, policy = (
+        board([*large, *small], need={large[0]: 100}, running=views("x")),
+        rules(config(policy="brim")),
+    )
+    gc.collect()
+    gc.disable()
+    try:
+        decide(policy, made, 0)
+        assert not any(isinstance(each, Draft) for each in gc.get_objects())
+    finally:
+        gc.enable()
 
 
 def first_token_of_the_long_one_ms(turn_steps: int) -> float:
