@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,9 @@ def test_a_table_is_printed(server: Running, traces: list[str]) -> None:
 def test_wrong_use_is_said(server: Running, traces: list[str], flags: tuple[str, ...], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         check(*traces, "--profile", PROFILE, "--url", server.url, *flags)
+
+
+def test_what_is_not_installed_is_said(traces: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "brim.profiling.load_client", None)
+    with pytest.raises(ConfigError, match=r"pip install 'brim\[profiling\]'"):
+        check(*traces, "--profile", PROFILE, "--url", "http://127.0.0.1:1")

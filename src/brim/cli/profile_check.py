@@ -37,8 +37,12 @@ def check_command(
     with service_tier flex, targets as headers. A key is taken from OPENAI_API_KEY.
     """
     from brim.profiles.loader import as_json
-    from brim.profiling.against_server import check, table
-    from brim.profiling.load_client import Client
+
+    try:
+        from brim.profiling.against_server import check, table
+        from brim.profiling.load_client import Client
+    except ImportError as exc:
+        raise ConfigError(f"a load client needs aiohttp ({exc}); pip install 'brim[profiling]'") from exc
 
     refuse_unknown(policy)
     if output is not None and output.suffix != ".json":
