@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 from unittest.mock import patch
 
@@ -17,6 +17,9 @@ class Clock(Protocol):
     def idle_until(self, at: float) -> None:
         """Called with nothing to compute until then."""
 
+    def told_to_all(self) -> AbstractContextManager[None]:
+        """Meanwhile the functions of `time` tell this time, on from what it was."""
+
 
 class WallClock:
     """Real time, in which whoever shares the machine makes some steps several times longer than others."""
@@ -26,6 +29,9 @@ class WallClock:
 
     def idle_until(self, at: float) -> None:
         time.sleep(max(at - self.seconds(), 0.0))
+
+    def told_to_all(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 class ProcessorClock:
@@ -46,7 +52,6 @@ class ProcessorClock:
 
     @contextmanager
     def told_to_all(self) -> Iterator[None]:
-        """Meanwhile the functions of `time` tell this time, on from what it was."""
         start, day, monotonic = self.seconds(), time.time(), time.monotonic()
 
         def passed() -> float:
@@ -57,8 +62,6 @@ class ProcessorClock:
             "monotonic": lambda: monotonic + passed(),
             "perf_counter": lambda: monotonic + passed(),
         }
-        nanoseconds = {
-            f"{name}_ns": lambda tell=tell: round(1e9 * tell()) for name, tell in seconds.items()
-        }
+        nanoseconds = {f"{name}_ns": lambda tell=tell: round(1e9 * tell()) for name, tell in seconds.items()}
         with patch.multiple(time, **seconds, **nanoseconds):
             yield

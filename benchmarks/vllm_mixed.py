@@ -3,10 +3,11 @@
     OMP_NUM_THREADS=1 python -m benchmarks.vllm_mixed [--quick] [--json FILE]     on this machine's CPU
     python -m benchmarks.vllm_mixed --gpu --kv scarce --seconds 8 --json FILE     Llama-3-8B's shape on a GPU
 
-One engine in this process, one model with random weights, real time. A row changes only how vLLM schedules:
-by itself (first come first served, by priority, with few batch requests at a time, with a fixed number of
-tokens a step), or by Brim with targets of 1.5, 2 and 4 times the p99 that chats have alone. All rows of a
-load serve the same chats at the same times. Needs a quiet machine: the times are real.
+One engine in this process, one model with random weights. A row changes only how vLLM schedules: by itself
+(first come first served, by priority, with few batch requests at a time, with a fixed number of tokens a
+step), or by Brim with targets of 1.5, 2 and 4 times the p99 that chats have alone. All rows of a load serve
+the same chats at the same times. On the CPU time is the processor's, so that other tenants of the machine do
+not count; `--clock wall` is real time, as always on a GPU, and needs a quiet machine.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import argparse
 import json
 import math
 import random
-import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
+from benchmarks.clocks import Clock, ProcessorClock, WallClock
 from tests.plugins.vllm import classes
 from tests.plugins.vllm.hosts import Host, engine, scheduler_of
 
@@ -35,6 +36,7 @@ DOCUMENT, QUESTION, ANSWER = 320, 40, 32  # tokens of a batch line; documents ar
 LINES = 2_000
 BACKLOG = 400  # of them with the engine at any time
 SETTLE_SECONDS = 2.0  # before the first chat that counts
+CALIBRATIONS, NEAR = 6, 0.02  # so many tries for a load that is so near
 GRACE_SECONDS = 5.0  # for the last chats; who is not done by then counts with the time it had
 
 
@@ -123,9 +125,10 @@ class Run:
     """One row: chats come at their times, batch lines wait from the start."""
 
     def __init__(
-        self, llm: Any, way: Way, chats: Sequence[Ask], facts: Mapping[str, Any], scale: int
+        self, llm: Any, way: Way, chats: Sequence[Ask], facts: Mapping[str, Any], scale: int, clock: Clock
     ) -> None:
         self._engine, self._way, self._facts, self._scale = llm.llm_engine, way, facts, scale
+        self._clock = clock
         self._chats = {f"chat-{i}": chat for i, chat in enumerate(chats)}
         self._coming = deque(self._chats)
         self._lines = enumerate(lines_of(1, scale) if way.batch else ())
@@ -135,20 +138,20 @@ class Run:
 
     def row(self) -> Row:
         self._let_in(-1.0)  # before the clock runs: so many prompts take a while to be hashed
-        start = time.perf_counter()
+        start = self._clock.seconds()
         unfinished = set(self._chats)
         until = max(chat.at for chat in self._chats.values()) + GRACE_SECONDS
-        while unfinished and (now := time.perf_counter() - start) < until:
+        while unfinished and (now := self._clock.seconds() - start) < until:
             self._let_in(now)
             if not self._engine.has_unfinished_requests():
-                time.sleep(0.001)
+                self._clock.idle_until(start + self._chats[self._coming[0]].at)
                 continue
             outputs = self._engine.step()
-            end = time.perf_counter() - start
+            end = self._clock.seconds() - start
             self._busy += end - now
             for output in outputs:
                 self._take(output, end, unfinished)
-        return self._figures(time.perf_counter() - start)
+        return self._figures(self._clock.seconds() - start)
 
     def _let_in(self, now: float) -> None:
         while self._coming and self._chats[self._coming[0]].at <= now:
@@ -206,47 +209,56 @@ def percentiles(values: Sequence[float]) -> tuple[float, float, float]:
     return cuts[49], cuts[94], cuts[98]
 
 
-def run(llm: Any, way: Way, chats: Sequence[Ask], facts: Mapping[str, Any], scale: int) -> Row:
-    scheduler = scheduler_of(llm)
-    stock = {"policy": "stock"}
-    scheduler.brim_configure(stock if way.brim is None else way.brim)
-    llm.llm_engine.reset_prefix_cache()
-    most = scheduler.max_num_scheduled_tokens
-    scheduler.max_num_scheduled_tokens = way.tokens or most
-    try:
-        fresh = [Ask(chat.at, chat.prompt, chat.max_tokens) for chat in chats]
-        return Run(llm, way, fresh, facts if way.brim is not None else {}, scale).row()
-    finally:
-        scheduler.max_num_scheduled_tokens = most
-        print(".", end="", flush=True)
+class Bench:
+    """One engine; a row at a time."""
 
+    def __init__(self, llm: Any, machine: Machine, clock: Clock) -> None:
+        self._llm, self._machine, self._clock = llm, machine, clock
 
-def seconds_alone(llm: Any, scale: int) -> float:
-    """What a chat takes with nobody beside it."""
-    chats = chats_of(20.0, 1.0, seed=7, scale=scale)[:12]
-    apart = [Ask(SETTLE_SECONDS + i, chat.prompt, chat.max_tokens) for i, chat in enumerate(chats)]
-    row = run(llm, Way("apart", batch=False), apart, {}, scale)
-    return row.busy * (len(apart) + SETTLE_SECONDS) / len(apart)
+    def rows(self, busy: float, seconds: float) -> list[Row]:
+        """All rows of one load; the first are the chats alone."""
+        chats, first = self._calibrated(busy, seconds)
+        limit = self._machine.budgets[-1]
+        budgets = [tokens for tokens in self._machine.budgets if tokens < limit]
+        ways = [
+            Way("vLLM, first come first served"),
+            Way(f"vLLM, priority (up to {limit} tokens a step)", priority=1),
+            Way(f"vLLM, priority, {AT_A_TIME} batch requests at a time", priority=1, at_a_time=AT_A_TIME),
+            *(
+                Way(f"vLLM, priority, {tokens} tokens a step", priority=1, tokens=tokens)
+                for tokens in budgets
+            ),
+        ]
+        rows = [first, *(self._run(way, chats) for way in ways)]
+        for factor in TARGETS:
+            facts = {"ttft_ms": 1.5e3 * first.ttft[2], "itl_ms": factor * 1e3 * first.itl[2]}
+            way = Way(f"Brim, ITL {factor:g}x", brim={"policy": "brim", "strict": True})
+            rows.append(self._run(way, chats, facts))
+        return rows
 
+    def _calibrated(self, busy: float, seconds: float) -> tuple[list[Ask], Row]:
+        """Chats that keep the engine busy for that share of the time, and how they do alone."""
+        alone, rate, seed = Way("chats alone", batch=False), 1.0, round(100 * busy)
+        for _ in range(CALIBRATIONS):
+            chats = chats_of(rate, seconds, seed, self._machine.scale)
+            row = self._run(alone, chats)
+            if abs(row.busy - busy) <= NEAR:
+                break
+            rate *= math.log(1 - busy) / math.log(1 - min(row.busy, 0.99))
+        return chats, row
 
-def rows_of(llm: Any, busy: float, alone: float, seconds: float, machine: Machine) -> list[Row]:
-    """All rows of one load; the first are the chats alone."""
-    scale, limit = machine.scale, machine.budgets[-1]
-    chats = chats_of(-math.log(1 - busy) / alone, seconds, round(100 * busy), scale)
-    first = run(llm, Way("chats alone", batch=False), chats, {}, scale)
-    ways = [
-        Way("vLLM, first come first served"),
-        Way(f"vLLM, priority (up to {limit} tokens a step)", priority=1),
-        Way(f"vLLM, priority, {AT_A_TIME} batch requests at a time", priority=1, at_a_time=AT_A_TIME),
-    ]
-    budgets = [tokens for tokens in machine.budgets if tokens < limit]
-    ways += [Way(f"vLLM, priority, {tokens} tokens a step", priority=1, tokens=tokens) for tokens in budgets]
-    rows = [first, *(run(llm, way, chats, {}, scale) for way in ways)]
-    for factor in TARGETS:
-        facts = {"ttft_ms": 1.5e3 * first.ttft[2], "itl_ms": factor * 1e3 * first.itl[2]}
-        way = Way(f"Brim, ITL {factor:g}x", brim={"policy": "brim", "strict": True})
-        rows.append(run(llm, way, chats, facts, scale))
-    return rows
+    def _run(self, way: Way, chats: Sequence[Ask], facts: Mapping[str, Any] | None = None) -> Row:
+        scheduler = scheduler_of(self._llm)
+        scheduler.brim_configure({"policy": "stock"} if way.brim is None else way.brim)
+        self._llm.llm_engine.reset_prefix_cache()
+        most = scheduler.max_num_scheduled_tokens
+        scheduler.max_num_scheduled_tokens = way.tokens or most
+        try:
+            fresh = [Ask(chat.at, chat.prompt, chat.max_tokens) for chat in chats]
+            return Run(self._llm, way, fresh, facts or {}, self._machine.scale, self._clock).row()
+        finally:
+            scheduler.max_num_scheduled_tokens = most
+            print(".", end="", flush=True)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -280,17 +292,21 @@ def main() -> None:
     parser.add_argument("--kv", choices=["scarce", "ample", "both"], default="both")
     parser.add_argument("--busy", type=float, nargs="+", default=BUSY, help="shares of the time, 0 to 1")
     parser.add_argument("--json", type=Path, help="where to write all figures")
+    parser.add_argument("--clock", choices=["processor", "wall"], help="default: wall on a GPU only")
     asked = parser.parse_args()
     machine = GPU if asked.gpu else replace(CPU, model=asked.model or CPU.model)
     loads = BUSY[1:2] if asked.quick else asked.busy
     kinds = ["scarce"] if asked.quick else [asked.kv] if asked.kv != "both" else list(machine.kv_blocks)
+    wall = asked.clock == "wall" or (asked.gpu and asked.clock is None)
+    clock = WallClock() if wall else ProcessorClock()
     found: dict[str, list[dict[str, Any]]] = {}
     for kv in kinds:
         with engine(machine.host(kv), scheduling_policy="priority") as llm:
-            alone = seconds_alone(llm, machine.scale)
+            bench = Bench(llm, machine, clock)
             for busy in loads:
-                rows = rows_of(llm, busy, alone, 8.0 if asked.quick else asked.seconds, machine)
-                title = f"KV {kv}, chats {100 * busy:.0f} % (measured {100 * rows[0].busy:.0f} %)"
+                with clock.told_to_all():
+                    rows = bench.rows(busy, 8.0 if asked.quick else asked.seconds)
+                title = f"KV {kv}, chats alone busy for {100 * rows[0].busy:.0f} % of the time"
                 print(f"\n\n{title}, {len(rows[0].chats)} chats\n\n{table(rows)}", flush=True)
                 found[title] = [asdict(row) for row in rows]
     if asked.json:
