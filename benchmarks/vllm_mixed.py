@@ -124,10 +124,8 @@ def lines_of(seed: int, scale: int) -> Iterator[list[int]]:
 class Run:
     """One row: chats come at their times, batch lines wait from the start."""
 
-    def __init__(
-        self, llm: Any, way: Way, chats: Sequence[Ask], facts: Mapping[str, Any], scale: int, clock: Clock
-    ) -> None:
-        self._engine, self._way, self._facts, self._scale = llm.llm_engine, way, facts, scale
+    def __init__(self, llm: Any, way: Way, chats: Sequence[Ask], scale: int, clock: Clock) -> None:
+        self._engine, self._way, self._scale = llm.llm_engine, way, scale
         self._clock = clock
         self._chats = {f"chat-{i}": chat for i, chat in enumerate(chats)}
         self._coming = deque(self._chats)
@@ -157,12 +155,12 @@ class Run:
         while self._coming and self._chats[self._coming[0]].at <= now:
             name = self._coming.popleft()
             chat = self._chats[name]
-            self._add(name, chat.prompt, chat.max_tokens, self._facts, 0)
+            self._add(name, chat.prompt, chat.max_tokens, {}, 0)
         while self._num_lines < self._way.at_a_time:
             number, prompt = next(self._lines, (None, None))
             if prompt is None:
                 return
-            facts = {"task_class": "offline"} if self._facts else {}
+            facts = {"task_class": "offline"} if self._way.brim else {}
             self._add(f"line-{number}", prompt, self._scale * ANSWER, facts, self._way.priority)
             self._num_lines += 1
 
@@ -231,9 +229,9 @@ class Bench:
         ]
         rows = [first, *(self._run(way, chats) for way in ways)]
         for factor in TARGETS:
-            facts = {"ttft_ms": 1.5e3 * first.ttft[2], "itl_ms": factor * 1e3 * first.itl[2]}
-            way = Way(f"Brim, ITL {factor:g}x", brim={"policy": "brim", "strict": True})
-            rows.append(self._run(way, chats, facts))
+            targets = {"ttft_ms": 1.5e3 * first.ttft[2], "itl_ms": factor * 1e3 * first.itl[2]}
+            way = Way(f"Brim, ITL {factor:g}x", brim={"policy": "brim", "strict": True, **targets})
+            rows.append(self._run(way, chats))
         return rows
 
     def _calibrated(self, busy: float, seconds: float) -> tuple[list[Ask], Row]:
@@ -247,7 +245,7 @@ class Bench:
             rate *= math.log(1 - busy) / math.log(1 - min(row.busy, 0.99))
         return chats, row
 
-    def _run(self, way: Way, chats: Sequence[Ask], facts: Mapping[str, Any] | None = None) -> Row:
+    def _run(self, way: Way, chats: Sequence[Ask]) -> Row:
         scheduler = scheduler_of(self._llm)
         scheduler.brim_configure({"policy": "stock"} if way.brim is None else way.brim)
         self._llm.llm_engine.reset_prefix_cache()
@@ -255,7 +253,7 @@ class Bench:
         scheduler.max_num_scheduled_tokens = way.tokens or most
         try:
             fresh = [Ask(chat.at, chat.prompt, chat.max_tokens) for chat in chats]
-            return Run(self._llm, way, fresh, facts or {}, self._machine.scale, self._clock).row()
+            return Run(self._llm, way, fresh, self._machine.scale, self._clock).row()
         finally:
             scheduler.max_num_scheduled_tokens = most
             print(".", end="", flush=True)

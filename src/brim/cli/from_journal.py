@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from brim.workloads.journals import Journal
 
 TARGETS = {"ttft_ns": "--ttft-ms", "tpot_ns": "--tpot-ms", "itl_ns": "--itl-ms"}
-OTHERWISE = ("num_blocks", "policy", "enable_prefix_caching", "target_forward_tokens", "max_model_len")
+OTHERWISE = (
+    *("num_blocks", "policy", "enable_prefix_caching", "target_forward_tokens", "max_model_len"),
+    "ttft_ms",
+)
 SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 

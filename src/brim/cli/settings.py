@@ -148,7 +148,11 @@ class ServeSettings(EngineSettings):
     flex_wait_seconds: float = Field(
         600.0, gt=0, description="A flex request without a token by then gets 429."
     )
-    ttft_ms: float | None = Field(None, gt=0, description="TTFT target of online requests that bring none.")
+    ttft_ms: float | None = Field(
+        None,
+        gt=0,
+        description="TTFT target of online requests that bring none; room for it is kept before the first comes.",
+    )
     tpot_ms: float | None = Field(None, gt=0, description="TPOT target of online requests that bring none.")
     priority_ttft_ms: float | None = Field(
         None, gt=0, description="The same for tier `priority`; else ttft_ms."

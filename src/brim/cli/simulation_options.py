@@ -40,7 +40,7 @@ AS_THEY_ARE = (  # settings of the scheduler that follow from nothing else
         "prompt_floor_tokens",
     ),
     *("reserve_share", "length_padding", "loan_buffer_tokens", "offline_step_tokens", "step_limit_ms"),
-    *("slack_share", "offline_score"),
+    *("slack_share", "offline_score", "ttft_ms"),
 )
 _MS, _US_PS = 1_000_000, 1_000_000  # nanoseconds in a millisecond; picoseconds in a microsecond
 

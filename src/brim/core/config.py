@@ -32,6 +32,7 @@ class SchedulerConfig:
     loan_buffer_tokens: int = 8  # steps that a guest must be done before its host needs the blocks
     offline_step_tokens: int = 0  # most of offline requests in a step, where that is fixed; 0: no limit
     step_limit_ms: float = 0.0  # most that a step with offline requests may take, where that is fixed
+    ttft_ms: float | None = None  # target of online requests that bring none: kept for the first too
     slack_share: float = 1.0  # of the time that online requests leave, for offline ones
     offline_score: str = "rate"  # gain over time, or the "difference" of the two
 
@@ -46,8 +47,9 @@ class SchedulerConfig:
             "loan_buffer_tokens",
             "offline_step_tokens",
             "step_limit_ms",
+            "ttft_ms",
         ):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ConfigError(f"{name} must be 0 or more, not {getattr(self, name)}")
         if not 0 <= self.reserve_share < 0.5 or not 0 <= self.length_padding <= 100:
             raise ConfigError("reserve_share must be from 0 to under 0.5, length_padding from 0 to 100")

@@ -80,6 +80,7 @@ def cluster(kind: Kind, load: Load, aim: Aim, replicas: int) -> ClusterSetup:
         enable_prefix_caching=bool(load.trace.block_tokens),
         policy=kind.policy,
         target_forward_tokens=profile.target_forward_tokens,
+        ttft_ms=aim.ttft_ns / 1e6,
     )
     pool = Pool(
         config,

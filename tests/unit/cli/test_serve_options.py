@@ -7,6 +7,7 @@ import pytest
 from brim.cli.host import scheduler_config
 from brim.cli.serve import _service_options
 from brim.cli.settings import ServeSettings
+from brim.core.estimators.slack import OnlineStep
 from brim.core.estimators.step_time import StepShape, StepTime
 from brim.core.policies.named import named
 from brim.core.request import SLO
@@ -28,6 +29,13 @@ def test_the_settings_of_a_policy_reach_its_scheduler() -> None:
     config = scheduler_config(settings, CAPS)
     assert (config.policy, config.offline_step_tokens) == ("bs", 33)
     assert (config.step_limit_ms, config.slack_share) == (4.5, 0.25)
+
+
+def test_room_is_kept_for_the_first_who_comes_with_the_target_of_the_server() -> None:
+    for ttft_ms, limit_ns in ((None, None), (500, 250 * MS)):
+        timing = named(scheduler_config(ServeSettings(ttft_ms=ttft_ms), CAPS)).timing
+        assert timing is not None
+        assert timing.limit(OnlineStep(0, 0, 0, 0)).limit_ns == limit_ns
 
 
 @pytest.mark.parametrize("policy", ["bs-e", "bs-e-s", "echo"])

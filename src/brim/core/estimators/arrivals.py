@@ -7,6 +7,7 @@ from math import ceil, sqrt
 from typing import NamedTuple
 
 _SURE = 1.64  # deviations: 19 of 20
+_FEW = 8
 
 
 class _Arrival(NamedTuple):
@@ -41,6 +42,11 @@ class Arrivals:
     def _add(self, tokens: int, sign: int) -> None:
         self._tokens += sign * tokens
         self._squares += sign * tokens * tokens
+
+    @property
+    def few(self) -> bool:
+        """Whether they tell next to nothing yet."""
+        return len(self._latest) < _FEW
 
     @property
     def ttft_ns(self) -> int | None:

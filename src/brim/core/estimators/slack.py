@@ -155,12 +155,15 @@ class Slack:
         """How long the step may take so that who arrives at its start, and who follows, still is in time.
 
         The longer the step the more follow: from each length follows the one that those would allow, and an
-        odd number of such turns ends on the safe side.
+        odd number of such turns ends on the safe side. As long as hardly any came half of the target is for
+        their prompts.
         """
         wait_ns = ttft_ns
         for _ in range(3):
             tokens = self.arrivals.prompt_tokens(wait_ns, step.now_ns)
             wait_ns = max(ttft_ns - self.prefill_ns(decodes, tokens, attention_pairs(tokens)), 0)
+        if self.arrivals.few:
+            wait_ns = min(wait_ns, ttft_ns // 2)
         return step.now_ns + wait_ns - step.start_ns
 
     def _prompt_bounds(self, step: OnlineStep, decodes: StepShape) -> Iterator[_Bound]:

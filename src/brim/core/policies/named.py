@@ -219,7 +219,9 @@ def _bs(config: SchedulerConfig, known: Known) -> Policy:
 
 def _bs_e(config: SchedulerConfig, known: Known) -> Policy:
     """BS+E: the time that online requests leave instead of a fixed number of tokens."""
-    timing = BySlack(RefittedStepTime(known.step_time), config.max_num_batched_tokens, config.slack_share)
+    ttft_ns = round(config.ttft_ms * 1e6) if config.ttft_ms else None
+    steps = RefittedStepTime(known.step_time)
+    timing = BySlack(steps, config.max_num_batched_tokens, config.slack_share, ttft_ns)
     return replace(_priority(config, known), name="bs-e", timing=timing)
 
 

@@ -30,12 +30,14 @@ class BySlack:
     """As long as no online request, present or coming, gets a token too late (see `estimators/slack.py`).
 
     Slack and due times are built from the published summaries of Echo (arXiv 2504.03651). `share` is how
-    much of the slack may be spent, from 0 to 1.
+    much of the slack may be spent, from 0 to 1. `ttft_ns` is a target of requests of which none came yet.
     """
 
-    def __init__(self, steps: RefittedStepTime, token_budget: int, share: float = 1.0) -> None:
+    def __init__(
+        self, steps: RefittedStepTime, token_budget: int, share: float = 1.0, ttft_ns: int | None = None
+    ) -> None:
         self.steps = steps
-        self.watch = OnlineWatch()
+        self.watch = OnlineWatch(ttft_ns)
         dues, arrivals = self.watch.dues, self.watch.arrivals
         self._slack = Slack(steps.guarded_ns, dues, arrivals, token_budget, share, steps.nanoseconds)
 

@@ -349,6 +349,7 @@ class BrimScheduler(AsyncScheduler):
             max_prefill_chunk_tokens=self.scheduler_config.long_prefill_token_threshold,
             enable_prefix_caching=self.cache_config.enable_prefix_caching,
             policy=settings.policy or UNTOLD_POLICY,
+            ttft_ms=None if settings.slo.ttft_ns is None else settings.slo.ttft_ns / 1e6,
             **settings.rules,
         )
 

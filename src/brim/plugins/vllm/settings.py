@@ -24,8 +24,8 @@ HOSTS = (  # limits that vLLM's own configuration gives
     "enable_prefix_caching",
     "policy",
 )
-RULES = tuple(f.name for f in fields(SchedulerConfig) if f.name not in HOSTS)
 TARGETS = ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms")
+RULES = tuple(f.name for f in fields(SchedulerConfig) if f.name not in (*HOSTS, *TARGETS))
 UNTOLD_POLICY = "echo"  # arrival order for whoever says nothing of itself
 
 

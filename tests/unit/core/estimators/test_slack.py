@@ -10,6 +10,7 @@ from brim.core.estimators.slack import Arrivals, Miss, OnlineStep, PromptWork, S
 from brim.core.estimators.step_time import StepShape, attention_pairs
 
 MS = 1_000_000
+LONG_AGO = -(10**18)
 
 
 def predict(shape: StepShape) -> int:
@@ -32,8 +33,18 @@ def step(now_ns: int = 0, num_decodes: int = 0, *prompts: PromptWork, tick: int 
 def test_with_nobody_here_the_next_arrival_sets_the_limit():
     """1 s for its first token, less a prefill of 300 tokens in 13 ms."""
     alone = slack(ttft_ns=1000 * MS)
-    alone.arrivals.observe(0, None, 300)
-    assert alone.limit(step(5 * MS)) == StepLimit(987 * MS, 0)
+    for _ in range(8):
+        alone.arrivals.observe(LONG_AGO, None, 300)
+    limit = alone.limit(step(5 * MS))
+    assert (limit.limit_ns, limit.request_id) == (pytest.approx(987 * MS, rel=1e-4), None)
+
+
+def test_before_enough_came_to_know_them_half_of_the_target_is_for_their_prompts():
+    fresh = slack(ttft_ns=1000 * MS)
+    for _ in range(8):
+        assert fresh.limit(step(5 * MS)) == StepLimit(500 * MS, 0)
+        fresh.arrivals.observe(LONG_AGO, None, 300)
+    assert fresh.limit(step(5 * MS)).limit_ns == pytest.approx(987 * MS, rel=1e-4)
 
 
 def test_where_nobody_is_held_back_arrivals_are_not_looked_at():
@@ -151,9 +162,9 @@ def test_a_step_in_flight_shortens_what_is_left():
     assert busy.limit(in_flight) == StepLimit(50 * MS, predict(StepShape(101)), "p")
     assert busy.limit(in_flight._replace(prompts=())).limit_ns == 70 * MS
     busy.dues.end("r")
-    # an arrival of now waits for both steps, and is one step of one token beside the decode
+    # an arrival of now waits for both steps; of its prompt nothing is known, so it takes half of the target
     limit = busy.limit(in_flight._replace(prompts=()))
-    assert (limit.limit_ns, limit.request_id) == (200 * MS - 30 * MS - predict(StepShape(2)), None)
+    assert (limit.limit_ns, limit.request_id) == (200 * MS // 2 - 30 * MS, None)
 
 
 def test_online_work_alone_beyond_the_limit_runs_all_the_same():
