@@ -151,7 +151,7 @@ class ServeSettings(EngineSettings):
     ttft_ms: float | None = Field(
         None,
         gt=0,
-        description="TTFT target of online requests that bring none; there is room for it before the first comes.",
+        description="TTFT target of online requests that bring none; kept for the first of them too.",
     )
     tpot_ms: float | None = Field(None, gt=0, description="TPOT target of online requests that bring none.")
     priority_ttft_ms: float | None = Field(
