@@ -57,8 +57,6 @@ class ProcessorClock:
             "monotonic": lambda: monotonic + passed(),
             "perf_counter": lambda: monotonic + passed(),
         }
-        nanoseconds = {
-            f"{name}_ns": lambda tell=tell: round(1e9 * tell()) for name, tell in seconds.items()
-        }
+        nanoseconds = {f"{name}_ns": lambda tell=tell: round(1e9 * tell()) for name, tell in seconds.items()}
         with patch.multiple(time, **seconds, **nanoseconds):
             yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from html import escape
 
 from brim.planning.report import lines, why_not
@@ -85,19 +84,30 @@ def _plots(one: Figures) -> Iterator[str]:
 def _over_time(one: Figures) -> Iterator[str]:
     """Of the whole trace; what was simulated on its busiest stretch alone is a plot of its own."""
     needed, scaling, whole = one.get("over_time"), one.get("scaling"), one.get("whole")
-    scaled = []
-    if scaling:
-        points = [(w["until_seconds"] / 3600, float(w["replicas_up"])) for w in scaling["windows"]]
-        scaled.append(Line("scaled, start-up included", points, step=True))
     end_hours = one["run"]["windows"][-1]["until_seconds"] / 3600
-    static = [Line("least that holds the SLO", [(0.0, one["replicas"]), (end_hours, one["replicas"])])]
-    if whole and scaled:
-        yield plot("replicas, the busiest stretch", "hours", [*static, *scaled])
-        scaled = []
+    scaled = _scaled(scaling) if scaling else []
+    if whole and scaling:
+        busiest = [(w["until_seconds"] / 3600, float(w["replicas_up"])) for w in scaling["windows"]]
+        lines = [_static(one, end_hours), Line("scaled, start-up included", busiest, step=True)]
+        yield plot("replicas, the busiest stretch", "hours", lines)
+    lines = [_static(one, end_hours), *scaled]
     if needed:
         width = needed["part_seconds"] / 3600
         points = [(width * (i + 1), float(n)) for i, n in enumerate(needed["replicas"])]
-        static = [replace(static[0], points=[(0.0, one["replicas"]), (points[-1][0], one["replicas"])])]
-        static.append(Line("needed", points, step=True, dashed=True))
+        lines = [_static(one, points[-1][0]), *scaled, Line("needed", points, step=True, dashed=True)]
     if needed or not whole:
-        yield plot("replicas over time", "hours", [*static, *scaled])
+        yield plot("replicas over time", "hours", lines)
+
+
+def _static(one: Figures, end_hours: float) -> Line:
+    replicas = float(one["replicas"])
+    return Line("least that holds the SLO", [(0.0, replicas), (end_hours, replicas)])
+
+
+def _scaled(scaling: Figures) -> list[Line]:
+    """Over the whole trace: the stretches simulated, or all of it."""
+    if not scaling["stretches"]:
+        points = [(w["until_seconds"] / 3600, float(w["replicas_up"])) for w in scaling["windows"]]
+        return [Line("scaled, start-up included", points, step=True)]
+    stretches = sorted((s["start_seconds"] / 3600, s["replicas_mean"]) for s in scaling["by_stretch"])
+    return [Line("scaled, start-up included: mean of each stretch", stretches)]

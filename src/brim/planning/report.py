@@ -19,7 +19,7 @@ def lines(plan: Figures) -> Iterator[str]:
     if plan["simulated_requests"] < plan["requests"]:
         yield (
             f"searched on the busiest {plan['simulated_requests']} requests in a row, "
-            f"{span(plan['simulated_seconds'])} (--max-requests); the band and the scaling are of these alone"
+            f"{span(plan['simulated_seconds'])} (--max-requests); the band is of these alone"
         )
     for one in plan["plans"]:
         yield ""
@@ -86,15 +86,30 @@ def _rest(one: Figures) -> Iterator[str]:
             f"(parts of {span(over_time['part_seconds'])}; {over_time['searched_parts']} of them simulated, "
             "the others read off by their load)"
         )
-    if scaling:
-        worth = "" if scaling["replicas_mean"] < one["replicas"] else "; no fewer than with all of them up"
-        yield (
-            f"  scaled at {scaling['target_requests_per_replica']:.3g} requests a replica, "
-            f"{scaling['startup_seconds']:g} s to start: {_on_average(one, scaling['replicas_mean'])}, "
-            f"{scaling['replicas_peak']} at most, attainment {scaling['attainment']:.4f}{worth}"
+    yield (
+        _scaled(one, scaling)
+        if scaling
+        else ("  scaled: none of the targets tried holds the SLO with this start-up time; keep them all up")
+    )
+
+
+def _scaled(one: Figures, scaling: Figures) -> str:
+    worth = "" if scaling["replicas_mean"] < one["replicas"] else "; no fewer than with all of them up"
+    simulated = "all of the trace simulated"
+    if not scaling["complete"]:
+        simulated = (
+            f"standard errors {scaling['replicas_standard_error']:.2f} and "
+            f"{scaling['attainment_standard_error']:.4f}, {scaling['simulated_requests']} requests in "
+            f"{scaling['stretches']} stretches of every load"
         )
-    else:
-        yield "  scaled: none of the targets tried holds the SLO with this start-up time; keep them all up"
+    if scaling["stretches"]:
+        simulated += f"; {scaling['busiest_attainment']:.4f} where it is busiest"
+    return (
+        f"  scaled at {scaling['target_requests_per_replica']:.3g} requests a replica, "
+        f"{scaling['startup_seconds']:g} s to start: {_on_average(one, scaling['replicas_mean'])}, "
+        f"from {scaling['replicas_least']} to {scaling['replicas_peak']}, "
+        f"attainment {scaling['attainment']:.4f} ({simulated}){worth}"
+    )
 
 
 def _on_average(one: Figures, replicas: float) -> str:
