@@ -12,7 +12,7 @@ from brim.planning.measure import Measure, Tell, measuring
 from brim.planning.offline import backlog_done, fillings, offline_figures
 from brim.planning.over_time import over_time
 from brim.planning.parts import SHARES, Parts
-from brim.planning.question import Aim, Kind, Load, cluster, error_of, reachable
+from brim.planning.question import Aim, Kind, Load, cluster, error_of, reachable, too_long
 from brim.planning.scaling import autoscaling, tries
 from brim.planning.tasks import Scaled, Search, Task
 from brim.planning.whole import checks, whole_figures
@@ -78,7 +78,7 @@ def _load(question: Question) -> Load:
     longest = max(r.input_tokens + r.output_tokens for r in question.trace.requests)
     span_ns = trace.requests[-1].arrival_ns
     if not span_ns:
-        raise ConfigError(f"{trace.name}: all requests arrive at once: give a trace with arrivals")
+        raise ConfigError(f"{trace.name}: all requests arrive at once: give a trace over some time")
     return Load(
         trace,
         1 << longest.bit_length(),
@@ -158,6 +158,7 @@ def _offline(
 def _about(question: Question, load: Load) -> Figures:
     return {
         "trace": question.trace.name,
+        "trace_note": question.trace.note,
         "requests": len(question.trace),
         "span_seconds": question.trace.requests[-1].arrival_ns / NANOSECONDS,
         "simulated_requests": len(load.trace),
@@ -171,7 +172,7 @@ def _about(question: Question, load: Load) -> Figures:
 
 
 def _plan(question: Question, kind: Kind, load: Load, found: Figures | None) -> Figures:
-    profile = kind.load()
+    profile, setup = kind.load(), cluster(kind, load, question.aim, 1)
     price = question.prices.get(kind.profile)
     about = {
         "profile": kind.profile,
@@ -181,6 +182,8 @@ def _plan(question: Question, kind: Kind, load: Load, found: Figures | None) -> 
         "gpus_per_replica": profile.tensor_parallel,
         "price_per_gpu_hour": price,
         "reachable_attainment": reachable(kind, load, question.aim),
+        "kv_tokens": setup.serving.config.capacity_tokens,
+        "too_long": too_long(setup, load),
         "feasible": found is not None and found["replicas"] is not None,
     }
     if found is None or found["replicas"] is None:

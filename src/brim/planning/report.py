@@ -16,6 +16,8 @@ def lines(plan: Figures) -> Iterator[str]:
         f"{plan['trace']}: {plan['requests']} requests in {span(plan['span_seconds'])}; "
         f"TTFT {plan['ttft_ms']:g} ms and TPOT {plan['tpot_ms']:g} ms for {plan['attainment']:.4g} of them"
     )
+    if plan["trace_note"]:
+        yield f"of the trace: {plan['trace_note']}"
     if plan["simulated_requests"] < plan["requests"]:
         yield (
             f"searched on the busiest {plan['simulated_requests']} requests in a row, "
@@ -27,7 +29,15 @@ def lines(plan: Figures) -> Iterator[str]:
     yield from _savings(plan)
     if plan["best"]:
         yield ""
-        yield f"cheapest: {plan['best']}"
+        yield _best(plan)
+
+
+def _best(plan: Figures) -> str:
+    feasible = [p for p in plan["plans"] if p["feasible"] and p["policy"] == plan["plans"][0]["policy"]]
+    unpriced = [p["profile"] for p in feasible if p["cost_per_hour"] is None]
+    if not unpriced:
+        return f"cheapest: {plan['best']}"
+    return f"fewest GPUs: {plan['best']} (--price was not given for {', '.join(unpriced)})"
 
 
 def span(seconds: float) -> str:
@@ -43,6 +53,8 @@ def _one(one: Figures, target: float) -> Iterator[str]:
     if not one["feasible"]:
         yield f"  INFEASIBLE: {why_not(one)}"
         return
+    if one["too_long"]:
+        yield f"  {_count(one['too_long'], 'request')} of those simulated {_cut(one)}"
     run = one["run"]["online"]
     cost = "" if one["cost_per_hour"] is None else f", ${one['cost_per_hour']:.2f} an hour"
     yield f"  {_count(one['replicas'], 'replica')}, {_count(one['gpus'], 'GPU')}{cost}"
@@ -60,10 +72,18 @@ def _one(one: Figures, target: float) -> Iterator[str]:
         yield from _beside(one, target)
 
 
+def _cut(one: Figures) -> str:
+    return (
+        f"do not fit in the {one['kv_tokens']} tokens of a replica's KV cache: "
+        "their answers are cut, or they are refused"
+    )
+
+
 def why_not(one: Figures) -> str:
     if not one["attempts"]:
+        long = f" ({one['too_long']} {_cut(one)}: see --kv-tokens)" if one["too_long"] else ""
         return (
-            f"on an idle replica {one['reachable_attainment']:.4f} of the requests meet both targets: "
+            f"on an idle replica {one['reachable_attainment']:.4f} of the requests meet both targets{long}: "
             "relax --ttft or --tpot, or take a faster profile"
         )
     most = max(one["attempts"], key=int)
@@ -76,10 +96,10 @@ def why_not(one: Figures) -> str:
 def _rest(one: Figures) -> Iterator[str]:
     band, scaling, over_time = (one[k] for k in ("band", "scaling", "over_time"))
     beyond = f", and {band['infeasible']} runs that no number held" if band["infeasible"] else ""
-    yield (
-        f"  {band['least']} to {band['most']} replicas over resampled arrivals and step times "
-        f"{band['step_time_error']:.1%} off{beyond}"
-    )
+    replicas = _count(band["most"], "replica")
+    if band["least"] < band["most"]:
+        replicas = f"{band['least']} to {replicas}"
+    yield (f"  {replicas} over resampled arrivals and step times {band['step_time_error']:.1%} off{beyond}")
     if over_time:
         yield (
             f"  needed over time: {_on_average(one, over_time['mean'])}, {over_time['peak']} at most "
