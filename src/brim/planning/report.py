@@ -12,10 +12,7 @@ def text(plan: Figures) -> str:
 
 
 def lines(plan: Figures) -> Iterator[str]:
-    yield (
-        f"{plan['trace']}: {plan['requests']} requests in {span(plan['span_seconds'])}; "
-        f"TTFT {plan['ttft_ms']:g} ms and TPOT {plan['tpot_ms']:g} ms for {plan['attainment']:.4g} of them"
-    )
+    yield asked(plan)
     if plan["trace_note"]:
         yield f"of the trace: {plan['trace_note']}"
     if plan["simulated_requests"] < plan["requests"]:
@@ -27,12 +24,21 @@ def lines(plan: Figures) -> Iterator[str]:
         yield ""
         yield from _one(one, plan["attainment"])
     yield from _savings(plan)
-    if plan["best"]:
-        yield ""
-        yield _best(plan)
+    yield ""
+    yield answer(plan)
 
 
-def _best(plan: Figures) -> str:
+def asked(plan: Figures) -> str:
+    return (
+        f"{plan['trace']}: {plan['requests']} requests in {span(plan['span_seconds'])}; "
+        f"TTFT {plan['ttft_ms']:g} ms and TPOT {plan['tpot_ms']:g} ms for {plan['attainment']:.4g} of them"
+    )
+
+
+def answer(plan: Figures) -> str:
+    """The best profile, by price where all have one, else by GPUs."""
+    if not plan["best"]:
+        return "no profile holds the SLO"
     feasible = [p for p in plan["plans"] if p["feasible"] and p["policy"] == plan["plans"][0]["policy"]]
     unpriced = [p["profile"] for p in feasible if p["cost_per_hour"] is None]
     if not unpriced:
@@ -157,7 +163,7 @@ def _beside(one: Figures, target: float) -> Iterator[str]:
     if offline := one["offline"]:
         more = offline["replicas"] - one["replicas"]
         missed = "" if offline["attainment"] >= target else "; the SLO is NOT held with it"
-        where = f"on {more} more replicas" if more else "for nothing, on the same replicas"
+        where = f"on {_count(more, 'more replica')}" if more else "for nothing, on the same replicas"
         yield (
             f"  offline work beside it {where}: "
             f"{offline['tokens_per_second']:.0f} tokens/s, {offline['tokens_per_day']:.3g} a day, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
+from math import ceil
 from statistics import fmean
 
 from brim.planning.demand import work_tokens
@@ -50,6 +51,7 @@ class Search:
 class Scaled:
     """A cluster that scales by its load. What arrives before `load.measured_from_ns` warms it up.
 
+    Replicas count from when they are started, for from then on they cost.
     It stands for `requests` of the trace and `seconds` of its time; `rate` is their work a second.
     """
 
@@ -77,8 +79,8 @@ class Scaled:
             "simulated_requests": found["online"]["requests"],
             "attainment": attainment(found),
             "replicas_mean": fmean(window["replicas_mean"] for window in counted),
-            "replicas_peak": max(window["replicas_up"] for window in counted),
-            "windows": [{name: w[name] for name in ("until_seconds", "replicas_up")} for w in counted],
+            "replicas_peak": ceil(max(window["replicas_mean"] for window in counted) - 1e-9),
+            "windows": [{name: w[name] for name in ("until_seconds", "replicas_mean")} for w in counted],
         }
 
 
