@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +16,7 @@ from brim.cli import flags
 from brim.cli.progress import bars
 from brim.core.errors import ConfigError
 from brim.core.policies.named import refuse_unknown
+from brim.core.request import TaskClass
 from brim.planning.plan import Question, plan
 from brim.planning.question import Aim, Kind
 from brim.profiles.loader import load
@@ -25,6 +28,7 @@ from brim.workloads.lengths import synthetic
 from brim.workloads.trace import Trace, rescaled, with_arrivals
 
 INFEASIBLE = 1
+LONGEST_SECONDS = 1e6
 OFFLINE_SHAPE = "sharegpt"  # where only the tokens of a backlog are given
 OFFLINE_KEPT = 5000  # lengths of offline requests, which are drawn again and again
 
@@ -72,16 +76,16 @@ def plan_command(
     Exit status 1 when no profile can keep them.
     """
     profiles, policies = _known(profile, policy)
+    prices = _prices(price or [], profiles)
     _refuse_unwritable(html)
-    if offline_tokens_per_day < 0 or startup < 0:
-        raise ConfigError("--offline-tokens-per-day and --startup must be 0 or more")
+    _refuse_senseless(ttft, tpot, attainment, offline_tokens_per_day, startup)
     online = _online(trace, target_request_rate, seed)
     lengths, backlog_tokens = _offline(offline, offline_tokens_per_day, seed)
     question = Question(
         online,
         Aim(round(ttft * 1e6), round(tpot * 1e6), attainment),
         [Kind(name, each, routing, kv_tokens=kv_tokens) for each in policies for name in profiles],
-        _prices(price or [], profiles),
+        prices,
         lengths,
         backlog_tokens,
         samples,
@@ -110,13 +114,43 @@ def _names(given: list[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def _refuse_senseless(
+    ttft: float, tpot: float, attainment: float, offline_tokens_per_day: float, startup: float
+) -> None:
+    """Before a trace is read."""
+    for name, value in (("ttft", ttft), ("tpot", tpot)):
+        if not 1e-3 <= value <= LONGEST_SECONDS * 1e3:
+            raise ConfigError(f"--{name} {value:g}: give a target from 0.001 to 1e9 milliseconds")
+    if not 0 < attainment <= 1:
+        raise ConfigError(f"--attainment {attainment:g}: give a share above 0 and at most 1, such as 0.99")
+    if not 0 <= startup <= LONGEST_SECONDS:
+        raise ConfigError(f"--startup {startup:g}: give 0 to 1e6 seconds")
+    if not 0 <= offline_tokens_per_day < inf:
+        raise ConfigError(f"--offline-tokens-per-day {offline_tokens_per_day:g}: give 0 or more")
+
+
 def _online(path: Path, rate: float | None, seed: int) -> Trace:
-    trace = read(path)
+    trace = _online_only(read(path))
     if trace.has_arrivals:
         return trace if rate is None else rescaled(trace, rate=rate)
     if rate is None:
         raise ConfigError(f"{trace.name} has lengths only: give --target-request-rate for Poisson arrivals")
     return with_arrivals(trace, Poisson(rate, seed))
+
+
+def _online_only(trace: Trace) -> Trace:
+    """What is planned for; a trace may hold both classes."""
+    online = [r for r in trace.requests if r.task_class is TaskClass.ONLINE]
+    if not online:
+        raise ConfigError(
+            f"{trace.name}: all its requests are offline: give a trace of online requests, "
+            "and this one as --offline"
+        )
+    left_out = len(trace) - len(online)
+    if not left_out:
+        return trace
+    kept = replace(trace, requests=online)
+    return kept.noted(f"{left_out} offline requests left out: to fit them in, give them as --offline")
 
 
 def _offline(
@@ -133,17 +167,22 @@ def _offline(
 
 
 def _prices(given: list[str], profiles: list[str]) -> dict[str, float]:
-    prices = {}
+    prices: dict[str, float] = {}
     for text in ",".join(given).split(",") if given else ():
-        name, _, value = text.rpartition("=")
+        name, _, value = text.strip().rpartition("=")
         try:
-            prices[name] = float(value)
+            dollars = float(value)
         except ValueError:
             raise ConfigError(f"--price {text}: give it as NAME=2.5, dollars for a GPU-hour") from None
         if name not in profiles:
             raise ConfigError(
                 f"--price {text}: {name or value} is none of the profiles {', '.join(profiles)}"
             )
+        if not 0 <= dollars < inf:
+            raise ConfigError(f"--price {text}: give 0 dollars or more for a GPU-hour")
+        if prices.get(name, dollars) != dollars:
+            raise ConfigError(f"--price gives {name} two prices, {prices[name]:g} and {dollars:g}: keep one")
+        prices[name] = dollars
     return prices
 
 

@@ -82,13 +82,16 @@ def vllm_command(settings: ServeSettings, extra: Sequence[str]) -> list[str]:
         raise ConfigError("name a model first: brim serve MODEL --engine vllm [-- vLLM's own flags]")
     _refuse_others(settings)
     given, rest = _take_additional_config(extra)
+    program, headless = _program(settings.model), _names(rest, "--headless")
+    if headless and MODULE in program:
+        raise ConfigError("--headless is known to the command `vllm` alone: install vLLM under its own name")
     return [
-        *_program(settings.model),
+        *program,
         *("--scheduler-cls", SCHEDULER),
         *("--additional-config", json.dumps(_merged(_additional_config(settings), given))),
         *("--host", settings.host, "--port", str(settings.port)),
         *_flags(settings),
-        *([] if _names(rest, "--api-server-count") else ["--api-server-count", "1"]),
+        *([] if headless or _names(rest, "--api-server-count") else ["--api-server-count", "1"]),
         *rest,
     ]
 

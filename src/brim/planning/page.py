@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from html import escape
 
-from brim.planning.report import lines, why_not
+from brim.planning.report import answer, asked, lines, why_not
 from brim.planning.svg import Line, plot
 from brim.simulation.results import Figures
 
@@ -30,30 +29,35 @@ def page(plan: Figures) -> str:
 
 
 def _body(plan: Figures) -> Iterator[str]:
+    yield f"<p>{escape(asked(plan))}</p>"
     yield _table(plan)
+    yield f"<p>{escape(answer(plan))}</p>"
     for one in plan["plans"]:
         if one["feasible"]:
             yield f"<h2>{escape(one['profile'])}, {escape(one['policy'])}</h2>"
-            yield from _plots(one)
+            whole = plan["simulated_requests"] == plan["requests"]
+            yield from _plots(one, plan["attainment"], "" if whole else ", the busiest stretch")
     yield f"<h2>In words</h2><pre>{escape(chr(10).join(lines(plan)))}</pre>"
 
 
 def _table(plan: Figures) -> str:
     head = ("profile", "policy", "replicas", "GPUs", "band", "$/hour", "TTFT p99, s", "TPOT p99, ms")
-    rows = "".join(
-        f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in _cells(one))}</tr>" for one in plan["plans"]
-    )
+    rows = "".join(f"<tr>{_row(one)}</tr>" for one in plan["plans"])
     return f"<table><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>{rows}</table>"
 
 
-def _cells(one: Figures) -> list[str]:
+def _row(one: Figures) -> str:
     names = [one["profile"], one["policy"]]
-    if not one["feasible"]:
-        return [*names, "infeasible", why_not(one), "", "", "", ""]
+    if one["feasible"]:
+        return "".join(f"<td>{escape(cell)}</td>" for cell in [*names, *_cells(one)])
+    told = "".join(f"<td>{escape(name)}</td>" for name in names)
+    return f'{told}<td colspan="6">infeasible: {escape(why_not(one))}</td>'
+
+
+def _cells(one: Figures) -> list[str]:
     run, band = one["run"]["online"], one.get("band")
     tpot = run["tpot_seconds"]["p99"]
     return [
-        *names,
         str(one["replicas"]),
         str(one["gpus"]),
         f"{band['least']} to {band['most']}" if band else "",
@@ -63,19 +67,18 @@ def _cells(one: Figures) -> list[str]:
     ]
 
 
-def _plots(one: Figures) -> Iterator[str]:
+def _plots(one: Figures, target: float, where: str) -> Iterator[str]:
+    """`where`: of what was searched on."""
     windows = one["run"]["windows"]
-    tried = sorted((int(n), share) for n, share in one["attempts"].items())
-    yield plot(
-        "attainment by replicas", "replicas", [Line("simulated", [(float(n), share) for n, share in tried])]
-    )
-    where = ", the busiest stretch" if one.get("whole") else ""
+    tried = sorted((float(n), share) for n, share in one["attempts"].items())
+    wanted = Line("asked for", [(0.0, target), (tried[-1][0], target)], dashed=True)
+    yield plot("attainment by replicas", "replicas", [Line("simulated", tried, dots=True), wanted])
     rates = [(w["until_seconds"] / 3600, w["arrivals_per_second"]) for w in windows]
     yield plot(f"arrivals{where}", "hours", [Line("online requests/s", rates, step=True)])
     yield from _over_time(one)
     if whole := one.get("whole"):
         met = sorted((s["start_seconds"] / 3600, s["attainment"]) for s in whole["by_stretch"])
-        yield plot("attainment over the whole trace", "hours", [Line("stretches simulated", met)])
+        yield plot("attainment over the whole trace", "hours", [Line("stretches simulated", met, dots=True)])
     if offline := one.get("offline"):
         done = zip(offline["until_seconds"], offline["tokens_done"], strict=True)
         points = [(0.0, 0.0), *((seconds / 3600, tokens / 1e6) for seconds, tokens in done)]
@@ -85,19 +88,30 @@ def _plots(one: Figures) -> Iterator[str]:
 def _over_time(one: Figures) -> Iterator[str]:
     """Of the whole trace; what was simulated on its busiest stretch alone is a plot of its own."""
     needed, scaling, whole = one.get("over_time"), one.get("scaling"), one.get("whole")
-    scaled = []
-    if scaling:
-        points = [(w["until_seconds"] / 3600, float(w["replicas_up"])) for w in scaling["windows"]]
-        scaled.append(Line("scaled, start-up included", points, step=True))
     end_hours = one["run"]["windows"][-1]["until_seconds"] / 3600
-    static = [Line("least that holds the SLO", [(0.0, one["replicas"]), (end_hours, one["replicas"])])]
-    if whole and scaled:
-        yield plot("replicas, the busiest stretch", "hours", [*static, *scaled])
-        scaled = []
+    scaled = _scaled(scaling) if scaling else []
+    if whole and scaling:
+        busiest = [(w["until_seconds"] / 3600, w["replicas_mean"]) for w in scaling["windows"]]
+        lines = [_static(one, end_hours), Line("scaled, start-up included", busiest, step=True)]
+        yield plot("replicas, the busiest stretch", "hours", lines)
+    lines = [_static(one, end_hours), *scaled]
     if needed:
         width = needed["part_seconds"] / 3600
         points = [(width * (i + 1), float(n)) for i, n in enumerate(needed["replicas"])]
-        static = [replace(static[0], points=[(0.0, one["replicas"]), (points[-1][0], one["replicas"])])]
-        static.append(Line("needed", points, step=True, dashed=True))
-    if needed or not whole:
-        yield plot("replicas over time", "hours", [*static, *scaled])
+        lines = [_static(one, points[-1][0]), *scaled, Line("needed", points, step=True, dashed=True)]
+    if len(lines) > 1:
+        yield plot("replicas over time", "hours", lines)
+
+
+def _static(one: Figures, end_hours: float) -> Line:
+    replicas = float(one["replicas"])
+    return Line("least that holds the SLO", [(0.0, replicas), (end_hours, replicas)])
+
+
+def _scaled(scaling: Figures) -> list[Line]:
+    """Over the whole trace: the stretches simulated, or all of it."""
+    if not scaling["stretches"]:
+        points = [(w["until_seconds"] / 3600, w["replicas_mean"]) for w in scaling["windows"]]
+        return [Line("scaled, start-up included", points, step=True)]
+    stretches = sorted((s["start_seconds"] / 3600, s["replicas_mean"]) for s in scaling["by_stretch"])
+    return [Line("scaled, start-up included: mean of each stretch", stretches, dots=True)]

@@ -16,6 +16,7 @@ PARTS = 24
 LEAST_PART_NS, MOST_PART_NS = 60 * NANOSECONDS, 3600 * NANOSECONDS
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the parts by their load
 WARM_NS = 30 * NANOSECONDS
+STRETCHES = 24
 
 Points = Sequence[tuple[float, float]]
 
@@ -73,14 +74,23 @@ class Parts:
         whole = replace(self.trace, requests=self.trace.requests[part.first : part.last])
         return busiest(whole, most)
 
-    def anywhere(self, part: Part, most: int, load: Load, seed: int) -> Load:
+    def stretches(
+        self, load: Load, most: int, seed: int, warm_ns: int = WARM_NS, count: int = STRETCHES
+    ) -> list[tuple[Part, Load]]:
+        """So many, `most` requests in all, from parts of every load; the whole trace where that is more."""
+        everything = most >= len(self.trace)
+        chosen = [part for part in self.all if part.num_requests] if everything else self.spread(count)
+        each = len(self.trace) if everything else max(most // len(chosen), 1)
+        return [(part, self.anywhere(part, each, load, seed + part.first, warm_ns)) for part in chosen]
+
+    def anywhere(self, part: Part, most: int, load: Load, seed: int, warm_ns: int = WARM_NS) -> Load:
         """`most` requests in a row from anywhere in the part, or all of it, behind those that warm up.
 
-        What arrives in the 30 s before is simulated and does not count.
+        What arrives in the `warm_ns` before is simulated and does not count.
         """
         count = min(most, part.num_requests)
         first = part.first + Random(seed).randint(0, part.num_requests - count)
-        begin_ns = max(self._arrivals[first] - WARM_NS, 0)
+        begin_ns = max(self._arrivals[first] - warm_ns, 0)
         warm = bisect_left(self._arrivals, begin_ns)
         requests = self.trace.requests[warm : first + count]
         trace = from_zero(self.trace, requests)

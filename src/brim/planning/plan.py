@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
 from brim.core.errors import ConfigError
 from brim.planning.demand import busiest, resampled
+from brim.planning.measure import Measure, Tell, measuring
 from brim.planning.offline import backlog_done, fillings, offline_figures
 from brim.planning.over_time import over_time
 from brim.planning.parts import SHARES, Parts
-from brim.planning.question import Aim, Kind, Load, cluster, error_of, reachable
-from brim.planning.tasks import Scaled, Search, Task, do
+from brim.planning.question import Aim, Kind, Load, cluster, error_of, reachable, too_long
+from brim.planning.scaling import autoscaling, tries
+from brim.planning.tasks import Scaled, Search, Task
 from brim.planning.whole import checks, whole_figures
-from brim.simulation.cluster.setup import Scaling
-from brim.simulation.processes import measure_all
 from brim.simulation.results import Figures
 from brim.workloads.trace import NANOSECONDS, Trace
 
-Tell = Callable[[str, int], Callable[[], None]]  # what is done, and how many; to be called after each
-LOADS_TRIED = (
-    3.0,
-    2.0,
-    1.4,
-    1.0,
-    0.6,
-)  # targets of scaling, over the mean requests of a replica at the least
 BUSY = 0.8  # a first guess: how busy a replica may be at its targets
 
 
@@ -58,9 +50,9 @@ def plan(question: Question, jobs: int, tell: Tell) -> Figures:
     kinds = [
         kind for kind in question.kinds if reachable(kind, load, question.aim) >= question.aim.attainment
     ]
-    searches = [_search(question, kind, load) for kind in kinds]
-    found = measure_all(do, searches, jobs, tell("least replicas", len(searches)))
-    by_kind = dict(zip(kinds, found, strict=True))
+    measure = measuring(jobs, tell)
+    searches = measure("least replicas", {kind: [_search(question, kind, load)] for kind in kinds})
+    by_kind = {kind: found for kind, [found] in searches.items()}
     first = question.kinds[0].policy
     least = {
         kind: by_kind[kind]["replicas"]
@@ -68,15 +60,16 @@ def plan(question: Question, jobs: int, tell: Tell) -> Figures:
         if kind.policy == first and by_kind[kind]["replicas"] is not None
     }
     tasks = {kind: list(_further(question, kind, load, parts, by_kind[kind])) for kind in least}
-    every = [task for of_kind in tasks.values() for task in of_kind]
-    results = iter(measure_all(do, every, jobs, tell("band, scaling, the whole trace", len(every))))
-    further = {kind: [next(results) for _ in tasks[kind]] for kind in least}
-    offline = _offline(question, load, parts, least, jobs, tell) if question.offline else {}
+    further = measure("band, scaling, the whole trace", tasks)
+    scaling = _scaling(question, parts, by_kind, tasks, further, measure)
+    offline = _offline(question, load, parts, least, measure) if question.offline else {}
     plans = []
     for kind in question.kinds:
         one = _plan(question, kind, load, by_kind.get(kind))
-        rest = _rest(question, kind, parts, one["replicas"], further[kind]) if kind in least else {}
-        plans.append({**one, **rest, **({"offline": offline.get(kind)} if kind in least else {})})
+        if kind in least:
+            one |= _rest(question, kind, parts, one["replicas"], further[kind])
+            one |= {"scaling": scaling[kind], "offline": offline.get(kind)}
+        plans.append(one)
     return {**_about(question, load), "plans": plans, "best": _best(plans, first)}
 
 
@@ -85,7 +78,7 @@ def _load(question: Question) -> Load:
     longest = max(r.input_tokens + r.output_tokens for r in question.trace.requests)
     span_ns = trace.requests[-1].arrival_ns
     if not span_ns:
-        raise ConfigError(f"{trace.name}: all requests arrive at once: give a trace with arrivals")
+        raise ConfigError(f"{trace.name}: all requests arrive at once: give a trace over some time")
     return Load(
         trace,
         1 << longest.bit_length(),
@@ -107,12 +100,7 @@ def _search(question: Question, kind: Kind, load: Load) -> Search:
 def _further(question: Question, kind: Kind, load: Load, parts: Parts, found: Figures) -> Iterator[Task]:
     """The longest first."""
     least, most, aim = found["replicas"], question.most_replicas, question.aim
-    run = found["run"]
-    at_once = run["online"]["e2e_seconds"]["mean"] * len(load.trace) / run["duration_seconds"] / least
-    for share in LOADS_TRIED:
-        startup_ns = round(question.startup_seconds * NANOSECONDS)
-        scaling = Scaling(max(least // 4, 1), 2 * least, at_once * share, startup_ns)
-        yield Scaled(kind, load, aim, scaling)
+    yield from tries(kind, load, aim, found, round(question.startup_seconds * NANOSECONDS))
     for seed in range(question.samples):
         other = replace(load, trace=resampled(load.trace, question.seed + seed))
         yield Search(kind, other, aim, least, most, "resampled arrivals")
@@ -126,18 +114,33 @@ def _further(question: Question, kind: Kind, load: Load, parts: Parts, found: Fi
         yield from checks(kind, load, parts, aim, least, question.check_requests, question.seed)
 
 
+def _scaling(
+    question: Question,
+    parts: Parts,
+    searches: Mapping[Kind, Figures],
+    tasks: Mapping[Kind, Sequence[Task]],
+    further: Mapping[Kind, Sequence[Figures]],
+    measure: Measure,
+) -> dict[Kind, Figures | None]:
+    tried = {
+        kind: [
+            (task, one) for task, one in zip(of_kind, further[kind], strict=True) if isinstance(task, Scaled)
+        ]
+        for kind, of_kind in tasks.items()
+    }
+    return autoscaling(tried, searches, parts, question.check_requests, question.seed, measure)
+
+
 def _offline(
-    question: Question, load: Load, parts: Parts, least: dict[Kind, int], jobs: int, tell: Tell
+    question: Question, load: Load, parts: Parts, least: dict[Kind, int], measure: Measure
 ) -> dict[Kind, Figures]:
     """Beside the online load, with up to a quarter more replicas where the aim is missed otherwise."""
     found: dict[Kind, Figures] = {}
     wanted = dict(least)
     while wanted:
         tasks = {kind: fillings(kind, load, parts, question.aim, n) for kind, n in wanted.items()}
-        every = [task for of_kind in tasks.values() for task in of_kind]
-        results = iter(measure_all(do, every, jobs, tell("offline work beside it", len(every))))
-        for kind, of_kind in tasks.items():
-            found[kind] = offline_figures([next(results) for _ in of_kind], parts)
+        for kind, filled in measure("offline work beside it", tasks).items():
+            found[kind] = offline_figures(filled, parts)
         most = {kind: min(n + max(n // 4, 1), question.most_replicas) for kind, n in least.items()}
         wanted = {
             kind: n + 1
@@ -155,6 +158,7 @@ def _offline(
 def _about(question: Question, load: Load) -> Figures:
     return {
         "trace": question.trace.name,
+        "trace_note": question.trace.note,
         "requests": len(question.trace),
         "span_seconds": question.trace.requests[-1].arrival_ns / NANOSECONDS,
         "simulated_requests": len(load.trace),
@@ -168,7 +172,7 @@ def _about(question: Question, load: Load) -> Figures:
 
 
 def _plan(question: Question, kind: Kind, load: Load, found: Figures | None) -> Figures:
-    profile = kind.load()
+    profile, setup = kind.load(), cluster(kind, load, question.aim, 1)
     price = question.prices.get(kind.profile)
     about = {
         "profile": kind.profile,
@@ -178,6 +182,8 @@ def _plan(question: Question, kind: Kind, load: Load, found: Figures | None) -> 
         "gpus_per_replica": profile.tensor_parallel,
         "price_per_gpu_hour": price,
         "reachable_attainment": reachable(kind, load, question.aim),
+        "kv_tokens": setup.serving.config.capacity_tokens,
+        "too_long": too_long(setup, load),
         "feasible": found is not None and found["replicas"] is not None,
     }
     if found is None or found["replicas"] is None:
@@ -208,25 +214,6 @@ def _rest(question: Question, kind: Kind, parts: Parts, least: int, further: Seq
         },
         "over_time": over_time(parts, searched, least) if searched else None,
         "whole": whole_figures(checked, len(question.trace)) if checked else None,
-        "scaling": _scaling(question, [one for one in further if one["label"] == "scaled"]),
-    }
-
-
-def _scaling(question: Question, tried: Sequence[Figures]) -> Figures | None:
-    """The one with the fewest GPU-hours that reaches the aim; None where none of those tried does."""
-    held = [one for one in tried if one["attainment"] >= question.aim.attainment]
-    if not held:
-        return None
-    best = min(held, key=lambda one: one["run"]["gpu_hours"])
-    windows = best["run"]["windows"]
-    return {
-        "target_requests_per_replica": best["target"],
-        "startup_seconds": question.startup_seconds,
-        "attainment": best["attainment"],
-        "replicas_mean": best["run"]["replicas_mean"],
-        "replicas_peak": max(window["replicas_up"] for window in windows),
-        "gpu_hours": best["run"]["gpu_hours"],
-        "windows": [{name: w[name] for name in ("until_seconds", "replicas_up")} for w in windows],
     }
 
 

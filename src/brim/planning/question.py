@@ -14,7 +14,7 @@ from brim.simulation.cluster.routing import routing
 from brim.simulation.cluster.setup import ClusterSetup, Pool
 from brim.simulation.machine import Machine
 from brim.simulation.targets import Targets
-from brim.workloads.trace import Trace
+from brim.workloads.trace import Trace, TraceRequest
 
 BLOCK_SIZE = 16
 UNMEASURED_ERROR = 0.15  # of the step times of a profile made from data sheets
@@ -118,11 +118,23 @@ def scaled(step_time: StepTime, factor: float) -> StepTime:
 
 def reachable(kind: Kind, load: Load, aim: Aim) -> float:
     """The share of requests that meet both targets on an idle replica: no number of replicas gives more."""
-    machine = cluster(kind, load, aim, 1).serving.machine
-    met = 0
+    setup = cluster(kind, load, aim, 1)
+    machine, met = setup.serving.machine, 0
     for request in load.trace.requests:
         prompt_ps, token_ps = machine.alone_ps(request.input_tokens, request.output_tokens)
-        met += prompt_ps <= aim.ttft_ns * 1000 and (
-            request.output_tokens <= 1 or token_ps <= aim.tpot_ns * 1000
+        met += (
+            fits(setup, request)
+            and prompt_ps <= aim.ttft_ns * 1000
+            and (request.output_tokens <= 1 or token_ps <= aim.tpot_ns * 1000)
         )
     return met / len(load.trace)
+
+
+def fits(setup: ClusterSetup, request: TraceRequest) -> bool:
+    """Whether a replica can hold its prompt and whole answer; else it cuts the answer, or refuses."""
+    return request.input_tokens + request.output_tokens <= setup.serving.config.max_model_len
+
+
+def too_long(setup: ClusterSetup, load: Load) -> int:
+    """How many requests fit in no replica."""
+    return sum(not fits(setup, request) for request in load.trace.requests)

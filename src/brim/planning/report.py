@@ -12,22 +12,38 @@ def text(plan: Figures) -> str:
 
 
 def lines(plan: Figures) -> Iterator[str]:
-    yield (
-        f"{plan['trace']}: {plan['requests']} requests in {span(plan['span_seconds'])}; "
-        f"TTFT {plan['ttft_ms']:g} ms and TPOT {plan['tpot_ms']:g} ms for {plan['attainment']:.4g} of them"
-    )
+    yield asked(plan)
+    if plan["trace_note"]:
+        yield f"of the trace: {plan['trace_note']}"
     if plan["simulated_requests"] < plan["requests"]:
         yield (
             f"searched on the busiest {plan['simulated_requests']} requests in a row, "
-            f"{span(plan['simulated_seconds'])} (--max-requests); the band and the scaling are of these alone"
+            f"{span(plan['simulated_seconds'])} (--max-requests); the band is of these alone"
         )
     for one in plan["plans"]:
         yield ""
         yield from _one(one, plan["attainment"])
     yield from _savings(plan)
-    if plan["best"]:
-        yield ""
-        yield f"cheapest: {plan['best']}"
+    yield ""
+    yield answer(plan)
+
+
+def asked(plan: Figures) -> str:
+    return (
+        f"{plan['trace']}: {plan['requests']} requests in {span(plan['span_seconds'])}; "
+        f"TTFT {plan['ttft_ms']:g} ms and TPOT {plan['tpot_ms']:g} ms for {plan['attainment']:.4g} of them"
+    )
+
+
+def answer(plan: Figures) -> str:
+    """The best profile, by price where all have one, else by GPUs."""
+    if not plan["best"]:
+        return "no profile holds the SLO"
+    feasible = [p for p in plan["plans"] if p["feasible"] and p["policy"] == plan["plans"][0]["policy"]]
+    unpriced = [p["profile"] for p in feasible if p["cost_per_hour"] is None]
+    if not unpriced:
+        return f"cheapest: {plan['best']}"
+    return f"fewest GPUs: {plan['best']} (--price was not given for {', '.join(unpriced)})"
 
 
 def span(seconds: float) -> str:
@@ -43,6 +59,8 @@ def _one(one: Figures, target: float) -> Iterator[str]:
     if not one["feasible"]:
         yield f"  INFEASIBLE: {why_not(one)}"
         return
+    if one["too_long"]:
+        yield f"  {_count(one['too_long'], 'request')} of those simulated {_cut(one)}"
     run = one["run"]["online"]
     cost = "" if one["cost_per_hour"] is None else f", ${one['cost_per_hour']:.2f} an hour"
     yield f"  {_count(one['replicas'], 'replica')}, {_count(one['gpus'], 'GPU')}{cost}"
@@ -60,10 +78,18 @@ def _one(one: Figures, target: float) -> Iterator[str]:
         yield from _beside(one, target)
 
 
+def _cut(one: Figures) -> str:
+    return (
+        f"do not fit in the {one['kv_tokens']} tokens of a replica's KV cache: "
+        "their answers are cut, or they are refused"
+    )
+
+
 def why_not(one: Figures) -> str:
     if not one["attempts"]:
+        long = f" ({one['too_long']} {_cut(one)}: see --kv-tokens)" if one["too_long"] else ""
         return (
-            f"on an idle replica {one['reachable_attainment']:.4f} of the requests meet both targets: "
+            f"on an idle replica {one['reachable_attainment']:.4f} of the requests meet both targets{long}: "
             "relax --ttft or --tpot, or take a faster profile"
         )
     most = max(one["attempts"], key=int)
@@ -76,25 +102,40 @@ def why_not(one: Figures) -> str:
 def _rest(one: Figures) -> Iterator[str]:
     band, scaling, over_time = (one[k] for k in ("band", "scaling", "over_time"))
     beyond = f", and {band['infeasible']} runs that no number held" if band["infeasible"] else ""
-    yield (
-        f"  {band['least']} to {band['most']} replicas over resampled arrivals and step times "
-        f"{band['step_time_error']:.1%} off{beyond}"
-    )
+    replicas = _count(band["most"], "replica")
+    if band["least"] < band["most"]:
+        replicas = f"{band['least']} to {replicas}"
+    yield (f"  {replicas} over resampled arrivals and step times {band['step_time_error']:.1%} off{beyond}")
     if over_time:
         yield (
             f"  needed over time: {_on_average(one, over_time['mean'])}, {over_time['peak']} at most "
             f"(parts of {span(over_time['part_seconds'])}; {over_time['searched_parts']} of them simulated, "
             "the others read off by their load)"
         )
-    if scaling:
-        worth = "" if scaling["replicas_mean"] < one["replicas"] else "; no fewer than with all of them up"
-        yield (
-            f"  scaled at {scaling['target_requests_per_replica']:.3g} requests a replica, "
-            f"{scaling['startup_seconds']:g} s to start: {_on_average(one, scaling['replicas_mean'])}, "
-            f"{scaling['replicas_peak']} at most, attainment {scaling['attainment']:.4f}{worth}"
+    yield (
+        _scaled(one, scaling)
+        if scaling
+        else ("  scaled: none of the targets tried holds the SLO with this start-up time; keep them all up")
+    )
+
+
+def _scaled(one: Figures, scaling: Figures) -> str:
+    worth = "" if scaling["replicas_mean"] < one["replicas"] else "; no fewer than with all of them up"
+    simulated = "all of the trace simulated"
+    if not scaling["complete"]:
+        simulated = (
+            f"standard errors {scaling['replicas_standard_error']:.2f} and "
+            f"{scaling['attainment_standard_error']:.4f}, {scaling['simulated_requests']} requests in "
+            f"{scaling['stretches']} stretches of every load"
         )
-    else:
-        yield "  scaled: none of the targets tried holds the SLO with this start-up time; keep them all up"
+    if scaling["stretches"]:
+        simulated += f"; {scaling['busiest_attainment']:.4f} where it is busiest"
+    return (
+        f"  scaled at {scaling['target_requests_per_replica']:.3g} requests a replica, "
+        f"{scaling['startup_seconds']:g} s to start: {_on_average(one, scaling['replicas_mean'])}, "
+        f"from {scaling['replicas_least']} to {scaling['replicas_peak']}, "
+        f"attainment {scaling['attainment']:.4f} ({simulated}){worth}"
+    )
 
 
 def _on_average(one: Figures, replicas: float) -> str:
@@ -122,7 +163,7 @@ def _beside(one: Figures, target: float) -> Iterator[str]:
     if offline := one["offline"]:
         more = offline["replicas"] - one["replicas"]
         missed = "" if offline["attainment"] >= target else "; the SLO is NOT held with it"
-        where = f"on {more} more replicas" if more else "for nothing, on the same replicas"
+        where = f"on {_count(more, 'more replica')}" if more else "for nothing, on the same replicas"
         yield (
             f"  offline work beside it {where}: "
             f"{offline['tokens_per_second']:.0f} tokens/s, {offline['tokens_per_day']:.3g} a day, "

@@ -14,12 +14,13 @@ Place = Callable[[float, float], tuple[float, float]]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """`step` draws each value from the point before to its own."""
+    """`step` draws each value from the point before to its own; `dots` marks the points."""
 
     name: str
     points: Sequence[tuple[float, float]]
     step: bool = False
     dashed: bool = False
+    dots: bool = False
 
 
 def plot(title: str, across: str, lines: Sequence[Line]) -> str:
@@ -60,7 +61,10 @@ def _curve(line: Line, place: Place, colour: str) -> str:
         before = x
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     dash = ' stroke-dasharray="5 4"' if line.dashed else ""
-    return f'<polyline fill="none" stroke="{colour}" stroke-width="1.6"{dash} points="{path}"/>'
+    dots = "".join(
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>' for x, y in points if line.dots
+    )
+    return f'<polyline fill="none" stroke="{colour}" stroke-width="1.6"{dash} points="{path}"/>{dots}'
 
 
 def _axes(most_x: float, most_y: float, across: str, place: Place) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
+from math import ceil
 from statistics import fmean
 
 from brim.planning.demand import work_tokens
 from brim.planning.question import Aim, Kind, Load, cluster
 from brim.simulation.cluster.figures import figures
 from brim.simulation.cluster.run import simulate_cluster
-from brim.simulation.cluster.setup import Scaling
+from brim.simulation.cluster.setup import ClusterSetup, Scaling
 from brim.simulation.least import least_that
 from brim.simulation.results import Figures
 from brim.workloads.trace import NANOSECONDS, TraceRequest
@@ -31,8 +33,7 @@ class Search:
         tried: dict[int, Figures] = {}
 
         def holds(replicas: int) -> bool:
-            setup = cluster(self.kind, self.load, self.aim, replicas)
-            tried[replicas] = figures(simulate_cluster(self.load.trace, setup))
+            tried[replicas] = simulated(self.load, cluster(self.kind, self.load, self.aim, replicas))
             return attainment(tried[replicas]) >= self.aim.attainment
 
         least = least_that(holds, self.near, self.most)
@@ -48,24 +49,38 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Scaled:
-    """A cluster that scales by its load, with this target of requests for each replica."""
+    """A cluster that scales by its load. What arrives before `load.measured_from_ns` warms it up.
+
+    Replicas count from when they are started, for from then on they cost.
+    It stands for `requests` of the trace and `seconds` of its time; `rate` is their work a second.
+    """
 
     kind: Kind
     load: Load
     aim: Aim
     scaling: Scaling
+    requests: int
+    seconds: float
+    rate: float = 0.0
+    start_seconds: float = 0.0
     label: str = "scaled"
 
     def do(self) -> Figures:
-        setup = replace(cluster(self.kind, self.load, self.aim, self.scaling.least), scaling=self.scaling)
-        found = figures(simulate_cluster(self.load.trace, setup))
+        setup = replace(cluster(self.kind, self.load, self.aim, 1), scaling=self.scaling)
+        found = simulated(self.load, setup)
+        counted = inside(found["windows"], self.load)
         return {
             "label": self.label,
-            "profile": self.kind.profile,
             "target": self.scaling.target,
-            "least": self.scaling.least,
+            "requests": self.requests,
+            "seconds": self.seconds,
+            "rate": self.rate,
+            "start_seconds": self.start_seconds,
+            "simulated_requests": found["online"]["requests"],
             "attainment": attainment(found),
-            "run": found,
+            "replicas_mean": fmean(window["replicas_mean"] for window in counted),
+            "replicas_peak": ceil(max(window["replicas_mean"] for window in counted) - 1e-9),
+            "windows": [{name: w[name] for name in ("until_seconds", "replicas_mean")} for w in counted],
         }
 
 
@@ -83,7 +98,7 @@ class Filled:
         setup = cluster(self.kind, self.load, self.aim, self.replicas)
         setup = replace(setup, spare_until_ns=self.load.span_ns)
         spare = (TraceRequest(0, *lengths) for lengths in cycle(self.load.spare))
-        found = figures(simulate_cluster(self.load.trace, setup, spare=spare))
+        found = simulated(self.load, setup, spare)
         return {
             "label": self.label,
             "profile": self.kind.profile,
@@ -106,9 +121,7 @@ class Checked:
     label: str = "checked"
 
     def do(self) -> Figures:
-        found = figures(
-            simulate_cluster(self.load.trace, cluster(self.kind, self.load, self.aim, self.replicas))
-        )
+        found = simulated(self.load, cluster(self.kind, self.load, self.aim, self.replicas))
         return {
             "label": self.label,
             "start_seconds": self.start_seconds,
@@ -130,6 +143,11 @@ def do(task: Task) -> Figures:
         raise
 
 
+def simulated(load: Load, setup: ClusterSetup, spare: Iterable[TraceRequest] = ()) -> Figures:
+    """All figures of the load on this cluster."""
+    return figures(simulate_cluster(load.trace, setup, spare=spare))
+
+
 def attainment(run: Figures) -> float:
     """Of the online requests that count."""
     return float(run["online"]["slo_attainment"] or 0.0)
@@ -141,13 +159,18 @@ def filled_figures(run: Figures, load: Load) -> Figures:
     Tokens are input and output of requests. What is drawn before the stretch has warmed up, and after the
     last arrival, while nothing new is begun, is left out.
     """
-    warm, span = load.measured_from_ns / NANOSECONDS, load.span_ns / NANOSECONDS
-    inside = [w for w in run["windows"] if warm < w["until_seconds"] <= span] or run["windows"]
+    span, counted = load.span_ns / NANOSECONDS, inside(run["windows"], load)
     per_output = sum(i + o for i, o in load.spare) / sum(o for _, o in load.spare)
     work = sum(work_tokens(r) for r in load.trace.requests)
     return {
         "rate": work / max(span, 1e-9),
-        "tokens_per_second": per_output * fmean(w["offline_tokens_per_second"] for w in inside),
-        "busy_share": fmean(w["busy_share"] or 0.0 for w in inside),
+        "tokens_per_second": per_output * fmean(w["offline_tokens_per_second"] for w in counted),
+        "busy_share": fmean(w["busy_share"] or 0.0 for w in counted),
         "simulated_seconds": span,
     }
+
+
+def inside(windows: Sequence[Figures], load: Load) -> Sequence[Figures]:
+    """Those between the warm-up and the last arrival; all where the load is shorter than one."""
+    warm, span = load.measured_from_ns / NANOSECONDS, load.span_ns / NANOSECONDS
+    return [w for w in windows if warm < w["until_seconds"] <= span] or windows

@@ -5,28 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import sqrt
 
-from brim.planning.parts import Part, Parts
+from brim.planning.parts import Parts
 from brim.planning.question import Aim, Kind, Load
 from brim.planning.tasks import Checked
 from brim.simulation.results import Figures
 from brim.workloads.trace import NANOSECONDS
-
-STRETCHES = 24
 
 
 def checks(
     kind: Kind, load: Load, parts: Parts, aim: Aim, replicas: int, most: int, seed: int
 ) -> list[Checked]:
     """Stretches with `most` requests in all, from parts of every load; the whole trace where that is more."""
-    everything = most >= len(parts.trace)
-    chosen = [p for p in parts.all if p.num_requests] if everything else parts.spread(STRETCHES)
-    each = len(parts.trace) if everything else max(most // len(chosen), 1)
-
-    def check(part: Part) -> Checked:
-        stretch = parts.anywhere(part, each, load, seed + part.first)
-        return Checked(kind, stretch, aim, replicas, part.num_requests, part.start_ns / NANOSECONDS)
-
-    return [check(part) for part in chosen]
+    return [
+        Checked(kind, stretch, aim, replicas, part.num_requests, part.start_ns / NANOSECONDS)
+        for part, stretch in parts.stretches(load, most, seed)
+    ]
 
 
 def whole_figures(checked: Sequence[Figures], num_requests: int) -> Figures:

@@ -130,33 +130,49 @@ def generate(llm: Any, asks: Sequence[Ask]) -> list[list[int]]:
     return [list(done.outputs[0].token_ids) for done in answers]
 
 
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@contextmanager
+def started(host: Host, log: Path, *flags: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A vLLM of its own processes, ended with all of them."""
+    repository = Path(__file__).parents[3]
+    paths = [str(repository), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with log.open("w") as written:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.plugins.vllm.serve", *command_line(host), *flags],
+            env={**os.environ, **ENVIRONMENT, **environment, "PYTHONPATH": os.pathsep.join(paths)},
+            stdout=written,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
 class Server:
     """vLLM's OpenAI server on a free port of this machine. A context manager; its log lies under `folder`."""
 
     def __init__(self, host: Host, folder: Path, *flags: str, **environment: str) -> None:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            port = found.getsockname()[1]
+        port = free_port()
         self.address = f"http://127.0.0.1:{port}"
-        self._environment = {**ENVIRONMENT, **environment}
         self.log = folder / f"vllm-{port}.log"
-        self._command = [
-            *[sys.executable, "-m", "tests.plugins.vllm.serve"],
-            *[*command_line(host), "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)],
-            *flags,
-        ]
+        place = ("--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port))
+        self._started = started(host, self.log, *place, *flags, **environment)
 
     def __enter__(self) -> Server:
-        repository = Path(__file__).parents[3]
-        paths = [str(repository), *filter(None, [os.environ.get("PYTHONPATH")])]
-        with self.log.open("w") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                env={**os.environ, **self._environment, "PYTHONPATH": os.pathsep.join(paths)},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self._process = self._started.__enter__()
         try:
             self._wait_until_ready()
         except BaseException:
@@ -165,13 +181,7 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGTERM)
-            try:
-                self._process.wait(timeout=60)
-            except subprocess.TimeoutExpired:
-                os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
+        self._started.__exit__(None, None, None)
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """The JSON answer to a JSON body. Raises `urllib.error.HTTPError` for an error status."""

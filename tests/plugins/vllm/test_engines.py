@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from tests.plugins.vllm import classes, models
 from tests.plugins.vllm.histories import FACTS
-from tests.plugins.vllm.hosts import Ask, Host, Server, engine, generate, scheduler_of
+from tests.plugins.vllm.hosts import Ask, Host, Server, engine, free_port, generate, scheduler_of, started
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default"), pytest.mark.timeout(900)]
 
@@ -86,6 +87,19 @@ def test_a_server(
     log = server.log.read_text()
     assert f"Using custom scheduler class {classes.BRIM.replace(':', '.')}" in log
     assert ("Batch queue is enabled" in log) == asynchronous
+
+
+def test_a_server_and_engines_alone_as_on_two_hosts(stock_answers: list[list[int]], tmp_path: Path) -> None:
+    shared = ("--data-parallel-size", "2", "--data-parallel-size-local", "1")
+    shared += ("--data-parallel-address", "127.0.0.1", "--data-parallel-rpc-port", str(free_port()))
+    alone = (*shared, "--data-parallel-start-rank", "1", "--headless")
+    with started(SCARCE, tmp_path / "engines.log", *alone), Server(SCARCE, tmp_path, *shared) as server:
+        assert server.generate(asks([{}])) == stock_answers
+        figures = server.get("/metrics")
+    for rank in (0, 1):
+        assert re.search(rf'vllm:request_success_total{{engine="{rank}".*"length".* [1-9]', figures)
+    for log in (server.log, tmp_path / "engines.log"):
+        assert f"Using custom scheduler class {classes.BRIM.replace(':', '.')}" in log.read_text()
 
 
 WINDOWS = Host(num_blocks=400, model=models.WINDOWS)

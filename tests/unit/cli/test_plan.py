@@ -57,6 +57,15 @@ def test_no_profile_that_holds_is_exit_status_1(trace: Path):
         (["--profile", "a100-opt-13b", "--price", "2.5"], "none of the profiles"),
         (["--profile", "a100-opt-13b", "--price", "a100-opt-13b=x"], "give it as NAME=2.5"),
         (["--profile", "a100-opt-13b", "--attainment", 99], "at most 1"),
+        (["--profile", "a100-opt-13b", "--attainment", "nan"], "at most 1"),
+        (["--profile", "a100-opt-13b", "--ttft", 0], "--ttft 0: give a target"),
+        (["--profile", "a100-opt-13b", "--tpot", "inf"], "--tpot inf: give a target"),
+        (["--profile", "a100-opt-13b", "--startup", "nan"], "--startup nan: give 0 to"),
+        (["--profile", "a100-opt-13b", "--offline-tokens-per-day", "inf"], "inf: give 0 or more"),
+        (["--profile", "a100-opt-13b", "--target-request-rate", -1], "is no pace"),
+        (["--profile", "a100-opt-13b", "--price", "a100-opt-13b=-1"], "give 0 dollars or more"),
+        (["--profile", "a100-opt-13b", "--price", "a100-opt-13b=nan"], "give 0 dollars or more"),
+        (["--profile", "a100-opt-13b", "--price", "a100-opt-13b=1,a100-opt-13b=2"], "two prices, 1 and 2"),
         (["--profile", "a100-opt-13b", "--html", "/no/folder/x.html"], "there is no folder"),
         (["--profile", "a100-opt-13b", "--policy", "vlm"], "did you mean 'vllm'"),
         (["--profile", "a100-opt-13b", "--routing", "random"], "there is no routing"),
@@ -72,3 +81,38 @@ def test_lengths_without_arrivals_need_a_rate(tmp_path: Path):
     path.write_text("input_tokens,output_tokens\n100,10\n200,20\n")
     with pytest.raises(ConfigError, match="--target-request-rate"):
         plan("--trace", path, "--profile", "a100-opt-13b")
+
+
+def of_classes(tmp_path: Path, *classes: str) -> Path:
+    path = tmp_path / "classes.csv"
+    rows = [f"{i},{100},{10},{each}" for i, each in enumerate(classes)]
+    path.write_text("\n".join(["arrival_s,input_tokens,output_tokens,class", *rows]))
+    return path
+
+
+def test_offline_requests_of_a_trace_are_told_and_not_planned_for(tmp_path: Path):
+    done = plan("--trace", of_classes(tmp_path, "online", "offline", "online"), "--profile", "a100-opt-13b")
+    assert "classes: 2 requests" in done.stdout
+    assert "1 offline requests left out: to fit them in, give them as --offline" in done.stdout
+
+
+def test_a_trace_of_offline_requests_alone_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match="all its requests are offline"):
+        plan("--trace", of_classes(tmp_path, "offline", "offline"), "--profile", "a100-opt-13b")
+
+
+def test_requests_that_fit_in_no_replica_are_counted_as_misses(trace: Path):
+    longer = sum(20 + 37 * i % 200 + 5 + 13 * i % 30 > 64 for i in range(60))
+    done = plan("--trace", trace, "--profile", "a100-opt-13b", "--kv-tokens", 64, "--json")
+    [one] = json.loads(done.stdout)["plans"]
+    assert done.exit_code == 1
+    assert one["too_long"] == longer > 0
+    assert one["reachable_attainment"] == pytest.approx(1 - longer / 60)
+
+
+def test_who_has_no_price_is_told(trace: Path):
+    done = plan(
+        *("--trace", trace, "--profile", "a100-opt-13b,a100-opt-66b", "--tpot", 60),
+        *("--price", "a100-opt-13b=2"),
+    )
+    assert "fewest GPUs: a100-opt-13b (--price was not given for a100-opt-66b)" in done.stdout

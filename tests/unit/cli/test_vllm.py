@@ -120,6 +120,17 @@ def test_an_additional_config_that_is_none_is_refused(text: str) -> None:
         command("--additional-config", text)
 
 
+def test_engines_without_a_server_have_no_number_of_servers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="--headless is known to the command `vllm` alone"):
+        command("--headless")
+    monkeypatch.setattr(vllm, "distribution", lambda name: object())
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    (tmp_path / "vllm").touch()
+    assert "--api-server-count" not in command("--headless", "--data-parallel-size", "4")
+
+
 @pytest.mark.parametrize("flag", ["--api-server-count=2", "--api_server_count"])
 def test_the_number_of_api_servers_can_be_chosen(flag: str) -> None:
     assert "--api-server-count" not in command(flag)

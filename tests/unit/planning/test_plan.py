@@ -120,3 +120,10 @@ def test_a_long_trace_is_searched_where_it_is_busiest_and_checked_on_the_whole(c
     assert one["whole"]["attainment"] >= 0.95
     assert said in text(found)
     assert "searched on the busiest 100 requests" in text(found)
+    scaling = one["scaling"]
+    assert scaling["complete"] == (check_requests == 600)
+    assert scaling["simulated_requests"] == check_requests
+    assert scaling["stretches"] == len(scaling["by_stretch"]) == 3
+    assert scaling["replicas_mean"] <= scaling["replicas_peak"]
+    assert "where it is busiest" in text(found)
+    assert "replicas, the busiest stretch" in page(found)

@@ -68,6 +68,7 @@ def _window(start: Noted, end: Noted) -> Figures:
         "online_tokens_per_second": (end.online_tokens - start.online_tokens) / seconds,
         "offline_tokens_per_second": (end.offline_tokens - start.offline_tokens) / seconds,
         "replicas_up": end.replicas_up,
+        "replicas_mean": (end.paid_ns - start.paid_ns) / (end.now_ns - start.now_ns),
         "busy_share": share_of(end.busy_ps - start.busy_ps, paid_ps),
         "backlog": end.backlog,
     }

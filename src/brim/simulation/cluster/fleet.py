@@ -43,7 +43,7 @@ class Fleet:
         self._open: list[Member] = []  # those that get new requests
         self._wanted: deque[tuple[int, int]] = deque()  # (time, replicas) as the scaling wanted lately
         scaling = setup.scaling
-        for _ in range(scaling.least if scaling else setup.serving.replicas):
+        for _ in range(scaling.begins_with if scaling else setup.serving.replicas):
             self._up(self._start(decode=False))
         if setup.disaggregation:
             for _ in range(setup.disaggregation.decode.replicas):
@@ -51,6 +51,7 @@ class Fleet:
         for failure in setup.failures:
             clock.at(failure.at_ns, Order.MARK, lambda failure=failure: self._fail(failure))  # type: ignore[misc]
         if scaling:
+            self._wanted.append((clock.now_ns, scaling.begins_with))
             self._look_again(scaling)
 
     def serving(self) -> Sequence[Member]:

@@ -76,6 +76,7 @@ class Scaling:
 
     Looked at every `interval_ns`. One more replica is paid for at once and serves `startup_ns` later; fewer
     are kept only when as many were enough for `scale_down_after_ns`, and who leaves ends its requests first.
+    `at_first` serve at 0, as if wanted then; None: the least.
     """
 
     least: int
@@ -84,6 +85,7 @@ class Scaling:
     startup_ns: int = 120 * NANOSECONDS
     interval_ns: int = 15 * NANOSECONDS
     scale_down_after_ns: int = 300 * NANOSECONDS
+    at_first: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.least <= self.most or self.target <= 0:
@@ -91,6 +93,14 @@ class Scaling:
                 f"scaling from {self.least} to {self.most} replicas of {self.target} requests: "
                 "give 1 or more replicas, the most no fewer than the least, and a target above 0"
             )
+        if not self.least <= self.begins_with <= self.most:
+            raise ConfigError(
+                f"scaling that begins with {self.at_first} replicas: give {self.least} to {self.most}"
+            )
+
+    @property
+    def begins_with(self) -> int:
+        return self.least if self.at_first is None else self.at_first
 
 
 @dataclass(frozen=True, slots=True)

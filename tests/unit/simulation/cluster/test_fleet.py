@@ -158,6 +158,17 @@ def test_scaling_down_waits_for_the_window_and_for_the_last_request():
 def test_nobody_is_scaled_below_one():
     with pytest.raises(ConfigError, match="1 or more replicas"):
         Scaling(0, 2, 1.0)
+    with pytest.raises(ConfigError, match="give 1 to 2"):
+        Scaling(1, 2, 1.0, at_first=3)
+
+
+def test_those_up_at_first_are_kept_as_if_they_had_been_wanted():
+    """Three for two requests under a target of 2: one is enough, and after 4 s only who is idle is gone."""
+    scaling = Scaling(1, 3, 2.0, 0, NANOSECONDS, 4 * NANOSECONDS, at_first=3)
+    found = run(
+        trace(asked(0, 4, 60), asked(0, 4, 60)), cluster(1, SLOW, scaling=scaling, window_ns=NANOSECONDS)
+    )
+    assert [note.replicas_up for note in found.notes][:6] == [3, 3, 3, 3, 2, 2]
 
 
 @settings(max_examples=40, deadline=None)
