@@ -140,7 +140,7 @@ class Draft:
     def stopped(self) -> set[RequestView]:
         """Those that decode at present and won't in this step."""
         out = {*self.preempt, *self.pause, *self.park}
-        return out.difference(self.board.catching_up, self.board.parked)
+        return out.difference(self.board.catching_up, self.board.parked) if out else out
 
     def place(self, view: RequestView) -> tuple[tuple[float, ...], int]:
         return self.policy.ordering.key(view, self.now_ns), view.arrival_seq

@@ -86,14 +86,10 @@ class FirstTokens:
             used += chunk
             if chunk < prompt.num_tokens:
                 return used
-            shape = with_chunk(shape, chunk, prompt.start)
-            limit_ns = self._limit_ns(predict, step, prompt, shape, limit_ns)
+            alone, shape = used == chunk, with_chunk(shape, chunk, prompt.start)
+            if prompt.due_ns is None or late:
+                continue
+            left_ns = prompt.due_ns - step.start_ns
+            if alone or predict(shape) <= left_ns:  # that alone it is in time is known
+                limit_ns = min(limit_ns or left_ns, left_ns)
         return tokens if limit_ns is None else used
-
-    def _limit_ns(
-        self, predict: Predict, step: OnlineStep, prompt: PromptWork, shape: StepShape, limit_ns: int | None
-    ) -> int | None:
-        """How long the step may take once the prompt ends in it."""
-        if prompt.due_ns is None or predict(shape) > prompt.due_ns - step.start_ns:
-            return limit_ns
-        return min(limit_ns or prompt.due_ns, prompt.due_ns - step.start_ns)

@@ -66,7 +66,7 @@ def test_who_sits_out_is_due_by_its_own_last_token():
     batch.pause(one)
     assert watch.dues.least(batch.tick, 0) is None
     watch.committed(90 * MS)
-    assert watch.work(one, 0, MS).running(1) == PromptWork("a", 60 * MS, 4, 1, 1)
+    assert watch.work(one, 0, lambda: MS).running(1) == PromptWork("a", 60 * MS, 4, 1, 1)
     batch.start_decoding(one)
     assert watch.dues.least(batch.tick, 90 * MS) == (60 * MS, "a")
 
@@ -74,14 +74,14 @@ def test_who_sits_out_is_due_by_its_own_last_token():
 def test_a_first_token_is_due_by_the_ttft_and_the_hit_is_no_work():
     watch = OnlineWatch()
     waiting = state(request("a", 20, arrival_ns=7, slo=PACED))
-    assert watch.work(waiting, 12, MS) == PromptWork("a", 100 * MS + 7, 12, 8, 0)
-    assert watch.work(state(request("b", 20)), 0, MS).running(5) == PromptWork("b", None, 0, 20, 5)
+    assert watch.work(waiting, 12, lambda: MS) == PromptWork("a", 100 * MS + 7, 12, 8, 0)
+    assert watch.work(state(request("b", 20)), 0, lambda: MS).running(5) == PromptWork("b", None, 0, 20, 5)
 
 
 def test_a_deadline_is_shared_by_prompt_and_answer():
     """60 prompt tokens and 40 of output: the prompt has 60 % of the time."""
     waiting = state(request("a", 60, max_tokens=40, slo=SLO(e2e_ns=1000 * MS)))
-    assert OnlineWatch().work(waiting, 0, MS).due_ns == 600 * MS
+    assert OnlineWatch().work(waiting, 0, lambda: MS).due_ns == 600 * MS
 
 
 def test_an_arrival_is_one_that_enters_for_the_first_time():
