@@ -197,7 +197,7 @@ class DueTimes:
 
     def least_pace_ns(self) -> int | None:
         """How long each of many steps may take, with those that decode."""
-        return min([*self._by_pace, *(gap_ns for gap_ns, _ in self._by_gap)], default=None)
+        return min([*self._by_pace, *[gap_ns for gap_ns, _ in self._by_gap]], default=None)
 
 
 def _least(*times: int | None) -> int | None:

@@ -31,7 +31,7 @@ class PromptWork(NamedTuple):
 
     def running(self, tokens: int) -> PromptWork:
         """The same, with so many of them in the coming step."""
-        return self._replace(tokens_now=tokens) if tokens else self
+        return PromptWork(self.request_id, self.due_ns, self.start, self.num_tokens, tokens)
 
 
 class OnlineStep(NamedTuple):

@@ -74,12 +74,12 @@ class FirstTokens:
     def _together(self, timing: Timing, step: OnlineStep, tokens: int) -> int:
         """Of `tokens`, so many that whoever ends in this step is as much in time as he would be alone."""
         predict, shape, used = timing.steps.nanoseconds, step.decodes, 0
-        pace_ns, limit_ns = timing.watch.dues.least_pace_ns(), None
+        limit_ns: int | None = None
         for prompt in step.prompts:
             if used == tokens:
                 break
             late = self.is_late(timing, step, prompt)
-            if late and pace_ns is not None:
+            if late and (pace_ns := timing.watch.dues.least_pace_ns()) is not None:
                 limit_ns = min(limit_ns or pace_ns, pace_ns * 9 // 10)
             room = min(prompt.num_tokens, tokens - used)
             chunk = room if limit_ns is None else largest_chunk(predict, shape, prompt.start, room, limit_ns)
