@@ -223,9 +223,9 @@ class Replica:
         return self._moves_on(self._free_ps // PICOSECONDS)
 
     def _sure_steps(self, stretch: _Stretch, most: int, rows: int) -> int:
-        """For how many steps the same rows run, whatever may come of the last: no order changes, no block lacks.
+        """How many steps show nothing before the end of the last: no order that changes, no lack of blocks.
 
-        That is one more than the quiet ones: a step in which somebody ends shows nothing before its end.
+        One more than the quiet ones: who draws a last token shows it at the end of that step.
         """
         scheduler = self.scheduler
         if rows * (1 + (most + 1) // scheduler.config.block_size) > scheduler.kv.available_blocks:

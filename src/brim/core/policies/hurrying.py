@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from brim.core.estimators.chunk_size import Predict, largest_chunk, with_chunk
+from brim.core.estimators.chunk_size import largest_chunk, with_chunk
 from brim.core.estimators.slack import OnlineStep, PromptWork
-from brim.core.estimators.step_time import StepShape
 from brim.core.policies.timing import Timing
 
 
@@ -90,6 +89,6 @@ class FirstTokens:
             if prompt.due_ns is None or late:
                 continue
             left_ns = prompt.due_ns - step.start_ns
-            if alone or predict(shape) <= left_ns:  # that alone it is in time is known
+            if alone or predict(shape) <= left_ns:  # alone it is in time: `is_late` has said so
                 limit_ns = min(limit_ns or left_ns, left_ns)
         return tokens if limit_ns is None else used
