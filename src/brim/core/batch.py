@@ -76,6 +76,11 @@ class Batch:
         num_decodes, offsets = self._loads[task_class]
         return DecodeLoad(num_decodes, offsets + num_decodes * (self.tick + 1))
 
+    @property
+    def decode_context(self) -> int:
+        """Tokens that all decodes of the coming step attend to."""
+        return sum([offsets for _, offsets in self._loads.values()]) + len(self._decoding) * (self.tick + 1)
+
     def rows(self) -> tuple[RequestState, ...]:
         """The decoding requests; the same tuple until the batch is edited."""
         if self._rows is None:

@@ -27,8 +27,9 @@ class Queues:
 
     def count(self, task_class: TaskClass) -> int:
         """Requests of the class that wait to enter."""
-        pooled = len(self) - len(self.waiting) if task_class is TaskClass.OFFLINE else 0
-        return self.waiting.count(task_class) + pooled
+        if self.pool is None or task_class is TaskClass.ONLINE:
+            return self.waiting.count(task_class)
+        return self.waiting.count(task_class) + len(self.pool)
 
     def push(self, state: RequestState, kv: KVCacheManager, now_ns: int) -> None:
         """It waits to enter."""

@@ -121,8 +121,7 @@ class Scheduler:
         if now_ns >= self.queues.changes_at_ns and self.queues.reorder(now_ns):
             self._settled = False
         self._time.step_begins(now_ns, self.kv.online_blocks)
-        quiet = self._is_settled()
-        return self._decide(now_ns)._replace(quiet=quiet)
+        return Intent(quiet=True) if self._is_settled() else self._decide(now_ns)
 
     def _launch(self, intent: Intent, now_ns: int) -> StepPlan:
         rows = () if intent.hold_decodes else self.batch.rows()

@@ -28,8 +28,7 @@ class Timekeeper:
         """Of the coming step; None where nobody asks."""
         if self._timing is None:
             return None
-        context = sum(batch.load(task_class).context for task_class in TaskClass) if rows else 0
-        return shape_of(chunks, len(rows), context)
+        return shape_of(chunks, len(rows), batch.decode_context if rows else 0)
 
     def step_begins(self, now_ns: int, online_blocks: int) -> None:
         """Online requests hold so many blocks."""

@@ -113,12 +113,14 @@ class Track(Generic[D]):
         "metrics",
         "request",
         "state",
+        "targets_ns",
         "tokens_elsewhere",
     )
 
-    def __init__(self, request: Request, metrics: ClassMetrics[D]) -> None:
+    def __init__(self, request: Request, metrics: ClassMetrics[D], targets_ns: dict[str, int]) -> None:
         self.request = request
         self.metrics = metrics
+        self.targets_ns = targets_ns  # by which it is judged
         self.state: RequestState | None = None  # None until its first token
         self.admitted = False
         self.joined = 0  # the step with which it began to draw in every step
@@ -221,9 +223,10 @@ class Recorder(Generic[D]):
         if track := self._tracks.get(request.request_id):
             return track  # taken over
         metrics = (self.by_class if self._counted(request) else self.others)[request.task_class]
+        targets_ns = _targets(self._slo(request))
         metrics.arrived += 1
-        metrics.judged += bool(_targets(self._slo(request)))
-        track = self._tracks[request.request_id] = Track(request, metrics)
+        metrics.judged += bool(targets_ns)
+        track = self._tracks[request.request_id] = Track(request, metrics, targets_ns)
         return track
 
     def _admitted(self, event: Admitted) -> None:
@@ -330,10 +333,10 @@ class Recorder(Generic[D]):
         if tokens > 1:
             tpot_ns = (track.last_ns - track.first_ns) / (tokens - 1)
             metrics.tpot_seconds.observe(tpot_ns / _SECOND)
-        if targets := _targets(self._slo(track.request)):
+        if track.targets_ns:
             ttft_ns = track.first_ns - arrival_ns
             reached = {"ttft": ttft_ns, "tpot": tpot_ns, "itl": track.longest_gap_ns, "e2e": e2e_ns}
-            metrics.slo.update(_judged(targets, reached))
+            metrics.slo.update(_judged(track.targets_ns, reached))
 
 
 def _targets(slo: SLO) -> dict[str, int]:

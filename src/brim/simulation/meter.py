@@ -29,7 +29,7 @@ class Meter:
     def __init__(self, kv: KVCacheManager) -> None:
         self._kv = kv
         self._totals = Totals()
-        self._read_ns = 0
+        self.read_ns = 0  # when the use of the KV cache was entered last
         self._reading = (0, 0, 0)
         self._busy_until_ps = 0
 
@@ -40,13 +40,13 @@ class Meter:
 
     def enter(self, now_ns: int, reading: tuple[int, int, int]) -> None:
         """The use of the KV cache at `now_ns`; not before the last one entered."""
-        elapsed_ns = now_ns - self._read_ns
+        elapsed_ns = now_ns - self.read_ns
         if elapsed_ns:
             totals, before = self._totals, self._reading
             totals.written += (before[0] + reading[0]) * elapsed_ns
             totals.promised += (before[1] + reading[1]) * elapsed_ns
             totals.lent += (before[2] + reading[2]) * elapsed_ns
-            self._read_ns = now_ns
+            self.read_ns = now_ns
         self._reading = reading
 
     def steps(self, num_steps: int, num_tokens: int, busy_ps: int, end_ps: int) -> None:

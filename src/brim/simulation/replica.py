@@ -146,7 +146,8 @@ class Replica:
 
     def _schedule(self) -> bool:
         """Gives the machine one more step; false where there is nothing to run."""
-        now_ns, reading = self._clock.now_ns, self.meter.read()
+        now_ns, meter = self._clock.now_ns, self.meter
+        reading = None if meter.read_ns == now_ns else meter.read()
         started = self._stopwatch()
         plan = self.scheduler.schedule(now_ns)
         self.schedule_seconds += self._stopwatch() - started
@@ -155,8 +156,9 @@ class Replica:
             return False
         changed = self._decodes.follow(plan.decodes, plan.step_id, scheduled=True) or bool(plan.chunks)
         if changed:
-            self.meter.enter(now_ns, reading)
-            self.meter.enter(now_ns, self.meter.read())
+            if reading is not None:
+                meter.enter(now_ns, reading)
+            meter.enter(now_ns, meter.read())
         result, ends = self._decodes.draw(plan)
         self._flights.append(_Flight(plan, result, self._run(plan), changed, ends))
         self._next_step_id = plan.step_id + 1
@@ -221,13 +223,16 @@ class Replica:
         return self._moves_on(self._free_ps // PICOSECONDS)
 
     def _sure_steps(self, stretch: _Stretch, most: int, rows: int) -> int:
-        """How many steps of the stretch nothing can stop: no order that changes, no lack of blocks."""
+        """How many steps show nothing before the end of the last: no order that changes, no lack of blocks.
+
+        One more than the quiet ones: who draws a last token shows it at the end of that step.
+        """
         scheduler = self.scheduler
-        if rows * (1 + most // scheduler.config.block_size) > scheduler.kv.available_blocks:
+        if rows * (1 + (most + 1) // scheduler.config.block_size) > scheduler.kv.available_blocks:
             return 0
         changes_at_ns = scheduler.queues.changes_at_ns
         if stretch.end_ns(most) < changes_at_ns:
-            return most
+            return most + 1
         return bisect_left(range(1, most + 1), changes_at_ns, key=stretch.end_ns) + 1
 
     def _stretch(self, step_id: int, rows: int) -> _Stretch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 from brim.core.deciding.budget import Budget
 from brim.core.deciding.time_left import TimeLeft
@@ -36,10 +37,18 @@ class Draft:
         self.works: dict[RequestView, PromptWork] = {}  # of those that were asked for, no token run
         self.time: TimeLeft | None = None  # for offline requests, once the online part is known
         self.miss: Miss | None = None
-        self.offline_tokens = policy.filling.offline_tokens - board.load(TaskClass.OFFLINE).num_decodes
-        self.offline_blocks = sys.maxsize
-        if policy.headroom is not None:
-            self.offline_blocks = policy.headroom.offline_limit(board.online_blocks) - board.offline_blocks
+
+    @cached_property
+    def offline_tokens(self) -> int:
+        """What offline requests may still run in the step."""
+        return self.policy.filling.offline_tokens - self.board.load(TaskClass.OFFLINE).num_decodes
+
+    @cached_property
+    def offline_blocks(self) -> int:
+        """What offline requests may still take."""
+        if self.policy.headroom is None:
+            return sys.maxsize
+        return self.policy.headroom.offline_limit(self.board.online_blocks) - self.board.offline_blocks
 
     def decision(self) -> Decision:
         return Decision(
@@ -140,7 +149,7 @@ class Draft:
     def stopped(self) -> set[RequestView]:
         """Those that decode at present and won't in this step."""
         out = {*self.preempt, *self.pause, *self.park}
-        return out.difference(self.board.catching_up, self.board.parked)
+        return out.difference(self.board.catching_up, self.board.parked) if out else out
 
     def place(self, view: RequestView) -> tuple[tuple[float, ...], int]:
         return self.policy.ordering.key(view, self.now_ns), view.arrival_seq

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import groupby, islice
 from typing import Generic, TypeVar
 
@@ -10,10 +11,10 @@ from brim.core.deciding.draft import Draft
 from brim.core.deciding.online_part import (
     MOST_PROMPTS,
     online_step,
-    prompt_token_ns,
     prompt_work,
     view_is_offline,
 )
+from brim.core.decision import Board
 from brim.core.estimators.slack import PromptWork
 from brim.core.policies.hurrying import Hurrying
 from brim.core.policies.timing import Timing
@@ -33,7 +34,11 @@ def in_time_first(draft: Draft, candidates: Iterator[Candidate]) -> Iterator[Can
         yield from candidates
         return
     first = list(islice(candidates, MOST_PROMPTS))
-    turn = _whose_turn(draft, hurrying) if first else None
+    if len(first) < 2:
+        _tell_alone(draft, timing, first)
+        yield from first
+        return
+    turn = _whose_turn(draft, hurrying)
     if turn is not None:
         first = [turn, *(one for one in first if one != turn)]
     half_done = sum(not waits for _, waits in first)
@@ -53,20 +58,29 @@ def _is_full(draft: Draft) -> bool:
     return draft.budget.tokens < 1 <= draft.budget.seats and not draft.board.catching_up
 
 
+def _tell_alone(draft: Draft, timing: Timing, first: list[Candidate]) -> None:
+    """Tells the draft the order where there is nobody to overtake: the usual case."""
+    if first and not view_is_offline(first[0][0]):
+        prompts = [_work(timing, draft.board, draft.works, first[0][0])]
+        draft.in_a_hurry = online_step(timing, draft.board, draft.now_ns, draft.stopped(), prompts)
+
+
+def _work(
+    timing: Timing, board: Board, works: dict[RequestView, PromptWork], view: RequestView
+) -> PromptWork:
+    known = works.get(view)
+    if known is None:
+        known = works[view] = prompt_work(timing, board, view)
+    return known
+
+
 def _sorted(
     draft: Draft, timing: Timing, hurrying: Hurrying, first: list[Candidate], turn: Candidate | None
 ) -> Iterable[Candidate]:
     if all(view_is_offline(view) for view, _ in first):
         return first
     step = online_step(timing, draft.board, draft.now_ns, draft.stopped(), [])
-    token_ns, works, board = prompt_token_ns(timing.steps), draft.works, draft.board
-
-    def work(view: RequestView) -> PromptWork:  # holds no draft: the draft will hold it
-        known = works.get(view)
-        if known is None:
-            known = works[view] = prompt_work(timing, board, view, token_ns)
-        return known
-
+    work = partial(_work, timing, draft.board, draft.works)  # holds no draft: the draft will hold it
     roomy = _all_fit(draft, [view for view, waits in first if waits])
 
     def gives_way(one: Candidate) -> bool:

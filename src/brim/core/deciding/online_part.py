@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 
 from brim.core.decision import Board
-from brim.core.estimators.refitted import RefittedStepTime
 from brim.core.estimators.slack import OnlineStep, PromptWork
-from brim.core.estimators.step_time import StepShape
 from brim.core.policies.timing import Timing
 from brim.core.request import RequestView, Status, TaskClass
 
@@ -16,7 +14,13 @@ MOST_PROMPTS = 16  # of those that wait: behind so many the next one is late any
 
 
 def online_step(
-    timing: Timing, board: Board, now_ns: int, stopped: Collection[RequestView], prompts: list[PromptWork]
+    timing: Timing,
+    board: Board,
+    now_ns: int,
+    stopped: Collection[RequestView],
+    prompts: Iterable[PromptWork],
+    *,
+    held_back: bool = True,
 ) -> OnlineStep:
     """`stopped` will not decode, though they do at present."""
     start_ns, last_ns = now_ns, timing.watch.last_ns
@@ -26,9 +30,8 @@ def online_step(
         start_ns = last_ns = max(start_ns, begun_ns + timing.steps.nanoseconds(shape))
     num, context = board.load(TaskClass.ONLINE)
     contexts = [view.num_scheduled_tokens + 1 for view in stopped if not view_is_offline(view)]
-    return OnlineStep(
-        now_ns, start_ns, last_ns, board.tick, num - len(contexts), context - sum(contexts), prompts
-    )
+    num, context = num - len(contexts), context - sum(contexts)
+    return OnlineStep(now_ns, start_ns, last_ns, board.tick, num, context, prompts, held_back)
 
 
 def prompt_works(
@@ -43,17 +46,16 @@ def prompt_works(
     `works` are those that are known already, as they are without a token in the coming step.
     """
     waiting = islice((view for view in board.waiting if view not in chunk_tokens), MOST_PROMPTS)
-    token_ns = prompt_token_ns(timing.steps)
     return [
-        (works.get(view) or prompt_work(timing, board, view, token_ns)).running(chunk_tokens.get(view, 0))
+        (works.get(view) or prompt_work(timing, board, view)).running(chunk_tokens.get(view, 0))
         for view in (*running, *waiting)
         if not view_is_offline(view)
     ]
 
 
-def prompt_work(timing: Timing, board: Board, view: RequestView, token_ns: int) -> PromptWork:
+def prompt_work(timing: Timing, board: Board, view: RequestView) -> PromptWork:
     """Of an online request that does not decode."""
-    return timing.watch.work(view, first_token(board, view), token_ns)
+    return timing.watch.work(view, first_token(board, view), timing.steps.prompt_token_ns)
 
 
 def first_token(board: Board, view: RequestView) -> int:
@@ -69,8 +71,3 @@ def any_offline(board: Board) -> bool:
 
 def view_is_offline(view: RequestView) -> bool:
     return view.request.task_class is TaskClass.OFFLINE
-
-
-def prompt_token_ns(steps: RefittedStepTime) -> int:
-    """What a token of a prompt takes."""
-    return steps.nanoseconds(StepShape(256)) // 256

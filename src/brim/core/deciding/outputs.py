@@ -152,9 +152,10 @@ def unblock(draft: Draft) -> None:
     The first in order stays: with each that leaves it comes nearer to its output's blocks.
     """
     generating = draft.board.num_decoding - len(draft.park) - len(draft.pause)
-    idle = not (generating > 0 or draft.grants or draft.chunk_tokens or draft.board.steps_in_flight)
+    if generating > 0 or draft.grants or draft.chunk_tokens or draft.board.steps_in_flight:
+        return
     parked = [view for view in draft.board.parked if view not in draft.preempt]
-    if idle and len(parked) > 1:
+    if len(parked) > 1:
         draft.preempt.append(min(parked[1:], key=least_loss))
 
 

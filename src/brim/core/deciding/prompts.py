@@ -93,7 +93,8 @@ def try_admit(draft: Draft, view: RequestView) -> bool:
     _give_chunk(draft, view, remaining)
     draft.budget.take(need)
     draft.budget.seats -= 1
-    draft.offline_blocks -= need * view_is_offline(view)
+    if view_is_offline(view):
+        draft.offline_blocks -= need
     draft.admit.append(view)
     if draft.policy.promising.binding and not draft.policy.decoupled:
         draft.grants[view] = grant

@@ -16,18 +16,23 @@ from brim.core.request import RequestView, TaskClass
 
 
 def turn_to_offline(draft: Draft) -> None:
-    """The online part of the step is known: offline requests get the time that it leaves."""
+    """The online part of the step is known: offline requests get the time that it leaves.
+
+    Where there are none, who will be late is all that there is to find out.
+    """
     timing, board = draft.policy.timing, draft.board
     if timing is None or draft.time is not None:
         return
     half_done = sorted((view for view in board.catching_up if not view.ending), key=draft.place)
     running = [view for view in (*half_done, *draft.admit) if view not in draft.preempt]
     works = prompt_works(timing, board, running, draft.chunk_tokens, draft.works)
-    step = online_step(timing, board, draft.now_ns, draft.stopped(), works)
-    limit = timing.limit(step._replace(held_back=any_offline(board)))
+    held_back = any_offline(board)
+    step = online_step(timing, board, draft.now_ns, draft.stopped(), works, held_back=held_back)
+    limit = timing.limit(step)
     draft.miss = limit.miss
-    draft.time = TimeLeft(timing.steps.guarded_ns, step.shape, limit.limit_ns, board.block_size)
-    _pause_offline(draft, draft.time)
+    if held_back:
+        draft.time = TimeLeft(timing.steps.guarded_ns, step.shape, limit.limit_ns, board.block_size)
+        _pause_offline(draft, draft.time)
 
 
 def _pause_offline(draft: Draft, time: TimeLeft) -> None:

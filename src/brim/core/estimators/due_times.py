@@ -26,24 +26,33 @@ class Pacing(NamedTuple):
 def pacing(request: Request, first_ns: int, tokens_to_come: int) -> Pacing:
     """From the targets of the request, its first token drawn at `first_ns`.
 
-    Without an ITL target the gap is twice the TPOT, and for somebody's first token `GRACE_TOKENS` times.
     A deadline is spread evenly over the tokens that are expected to come; one that has passed asks for
     nothing any more.
     """
-    slo = request.slo
-    end_ns = end_due_ns(request)
-    gaps = [slo.itl_ns, None if slo.tpot_ns is None else 2 * slo.tpot_ns]
-    spread_ns = None
+    gap_ns, _, longest_ns = gaps(request)
+    per_token_ns, end_ns = request.slo.tpot_ns, end_due_ns(request)
     if end_ns is not None and end_ns > first_ns:
-        spread_ns = _coarse((end_ns - first_ns) // max(tokens_to_come, 1))
-    longest_ns = slo.itl_ns if slo.itl_ns is not None or slo.tpot_ns is None else GRACE_TOKENS * slo.tpot_ns
-    return Pacing(_least(*gaps), _least(slo.tpot_ns, spread_ns), longest_ns)
+        per_token_ns = _least(per_token_ns, _coarse((end_ns - first_ns) // max(tokens_to_come, 1)))
+    return Pacing(gap_ns, per_token_ns, longest_ns)
+
+
+def gaps(request: Request) -> Pacing:
+    """What it asks from its first token on, before that is there to count from.
+
+    Without an ITL target the gap is twice the TPOT, and for somebody's first token `GRACE_TOKENS` times.
+    """
+    itl_ns, tpot_ns = request.slo.itl_ns, request.slo.tpot_ns
+    if tpot_ns is None:
+        return Pacing(itl_ns, None, itl_ns)
+    if itl_ns is None:
+        return Pacing(2 * tpot_ns, None, GRACE_TOKENS * tpot_ns)
+    return Pacing(min(itl_ns, 2 * tpot_ns), None, itl_ns)
 
 
 def end_due_ns(request: Request) -> int | None:
     """When the whole answer is due."""
     e2e_ns = request.slo.e2e_ns
-    return _least(request.deadline_ns, None if e2e_ns is None else request.arrival_ns + e2e_ns)
+    return request.deadline_ns if e2e_ns is None else _least(request.deadline_ns, request.arrival_ns + e2e_ns)
 
 
 def first_due_ns(request: Request, prefill_ns: int, decoding_ns: int) -> int | None:
@@ -188,11 +197,12 @@ class DueTimes:
 
     def least_pace_ns(self) -> int | None:
         """How long each of many steps may take, with those that decode."""
-        return min([*self._by_pace, *(gap_ns for gap_ns, _ in self._by_gap)], default=None)
+        return min([*self._by_pace, *[gap_ns for gap_ns, _ in self._by_gap]], default=None)
 
 
 def _least(*times: int | None) -> int | None:
-    return min((time for time in times if time is not None), default=None)
+    known = [time for time in times if time is not None]
+    return min(known) if known else None
 
 
 def _coarse(nanoseconds: int) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from brim.core.estimators.arrivals import Arrivals
-from brim.core.estimators.due_times import DueTimes, end_due_ns, first_due_ns, pacing
+from brim.core.estimators.due_times import DueTimes, end_due_ns, first_due_ns, gaps, pacing
 from brim.core.estimators.slack import PromptWork
 from brim.core.request import RequestView, TaskClass
 
@@ -28,8 +30,7 @@ class OnlineWatch:
         self._last_ns.pop(request_id, None)
         self._decoding.add(request_id)
         if view.num_tokens == view.num_prompt_tokens:  # its first token is in flight
-            gaps = pacing(view.request, self._committed_ns, 1)._replace(per_token_ns=None)
-            self.dues.pace(request_id, gaps, self._committed_ns)
+            self.dues.pace(request_id, gaps(view.request), self._committed_ns)
         self.dues.start(request_id, view.num_scheduled_tokens - view.num_prompt_tokens + 1, tick)
 
     def stopped(self, view: RequestView) -> None:
@@ -47,6 +48,7 @@ class OnlineWatch:
         request = view.request
         if request.task_class is TaskClass.ONLINE:
             to_come = view.expected_tokens - view.num_tokens
+            self.dues.stop(request.request_id)  # it is started below, with what it asks from now on
             self.dues.pace(request.request_id, pacing(request, now_ns, to_come), now_ns)
             if request.request_id in self._decoding:
                 self.started(view, tick)
@@ -66,11 +68,11 @@ class OnlineWatch:
         """When the newest tokens were drawn."""
         return self._committed_ns
 
-    def work(self, view: RequestView, cached_tokens: int, token_ns: int) -> PromptWork:
+    def work(self, view: RequestView, cached_tokens: int, token_ns: Callable[[], int]) -> PromptWork:
         """Of a request that does not decode: what it still computes, and when its next token is due.
 
-        `token_ns` is what a prompt token takes, and an output one at most: it only weighs prompt and answer
-        where they have one deadline together.
+        `token_ns` tells what a prompt token takes, and an output one at most: it only weighs prompt and
+        answer where they have one deadline together, and else is not asked.
         """
         request, start = view.request, max(view.num_scheduled_tokens, cached_tokens)
         left = max(view.num_tokens - start, 0)  # its newest tokens may be in flight
@@ -81,6 +83,6 @@ class OnlineWatch:
         elif end_due_ns(request) is None:
             due_ns = None if request.slo.ttft_ns is None else request.arrival_ns + request.slo.ttft_ns
         else:
-            outputs = view.expected_tokens - view.num_prompt_tokens
-            due_ns = first_due_ns(request, left * token_ns, outputs * token_ns)
+            outputs, each_ns = view.expected_tokens - view.num_prompt_tokens, token_ns()
+            due_ns = first_due_ns(request, left * each_ns, outputs * each_ns)
         return PromptWork(request.request_id, due_ns, start, left)

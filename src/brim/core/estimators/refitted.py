@@ -74,6 +74,10 @@ class RefittedStepTime:
         """What a step of these sizes is expected to take."""
         return int(self.step_time.picoseconds(shape) * self._lately.times) // 1000
 
+    def prompt_token_ns(self) -> int:
+        """What a token of a prompt takes."""
+        return self.nanoseconds(StepShape(256)) // 256
+
     def seconds(self, shape: StepShape) -> float:
         """What the fit says, whatever the latest steps were like."""
         return self.step_time.seconds(shape)
@@ -98,13 +102,14 @@ class RefittedStepTime:
         if took_ns <= 0 or not shape.new_tokens:
             return
         self._observations += 1
-        took_ps = took_ns * 1000
-        fit_ps = self.step_time.picoseconds(shape)
+        took_ps, fit = took_ns * 1000, self.step_time
+        fit_ps = fit.picoseconds(shape)
         self._judge(took_ps / (fit_ps * self._lately.times))
-        self._learn(shape, took_ps, steps)
-        new_fit_ps = self.step_time.picoseconds(shape)
-        self._lately.refitted(new_fit_ps / fit_ps)
-        self._lately.observe(took_ps / new_fit_ps, steps)
+        self._learn(shape, took_ps, fit_ps, steps)
+        if self.step_time is not fit:
+            before_ps, fit_ps = fit_ps, self.step_time.picoseconds(shape)
+            self._lately.refitted(fit_ps / before_ps)
+        self._lately.observe(took_ps / fit_ps, steps)
 
     def _judge(self, took_over_expected: float) -> None:
         """The first predictions from nothing say little about all others."""
@@ -113,13 +118,12 @@ class RefittedStepTime:
         if self._informed or self._observations > _UNINFORMED_STEPS:
             self.guard.observe(took_over_expected)
 
-    def _learn(self, shape: StepShape, took_ps: int, steps: int) -> None:
+    def _learn(self, shape: StepShape, took_ps: int, fit_ps: int, steps: int) -> None:
         seen = self._range(shape)
-        if self._informed or self._observations > 1:
-            expected_ps = self.step_time.picoseconds(shape) * seen.bias
-            if not self._believes(seen, took_ps / expected_ps, steps):
-                self.num_outliers += 1
-                return
+        informed = self._informed or self._observations > 1
+        if informed and not self._believes(seen, took_ps / (fit_ps * seen.bias), steps):
+            self.num_outliers += 1
+            return
         seen.learn(shape, took_ps, steps, self._observations)
         if self._observations >= self._refit_at:
             self.refit()

@@ -31,7 +31,7 @@ class PromptWork(NamedTuple):
 
     def running(self, tokens: int) -> PromptWork:
         """The same, with so many of them in the coming step."""
-        return self._replace(tokens_now=tokens) if tokens else self
+        return PromptWork(self.request_id, self.due_ns, self.start, self.num_tokens, tokens)
 
 
 class OnlineStep(NamedTuple):
@@ -135,8 +135,10 @@ class Slack:
         if least is None:
             return StepLimit(None, online_ns)
         spare_ns = least.step_ns - online_ns
-        late_ns = (self._expect(shape) if shape.new_tokens else 0) - least.step_ns
-        miss = Miss(least.request_id, late_ns) if late_ns > 0 and least.request_id is not None else None
+        late_ns = 0
+        if spare_ns < 0 and least.request_id is not None:
+            late_ns = (self._expect(shape) if shape.new_tokens else 0) - least.step_ns
+        miss = Miss(least.request_id, late_ns) if least.request_id is not None and late_ns > 0 else None
         limit_ns = online_ns + int(max(spare_ns, 0) * self._share)
         return StepLimit(limit_ns, online_ns, least.request_id, miss)
 
@@ -146,8 +148,8 @@ class Slack:
         if due is not None:
             yield _Bound(due.due_ns - step.start_ns, due.request_id)
         yield from self._prompt_bounds(step, decodes)
-        ttft_ns = self.arrivals.ttft_ns
-        if ttft_ns is not None and step.held_back:
+        ttft_ns = self.arrivals.ttft_ns if step.held_back else None
+        if ttft_ns is not None:
             shortest_ns = _WORTH_WHILE * self._predict(StepShape(1))
             yield _Bound(max(self._until_arrivals(step, decodes, ttft_ns), shortest_ns), None)
 

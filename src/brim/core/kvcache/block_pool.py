@@ -99,6 +99,8 @@ class BlockPool:
 
     def mark_online(self, block_ids: Iterable[int]) -> None:
         """An online request holds them; those with content count as online until they are evicted."""
+        if not len(self.index):
+            return
         for block_id in block_ids:
             block = self._blocks[block_id]
             block.online = block.block_hash is not None

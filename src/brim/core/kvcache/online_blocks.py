@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 
 
-class OnlineBlocks:
-    def __init__(self) -> None:
-        self._holders: Counter[int] = Counter()
-
-    def __len__(self) -> int:
-        return len(self._holders)
+class OnlineBlocks(dict[int, int]):
+    """By block, how many online requests hold it; none that nobody holds."""
 
     def hold(self, block_ids: Iterable[int]) -> None:
         """An online request holds them as well."""
-        self._holders.update(block_ids)
+        for block_id in block_ids:
+            self[block_id] = self.get(block_id, 0) + 1
 
     def release(self, block_ids: Iterable[int]) -> None:
-        holders = self._holders
         for block_id in block_ids:
-            if holders[block_id] == 1:
-                del holders[block_id]
+            if self[block_id] == 1:
+                del self[block_id]
             else:
-                holders[block_id] -= 1
+                self[block_id] -= 1

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from brim.core.estimators.chunk_size import Predict, largest_chunk, with_chunk
+from brim.core.estimators.chunk_size import largest_chunk, with_chunk
 from brim.core.estimators.slack import OnlineStep, PromptWork
-from brim.core.estimators.step_time import StepShape
 from brim.core.policies.timing import Timing
 
 
@@ -74,26 +73,22 @@ class FirstTokens:
     def _together(self, timing: Timing, step: OnlineStep, tokens: int) -> int:
         """Of `tokens`, so many that whoever ends in this step is as much in time as he would be alone."""
         predict, shape, used = timing.steps.nanoseconds, step.decodes, 0
-        pace_ns, limit_ns = timing.watch.dues.least_pace_ns(), None
+        limit_ns: int | None = None
         for prompt in step.prompts:
             if used == tokens:
                 break
             late = self.is_late(timing, step, prompt)
-            if late and pace_ns is not None:
+            if late and (pace_ns := timing.watch.dues.least_pace_ns()) is not None:
                 limit_ns = min(limit_ns or pace_ns, pace_ns * 9 // 10)
             room = min(prompt.num_tokens, tokens - used)
             chunk = room if limit_ns is None else largest_chunk(predict, shape, prompt.start, room, limit_ns)
             used += chunk
             if chunk < prompt.num_tokens:
                 return used
-            shape = with_chunk(shape, chunk, prompt.start)
-            limit_ns = self._limit_ns(predict, step, prompt, shape, limit_ns)
+            alone, shape = used == chunk, with_chunk(shape, chunk, prompt.start)
+            if prompt.due_ns is None or late:
+                continue
+            left_ns = prompt.due_ns - step.start_ns
+            if alone or predict(shape) <= left_ns:  # alone it is in time: `is_late` has said so
+                limit_ns = min(limit_ns or left_ns, left_ns)
         return tokens if limit_ns is None else used
-
-    def _limit_ns(
-        self, predict: Predict, step: OnlineStep, prompt: PromptWork, shape: StepShape, limit_ns: int | None
-    ) -> int | None:
-        """How long the step may take once the prompt ends in it."""
-        if prompt.due_ns is None or predict(shape) > prompt.due_ns - step.start_ns:
-            return limit_ns
-        return min(limit_ns or prompt.due_ns, prompt.due_ns - step.start_ns)

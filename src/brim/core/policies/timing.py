@@ -51,12 +51,11 @@ class BySlack:
         But a gap between two tokens, which no other makes good for, is kept in all but unusual steps.
         """
         dues = self.watch.dues
-        pace_ns, due, gap_ns = dues.least_pace_ns(), dues.least(step.tick, step.last_ns), dues.least_gap_ns()
+        pace_ns, due = dues.least_pace_ns(), dues.least(step.tick, step.last_ns)
         if pace_ns is None or due is None:
             return most
-        tokens = _chunk(
-            self.steps.nanoseconds, step, most, max(due.due_ns - step.start_ns, pace_ns * 9 // 10)
-        )
+        limit_ns, gap_ns = max(due.due_ns - step.start_ns, pace_ns * 9 // 10), dues.least_gap_ns()
+        tokens = _chunk(self.steps.nanoseconds, step, most, limit_ns)
         if gap_ns is None:
             return tokens
         return _chunk(self.steps.unusual_ns, step, tokens, step.last_ns + gap_ns - step.start_ns)

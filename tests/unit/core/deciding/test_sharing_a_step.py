@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from brim.core.decide import decide
+from brim.core.deciding.draft import Draft
 from brim.core.deciding.online_part import online_step, prompt_works
+from brim.core.deciding.spare_time import turn_to_offline
 from brim.core.decision import Decision
 from brim.core.estimators.due_times import Pacing
 from brim.core.estimators.online_demand import OnlineDemand
@@ -59,6 +61,13 @@ def test_an_offline_chunk_fills_the_time_until_the_next_token_is_due():
     (user,), (a,) = views("u"), offline("a")
     made = decided(roomy(running=[user], pooled=[[a]]), rules(due_ms={"u": 31}))
     assert (made.admit, made.chunk_tokens, made.miss) == ([a], {a: 20}, None)
+
+
+def test_without_offline_requests_only_who_will_be_late_is_found_out():
+    (user,) = views("u")
+    draft = Draft(rules(due_ms={"u": 5}), roomy(running=[user]), 0)
+    turn_to_offline(draft)
+    assert (draft.miss, draft.time) == (("u", 6 * MS), None)
 
 
 def test_without_targets_offline_work_fills_the_step():

@@ -30,6 +30,10 @@ def commit(watch: OnlineWatch, batch: Batch, one: RequestState, first_ns: int) -
     watch.first_token(one, first_ns, batch.tick)
 
 
+def unasked() -> int:
+    raise AssertionError("what a prompt token takes weighs only where prompt and answer share a deadline")
+
+
 def both() -> tuple[OnlineWatch, Batch]:
     watch = OnlineWatch()
     return watch, Batch(4, watch)
@@ -66,7 +70,7 @@ def test_who_sits_out_is_due_by_its_own_last_token():
     batch.pause(one)
     assert watch.dues.least(batch.tick, 0) is None
     watch.committed(90 * MS)
-    assert watch.work(one, 0, MS).running(1) == PromptWork("a", 60 * MS, 4, 1, 1)
+    assert watch.work(one, 0, unasked).running(1) == PromptWork("a", 60 * MS, 4, 1, 1)
     batch.start_decoding(one)
     assert watch.dues.least(batch.tick, 90 * MS) == (60 * MS, "a")
 
@@ -74,14 +78,14 @@ def test_who_sits_out_is_due_by_its_own_last_token():
 def test_a_first_token_is_due_by_the_ttft_and_the_hit_is_no_work():
     watch = OnlineWatch()
     waiting = state(request("a", 20, arrival_ns=7, slo=PACED))
-    assert watch.work(waiting, 12, MS) == PromptWork("a", 100 * MS + 7, 12, 8, 0)
-    assert watch.work(state(request("b", 20)), 0, MS).running(5) == PromptWork("b", None, 0, 20, 5)
+    assert watch.work(waiting, 12, unasked) == PromptWork("a", 100 * MS + 7, 12, 8, 0)
+    assert watch.work(state(request("b", 20)), 0, unasked).running(5) == PromptWork("b", None, 0, 20, 5)
 
 
 def test_a_deadline_is_shared_by_prompt_and_answer():
     """60 prompt tokens and 40 of output: the prompt has 60 % of the time."""
     waiting = state(request("a", 60, max_tokens=40, slo=SLO(e2e_ns=1000 * MS)))
-    assert OnlineWatch().work(waiting, 0, MS).due_ns == 600 * MS
+    assert OnlineWatch().work(waiting, 0, lambda: MS).due_ns == 600 * MS
 
 
 def test_an_arrival_is_one_that_enters_for_the_first_time():
