@@ -24,6 +24,7 @@ class VllmHost:
 
     def __init__(self, scheduler: Any, groups: Groups) -> None:
         self.groups = groups
+        self.beside = groups.beside
         self.drafts: Mapping[
             str, Sequence[int]
         ] = {}  # of the step that is taken in: guesses among its tokens
