@@ -35,7 +35,9 @@ class Beside(NamedTuple):
 class Host(Protocol):
     """Who owns the blocks, and who knows what was computed. Requests go by their ids."""
 
-    beside: Sequence[Beside]  # what a newcomer takes before it generates
+    @property
+    def beside(self) -> Sequence[Beside]:
+        """What a newcomer takes until it generates."""
 
     @property
     def num_blocks(self) -> int:
