@@ -10,6 +10,7 @@ from typing import Any
 
 from brim.core.config import SchedulerConfig
 from brim.core.hosted import HostedScheduler, Orders
+from brim.core.kvcache.hosted import Beside
 from brim.core.kvcache.prefix_index import BlockHash, extend_hashes
 from brim.core.plan import StepPlan
 from brim.core.policy import Policy
@@ -88,8 +89,10 @@ class FakeHost:
         depth: int = 1,
         pipelined: bool = False,
         moods: Random | None = None,
+        beside: Sequence[Beside] = (),
     ) -> None:
         self.config, self.depth, self.pipelined, self._moods = config, depth, pipelined, moods
+        self.beside = beside
         self.requests: dict[str, Hosted] = {}
         self.waiting: list[str] = []
         self.running: list[str] = []

@@ -13,6 +13,8 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "brim"
 FILES = sorted(SOURCE.rglob("*.py"))
 LONGEST_FILE, LONGEST_FUNCTION, P95_FUNCTION = 400, 60, 39
+INSIDE_VLLM = ("scheduler.py", "views.py", "compat.py")  # what touches vLLM's names
+LONGEST_ADAPTER = 500
 
 
 def python(code: str) -> str:
@@ -40,6 +42,15 @@ def test_functions_are_short() -> None:
     lengths = function_lengths()
     assert not {name: n for name, n in lengths.items() if n > LONGEST_FUNCTION}
     assert quantiles(lengths.values(), n=20)[-1] <= P95_FUNCTION
+
+
+def test_the_adapter_inside_vllm_is_thin() -> None:
+    files = [SOURCE / "plugins" / "vllm" / name for name in INSIDE_VLLM]
+    assert sum(len(path.read_text().splitlines()) for path in files) <= LONGEST_ADAPTER
+
+
+def test_what_any_engine_needs_knows_nothing_of_vllm() -> None:
+    assert not [path for path in (SOURCE / "plugins").glob("*.py") if "vllm" in path.read_text().lower()]
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.name == "__init__.py"], ids=str)

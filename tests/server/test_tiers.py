@@ -50,6 +50,7 @@ def test_slo_headers_go_before_the_tiers_targets() -> None:
         assert slo(tier="flex") == SLO()
         assert slo({"x-llm-d-slo-ttft-ms": "250.5"}) == SLO(ttft_ns=250_500_000, tpot_ns=50 * MS)
         assert slo({"x-slo-tpot-ms": "20"}) == SLO(ttft_ns=500 * MS, tpot_ns=20 * MS)
+        assert slo({"x-slo-itl-ms": "30"}) == SLO(ttft_ns=500 * MS, tpot_ns=50 * MS, itl_ns=30 * MS)
 
 
 def test_targets_of_clients_are_taken_only_where_the_operator_allows() -> None:

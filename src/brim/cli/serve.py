@@ -62,19 +62,21 @@ def _service_options(settings: ServeSettings) -> ServiceOptions:
         max_queued_online=settings.max_queued_online,
         flex_wait_seconds=settings.flex_wait_seconds,
         client_targets=settings.client_targets,
-        default_slo=SLO(_ns(settings.ttft_ms), _ns(settings.tpot_ms)),
+        default_slo=SLO(_ns(settings.ttft_ms), _ns(settings.tpot_ms), _ns(settings.itl_ms)),
         priority_slo=SLO(
             _ns(settings.priority_ttft_ms or settings.ttft_ms),
             _ns(settings.priority_tpot_ms or settings.tpot_ms),
+            _ns(settings.itl_ms),
         ),
     )
 
 
 def _warn_without_targets(host: Host, settings: ServeSettings) -> None:
-    if host.keeps_targets and settings.ttft_ms is None and settings.tpot_ms is None:
+    targets = (settings.ttft_ms, settings.tpot_ms, settings.itl_ms)
+    if host.keeps_targets and not any(targets):
         log.warning(
             "the policy %s gives offline requests all the time that the targets of online ones leave, and "
-            "there are none: give ttft_ms and tpot_ms",
+            "there are none: give ttft_ms and tpot_ms, or itl_ms",
             settings.policy,
         )
 

@@ -154,6 +154,9 @@ class ServeSettings(EngineSettings):
         description="TTFT target of online requests that bring none; kept for the first of them too.",
     )
     tpot_ms: float | None = Field(None, gt=0, description="TPOT target of online requests that bring none.")
+    itl_ms: float | None = Field(
+        None, gt=0, description="Target for every gap between two tokens, of online requests that bring none."
+    )
     priority_ttft_ms: float | None = Field(
         None, gt=0, description="The same for tier `priority`; else ttft_ms."
     )

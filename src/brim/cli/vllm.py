@@ -45,6 +45,7 @@ SCHEDULER_SETTINGS = (
     "profile",
     "ttft_ms",
     "tpot_ms",
+    "itl_ms",
 )
 SERVER_SETTINGS = (
     "data_folder",

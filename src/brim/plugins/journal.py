@@ -37,6 +37,7 @@ class _Asked:
 
     def __init__(self, host: Host) -> None:
         self.plain = host  # to be asked without a note
+        self.beside = host.beside
         self.answers: list[Answer] = []
 
     def take(self) -> list[Answer]:
@@ -119,7 +120,8 @@ class JournaledScheduler(HostedScheduler):
         self._asked = _Asked(host)
         self._file = path.open("a", encoding="utf-8")
         super().__init__(config, self._asked, named(config, step_time=step_time(profile)))
-        self._write({JOURNAL: FORMAT, "profile": profile, "config": dataclasses.asdict(config)})
+        head = {JOURNAL: FORMAT, "profile": profile, "config": dataclasses.asdict(config)}
+        self._write({**head, "beside": host.beside} if host.beside else head)
 
     def close(self) -> None:
         super().close()

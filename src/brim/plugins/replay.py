@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from brim.core.config import SchedulerConfig
 from brim.core.errors import ConfigError
 from brim.core.hosted import HostedScheduler, Orders
+from brim.core.kvcache.hosted import Beside
 from brim.core.plan import StepPlan
 from brim.core.policies.named import named
 from brim.core.request import SLO, Request, SamplingParams, TaskClass
@@ -32,8 +33,9 @@ class _Differs(Exception):
 class _Answers:
     """A host that answers what was noted."""
 
-    def __init__(self, num_blocks: int) -> None:
+    def __init__(self, num_blocks: int, beside: Sequence[Beside]) -> None:
         self.num_blocks = num_blocks
+        self.beside = beside
         self.answers: list[Answer] = []
         self.tokens: dict[str, list[int]] = {}
 
@@ -127,7 +129,7 @@ class _Player:
         if head["brim_journal"] != FORMAT:
             raise ConfigError(f"this journal has format {head['brim_journal']}; known is {FORMAT}")
         config = SchedulerConfig(**head["config"])
-        self._host = _Answers(config.num_blocks)
+        self._host = _Answers(config.num_blocks, [Beside(*each) for each in head.get("beside", ())])
         self._scheduler = HostedScheduler(
             config, self._host, named(config, step_time=step_time(head["profile"]))
         )

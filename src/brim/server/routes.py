@@ -130,7 +130,7 @@ class OpenAIRoutes:
         return RequestContext(
             request_id=request.state.request_id,
             arrival_ns=self._service.loop.now_ns(),
-            slo=SLO(ttft_ns=_target_ns(request, "ttft"), tpot_ns=_target_ns(request, "tpot")),
+            slo=SLO(*(_target_ns(request, metric) for metric in ("ttft", "tpot", "itl"))),
             tenant=tenant(request),
             fairness_id=request.headers.get(FAIRNESS_ID, ""),
         )

@@ -33,6 +33,7 @@ from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
 from tests.plugins.vllm import classes, models
+from tests.plugins.vllm.clock import ToldClock
 from tests.plugins.vllm.worker import Worker
 
 MAX_MODEL_LEN = 512
@@ -169,10 +170,11 @@ def make_request(
 
 
 class Driver:
-    """A scheduler, a worker without a model, and what came out so far."""
+    """A scheduler, a worker without a model, and what came out so far. With a `clock` steps take its time."""
 
-    def __init__(self, cls: Any, limits: Limits) -> None:
+    def __init__(self, cls: Any, limits: Limits, clock: ToldClock | None = None) -> None:
         self.limits = limits
+        self.clock = clock
         self.scheduler = make_scheduler(cls, limits)
         self.worker = Worker(limits.block_size, [*limits.windows, None], limits.guesses)
         self.asked: dict[str, Request] = {}
@@ -210,6 +212,8 @@ class Driver:
             self.steps += 1
             self._look_at(scheduled)
             self._in_flight.append((scheduled, self.worker.execute(scheduled)))
+            if self.clock is not None:
+                self.clock.passes(scheduled.total_num_scheduled_tokens)
             executed = scheduled.total_num_scheduled_tokens > 0
             full = len(self._in_flight) == self.limits.steps_in_flight + self.limits.pipeline - 1
             if not full and (executed or self.scheduler.has_requests()):

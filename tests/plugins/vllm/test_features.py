@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.plugins.vllm import classes
+from tests.plugins.vllm.clock import ToldClock
 from tests.plugins.vllm.driver import Driver, Limits
 from tests.plugins.vllm.histories import FACTS, Traffic, check_answers
 from tests.plugins.vllm.test_histories import brim
@@ -57,6 +58,20 @@ def test_nothing_is_lost(feature: str, policy: str, steps_in_flight: int) -> Non
     limits = limits_of(feature, steps_in_flight, policy=policy, ttft_ms=1_000, itl_ms=100)
     driver = history(Driver(classes.find(classes.BRIM), limits))
     assert driver.scheduler.brim_mode == "active"
+
+
+@pytest.mark.parametrize("feature", ["a window", "two windows", "several whole contexts"])
+@IN_FLIGHT
+def test_windows_cost_few_preemptions(feature: str, steps_in_flight: int) -> None:
+    counts = {}
+    for policy in ["stock", "priority", "brim", "econoserve"]:
+        clock = ToldClock()
+        limits = limits_of(feature, steps_in_flight, policy=policy, ttft_ms=1_000, itl_ms=100)
+        with clock.told_to_all():
+            driver = history(Driver(classes.find(classes.BRIM), limits, clock))
+        counts[policy] = driver.preemptions
+    assert counts["stock"] > 15
+    assert max(counts.values()) <= 2 * counts["stock"], counts
 
 
 @pytest.mark.parametrize("feature", FEATURES)

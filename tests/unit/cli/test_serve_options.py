@@ -19,9 +19,9 @@ MS = 1_000_000
 
 
 def test_the_priority_tier_has_the_targets_of_the_others_unless_it_has_its_own() -> None:
-    options = _service_options(ServeSettings(ttft_ms=500, tpot_ms=50, priority_ttft_ms=100))
-    assert options.default_slo == SLO(500 * MS, 50 * MS)
-    assert options.priority_slo == SLO(100 * MS, 50 * MS)
+    options = _service_options(ServeSettings(ttft_ms=500, tpot_ms=50, itl_ms=60, priority_ttft_ms=100))
+    assert options.default_slo == SLO(500 * MS, 50 * MS, 60 * MS)
+    assert options.priority_slo == SLO(100 * MS, 50 * MS, 60 * MS)
 
 
 def test_the_settings_of_a_policy_reach_its_scheduler() -> None:

@@ -64,6 +64,7 @@ def test_settings_go_to_vllm_to_the_scheduler_and_to_the_plug_in() -> None:
     words = command(
         policy="echo",
         ttft_ms=500,
+        itl_ms=40,
         data_folder=Path("d"),
         priority_ttft_ms=50,
         max_num_seqs=8,
@@ -71,9 +72,8 @@ def test_settings_go_to_vllm_to_the_scheduler_and_to_the_plug_in() -> None:
         shutdown_timeout_seconds=9.6,
         max_prefill_chunk_tokens=64,
     )
-    assert additional(words) == {
-        "brim": {"policy": "echo", "ttft_ms": 500, "server": {"data_folder": "d", "priority_ttft_ms": 50}}
-    }
+    server = {"data_folder": "d", "priority_ttft_ms": 50}
+    assert additional(words) == {"brim": {"policy": "echo", "ttft_ms": 500, "itl_ms": 40, "server": server}}
     text = " ".join(words)
     for flags in ("--max-num-seqs 8", "--no-enable-prefix-caching", "--shutdown-timeout 10"):
         assert flags in text

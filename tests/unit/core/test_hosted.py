@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from brim.core.errors import InvariantViolated
 from brim.core.hosted import Orders
+from brim.core.kvcache.hosted import Beside
 from brim.core.policies.named import NAMED, named
 from brim.core.request import SLO, Request, TaskClass
 from tests.helpers import MS, OFFLINE, ONLINE, Host, config, request
@@ -160,3 +161,24 @@ def test_who_stops_between_orders_and_their_end_keeps_no_block() -> None:
     assert host.free_blocks == 10  # the two that b will hit are kept
     host.scheduler.close()
     assert host.free_blocks == 12
+
+
+def test_what_a_newcomer_needs_beside_its_table_binds_only_its_admission() -> None:
+    beside = [Beside(num_tables=2, block_size=4, most_blocks=2)]
+    host = FakeHost(config(policy="vllm", num_blocks=14, enable_prefix_caching=False), beside=beside)
+    host.add(request("a", 12, 24), request("b", 12, 4))
+    kv = host.scheduler.kv
+    assert kv.admission_blocks(next(iter(host.scheduler.states()))) == 3 + 2 * 2
+    assert host.scheduler.order(host.now_ns).admit == ["a", "b"]
+    assert kv.available_blocks == 0
+    host.scheduler.ran({"a": 12}, (), host.now_ns)  # the host had no room for b, and counts what a holds
+    assert kv.available_blocks == 14 - 3
+
+
+def test_who_runs_may_grow_into_the_last_block() -> None:
+    beside = [Beside(num_tables=1, block_size=4, most_blocks=2)]
+    host = FakeHost(config(policy="vllm", num_blocks=9, enable_prefix_caching=False), beside=beside)
+    host.add(request("a", 12, 24))
+    host.run()
+    assert host.ended == {"a": 24}
+    assert host.scheduler.deviations == 0

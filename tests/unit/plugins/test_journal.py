@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from brim.core.errors import ConfigError
 from brim.core.hosted import HostedScheduler
+from brim.core.kvcache.hosted import Beside
 from brim.core.policy import Policy
 from brim.plugins.journal import JournaledScheduler
 from brim.plugins.replay import Replay, replay
@@ -17,9 +19,9 @@ from tests.hosted import FakeHost
 
 
 class WritingHost(FakeHost):
-    def __init__(self, path: Path, **changes: object) -> None:
+    def __init__(self, path: Path, beside: Sequence[Beside] = (), **changes: object) -> None:
         self._path = path
-        super().__init__(config(num_blocks=9, max_num_batched_tokens=16, **changes), depth=2)
+        super().__init__(config(num_blocks=9, max_num_batched_tokens=16, **changes), depth=2, beside=beside)
 
     def make(self, policy: Policy | None) -> HostedScheduler:
         return JournaledScheduler(self.config, self, self._path)
@@ -49,6 +51,13 @@ def test_a_replay_takes_the_same_decisions(journal: Path, policy: str) -> None:
     assert found.steps > 10
     play(WritingHost(journal, policy=policy))  # a server that began anew goes on in the same file
     assert replay(journal) == Replay(2 * found.calls, 2 * found.steps)
+
+
+def test_a_replay_knows_what_newcomers_need_beside_their_tables(journal: Path) -> None:
+    play(WritingHost(journal, [Beside(num_tables=1, block_size=4, most_blocks=1)], policy="brim"))
+    assert replay(journal).difference is None
+    journal.write_text(journal.read_text().replace('"beside":[[1,4,1]]', '"beside":[]', 1))
+    assert replay(journal).difference is not None
 
 
 def test_a_replay_says_where_another_decision_comes_out(journal: Path) -> None:

@@ -8,17 +8,18 @@ import pytest
 
 from brim.core.errors import ConfigError
 from brim.core.request import SLO
-from brim.plugins.vllm.settings import Settings
+from brim.plugins.hosting import Settings
+from brim.plugins.vllm.settings import read as read_config
 from tests.helpers import MS
 
 
 def read(**told: Any) -> Settings:
-    return Settings.read({"brim": told})
+    return read_config({"brim": told})
 
 
 @pytest.mark.parametrize("told", [None, {}, "x", {"other": 1}, {"brim": {}}])
 def test_who_says_nothing_gets_vllm_as_it_is(told: Any) -> None:
-    settings = Settings.read(told)
+    settings = read_config(told)
     assert settings.waits
     assert settings.policy is None
 
@@ -56,4 +57,4 @@ def test_what_makes_no_sense_is_refused(told: dict[str, Any], said: str) -> None
 
 def test_brim_must_be_an_object() -> None:
     with pytest.raises(ConfigError, match="must be an object"):
-        Settings.read({"brim": 3})
+        read_config({"brim": 3})

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from brim.core.errors import InvariantViolated
 from brim.core.kvcache.eviction import Eviction
@@ -21,16 +21,31 @@ from brim.core.kvcache.prefix_index import BlockHash, longest_run
 from brim.core.request import RequestState, RequestView, TaskClass
 
 
+class Beside(NamedTuple):
+    """Blocks that a request takes beside its table, for layers that keep only the newest tokens."""
+
+    num_tables: int
+    block_size: int
+    most_blocks: int  # in each of these tables
+
+    def blocks_for(self, num_tokens: int) -> int:
+        return self.num_tables * min(-(-num_tokens // self.block_size), self.most_blocks)
+
+
 class Host(Protocol):
     """Who owns the blocks, and who knows what was computed. Requests go by their ids."""
 
     @property
+    def beside(self) -> Sequence[Beside]:
+        """What a newcomer takes until it generates."""
+
+    @property
     def num_blocks(self) -> int:
-        """All that requests can hold."""
+        """All that tables can hold."""
 
     @property
     def free_blocks(self) -> int:
-        """Held by nobody, whatever they contain."""
+        """Held by nobody, whatever they contain; less what those who run need beside their tables."""
 
     def wanted_among(self, count: int) -> int:
         """Of so many blocks, taken now, how many would lose a content that somebody waits for."""
@@ -81,6 +96,7 @@ class HostedBlocks:
         self._host = host
         self.index = _HostIndex(host)
         self.num_reserved = 0
+        self.set_aside = 0  # for newcomers, beside their tables, until the host has let them in
         self._next_id = -1
         self._hits: list[int] = []  # kept for newcomers that the host has still to let in
 
@@ -90,7 +106,7 @@ class HostedBlocks:
 
     @property
     def num_available(self) -> int:
-        return max(self._host.free_blocks - self.num_reserved, 0)
+        return max(self._host.free_blocks - self.num_reserved - self.set_aside, 0)
 
     @property
     def num_used(self) -> int:
@@ -122,6 +138,7 @@ class HostedBlocks:
 
     def entered(self) -> None:
         """The host has given the hits to those that it let in, or never will."""
+        self.set_aside = 0
         hits, self._hits = self._hits, []
         self._host.let_go(hits)
 
@@ -169,6 +186,7 @@ class HostedCache(KVCacheManager):
         cached_tokens = super().admit(state)
         if cached_tokens is not None:
             self._open[state] = 0
+            self._pool.set_aside += self._beside(state)
         return cached_tokens
 
     def grow(self, state: RequestState, num_tokens: int) -> bool:
@@ -236,6 +254,12 @@ class HostedCache(KVCacheManager):
     def _final_tokens(self, state: RequestState) -> int:
         """A host may let others find what a step in flight computes: theirs runs after it."""
         return state.num_scheduled_tokens
+
+    def _cost(self, view: RequestView, hits: Sequence[int]) -> int:
+        return super()._cost(view, hits) + self._beside(view)
+
+    def _beside(self, view: RequestView) -> int:
+        return sum([each.blocks_for(view.num_tokens) for each in self._host.beside])
 
     def _fill(self, state: RequestState) -> None:
         start = self._open[state]

@@ -19,6 +19,12 @@ class GatedQueue(RequestQueue):
         """In the coming step."""
         self._let_in = deque(self._all[request_id] for request_id in request_ids if request_id in self._all)
 
+    def poured_into(self, queue: RequestQueue) -> RequestQueue:
+        """vLLM's own queue with all that wait, in order of arrival."""
+        for request in sorted(self, key=lambda request: request.arrival_time):
+            queue.add_request(request)
+        return queue
+
     def add_request(self, request: Request) -> None:
         self._all[request.request_id] = request
 

@@ -10,21 +10,16 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, NamedTuple
 
+from brim.core.kvcache.hosted import Beside
 from brim.plugins.vllm.compat import kept_tokens, table_group
 
 
 class _Alike(NamedTuple):
-    """`num_groups` groups whose tables are equally long."""
+    """Groups whose tables are equally long."""
 
-    num_groups: int
-    block_size: int
-    window_blocks: int  # that a request which generates holds at most
-    step_blocks: int  # that a step writes at most: what it leaves behind comes free with the next
-    tables: Any
-
-    def wanted(self, tokens: int, *, prompt: bool) -> int:
-        most = self.window_blocks + self.step_blocks if prompt else self.window_blocks
-        return min(-(-tokens // self.block_size), most)
+    generating: Beside
+    prompting: Beside  # a step writes before it leaves anything behind
+    tables: Any  # of one of them, by request
 
 
 class Groups:
@@ -37,7 +32,7 @@ class Groups:
         self.block_size: int = managers[self.number].block_size
         others = [manager for number, manager in enumerate(managers) if number != self.number]
         self._others = _alike(others, scheduler.max_model_len, scheduler.max_num_scheduled_tokens)
-        self._margin = self._spare(scheduler.max_model_len)
+        self.beside = [other.prompting for other in self._others]
         self._seen: tuple[int, int] | None = None
         self._wanted = self._lacking = 0  # blocks beside the table, of all who run
 
@@ -48,7 +43,7 @@ class Groups:
     @property
     def most_blocks(self) -> int:
         """What the table may have where nobody runs; one block is vLLM's own placeholder."""
-        return int(self._pool.num_gpu_blocks) - 1 - self._margin
+        return int(self._pool.num_gpu_blocks) - 1
 
     @property
     def num_blocks(self) -> int:
@@ -62,13 +57,7 @@ class Groups:
         self._look()
         free = int(self._pool.get_num_free_blocks())
         alone = len(self._scheduler.running) == 1  # then nothing has to be left for others
-        return free if alone else free - self._margin - self._lacking
-
-    def _spare(self, max_model_len: int) -> int:
-        """For the windows of a newcomer; the longest request fits beside it."""
-        longest = -(-max_model_len // self.block_size)
-        windows = sum(other.num_groups * other.window_blocks for other in self._others)
-        return max(min(windows, int(self._pool.num_gpu_blocks) - 1 - longest), 0)
+        return free if alone else free - self._lacking
 
     def _look(self) -> None:
         seen = self._pool.get_num_free_blocks(), len(self._scheduler.running)
@@ -77,9 +66,11 @@ class Groups:
         self._seen, self._wanted, self._lacking = seen, 0, 0
         for request in self._scheduler.running:
             for other in self._others:
-                wanted = other.wanted(request.num_tokens + 1, prompt=request.is_prefill_chunk)
-                self._wanted += other.num_groups * wanted
-                self._lacking += other.num_groups * max(wanted - len(other.tables[request.request_id]), 0)
+                each = other.prompting if request.is_prefill_chunk else other.generating
+                wanted = each.blocks_for(request.num_tokens + 1)
+                held = each.num_tables * len(other.tables[request.request_id])
+                self._wanted += wanted
+                self._lacking += max(wanted - held, 0)
 
 
 def _alike(managers: list[Any], max_model_len: int, step_tokens: int) -> list[_Alike]:
@@ -88,6 +79,11 @@ def _alike(managers: list[Any], max_model_len: int, step_tokens: int) -> list[_A
     found = []
     for (size, kept), count in kinds.items():
         longest = -(-max_model_len // size)
-        window = longest if kept is None else min(-(-kept // size) + 1, longest)
-        found.append(_Alike(count, size, window, -(-step_tokens // size), tables[size, kept]))
+        generating = prompting = longest
+        if kept is not None:
+            generating = min(-(-kept // size) + 1, longest)
+            prompting = min(-(-(kept - 1 + step_tokens) // size) + 1, longest)
+        found.append(
+            _Alike(Beside(count, size, generating), Beside(count, size, prompting), tables[size, kept])
+        )
     return found

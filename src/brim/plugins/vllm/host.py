@@ -1,4 +1,4 @@
-"""vLLM's scheduler and block pool as a host of Brim's."""
+"""vLLM's scheduler and block pool as a host of Brim's: what it is asked, and what changes in it meanwhile."""
 
 from __future__ import annotations
 
@@ -6,32 +6,41 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from brim.core.hosted import HostedScheduler
 from brim.core.kvcache.eviction import Eviction
 from brim.core.kvcache.prefix_index import CacheObserver
+from brim.core.request import SLO
+from brim.plugins.vllm import views
 from brim.plugins.vllm.compat import (
     FreeKVCacheBlockQueue,
     Request,
     RequestStatus,
     content_key,
     content_of,
+    create_request_queue,
 )
 from brim.plugins.vllm.free_blocks import FreeBlocks
+from brim.plugins.vllm.gate import GatedQueue
 from brim.plugins.vllm.groups import Groups
 
 
 class VllmHost:
-    """`brim.core.kvcache.hosted.Host` over vLLM's scheduler."""
+    """`brim.plugins.hosting.Engine` over vLLM's scheduler."""
 
-    def __init__(self, scheduler: Any, groups: Groups) -> None:
-        self.groups = groups
-        self.drafts: Mapping[
-            str, Sequence[int]
-        ] = {}  # of the step that is taken in: guesses among its tokens
-        self.obeying = False  # whether vLLM preempts on our behalf
+    def __init__(self, scheduler: Any) -> None:
+        self.groups = groups = Groups(scheduler)
+        self.beside = groups.beside
+        self.drafts: Mapping[str, Sequence[int]] = {}  # guesses among the tokens of the step taken in
+        self._slo = SLO()
+        self._blocked: dict[str, Request] = {}  # vLLM can't let them in yet
+        self._given_way: set[str] = set()  # preempted by vLLM of its own accord
+        self._obeying = False  # whether vLLM preempts on our behalf
         self._scheduler = scheduler
         self._pool = scheduler.kv_cache_manager.block_pool
         self._free: FreeBlocks | None = None
         self._known: set[bytes] = set()  # contents of which the offline pool was told
+
+    # ---- blocks ----------------------------------------------------------------------------------------
 
     @property
     def num_blocks(self) -> int:
@@ -75,12 +84,12 @@ class VllmHost:
             return
         scheduler.running.remove(request)
         scheduler.prev_step_scheduled_req_ids.discard(request_id)
-        self.obeying = True
+        self._obeying = True
         try:
             # its token in flight is drawn again: it may be let in again at once
             scheduler._preempt_request(request, time.monotonic(), drop_stale_output=True)
         finally:
-            self.obeying = False
+            self._obeying = False
 
     def keep(self, block_id: int) -> None:
         self._pool.touch([self._pool.blocks[block_id]])
@@ -92,7 +101,72 @@ class VllmHost:
         if self._free is not None:
             self._free.online.update(block_ids)
 
-    def engage(self, eviction: Eviction, observer: CacheObserver | None) -> None:
+    # ---- requests --------------------------------------------------------------------------------------
+
+    def tell(self, brim: HostedScheduler, request: Request) -> None:
+        """Of a request that waits."""
+        if self._scheduler._is_blocked_waiting_status(request.status):
+            self._blocked[request.request_id] = request
+        else:
+            facts = views.facts(request, self._scheduler.max_model_len, self._slo)
+            brim.add(facts, time.monotonic_ns())
+
+    def tell_unblocked(self, brim: HostedScheduler) -> None:
+        for request in list(self._blocked.values()):
+            if self._scheduler._handle_blocked_waiting_request(request):
+                del self._blocked[request.request_id]
+                self.tell(brim, request)
+
+    def forget(self, request_id: str) -> None:
+        self._blocked.pop(request_id, None)
+
+    def preempted(self, request_id: str) -> None:
+        """vLLM has preempted it."""
+        if not self._obeying:
+            self._given_way.add(request_id)
+
+    def given_way(self) -> set[str]:
+        """Whom vLLM preempted of its own accord since the last call."""
+        given_way, self._given_way = self._given_way, set()
+        return given_way
+
+    # ---- Brim comes and goes ---------------------------------------------------------------------------
+
+    def limits(self) -> dict[str, Any]:
+        scheduler = self._scheduler
+        return {
+            "num_blocks": self.groups.most_blocks,
+            "block_size": self.groups.block_size,
+            "max_model_len": scheduler.max_model_len,
+            "max_num_seqs": min(scheduler.max_num_active_reqs, scheduler.max_num_scheduled_tokens),
+            "max_num_batched_tokens": scheduler.max_num_scheduled_tokens,
+            "max_prefill_chunk_tokens": scheduler.scheduler_config.long_prefill_token_threshold,
+            "enable_prefix_caching": scheduler.cache_config.enable_prefix_caching,
+        }
+
+    def engage(self, brim: HostedScheduler, slo: SLO, *, active: bool) -> None:
+        scheduler, queued, self._slo = self._scheduler, list(self._scheduler.waiting), slo
+        if active:
+            self._steer(brim.kv.eviction, brim.observer)
+            scheduler.waiting = GatedQueue(queued)
+        now_ns = time.monotonic_ns()
+        for request in scheduler.running:
+            brim.adopt(views.facts(request, scheduler.max_model_len, slo), now_ns)
+        for request in queued:
+            self.tell(brim, request)
+
+    def disengage(self) -> None:
+        scheduler, self._blocked, self._given_way = self._scheduler, {}, set()
+        for name in ("cache_full_blocks", "_maybe_evict_cached_block"):
+            vars(self._pool).pop(name, None)
+        self._known.clear()
+        if self._free is not None:
+            self._pool.free_block_queue = FreeKVCacheBlockQueue(self._free.get_all_free_blocks())
+            self._free = None
+        if isinstance(scheduler.waiting, GatedQueue):
+            scheduler.waiting = scheduler.waiting.poured_into(create_request_queue(scheduler.policy))
+
+    def _steer(self, eviction: Eviction, observer: CacheObserver | None) -> None:
         """From now on the observer is told what is cached, and a rule that needs that says who is evicted."""
         if observer is None or self._scheduler.hash_block_size != self.groups.block_size:
             return
@@ -126,12 +200,3 @@ class VllmHost:
             return bool(done)
 
         pool.cache_full_blocks, pool._maybe_evict_cached_block = cache_full_blocks, maybe_evict
-
-    def disengage(self) -> None:
-        """The pool is vLLM's own again."""
-        for name in ("cache_full_blocks", "_maybe_evict_cached_block"):
-            vars(self._pool).pop(name, None)
-        self._known.clear()
-        if self._free is not None:
-            self._pool.free_block_queue = FreeKVCacheBlockQueue(self._free.get_all_free_blocks())
-            self._free = None

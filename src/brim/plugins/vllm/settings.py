@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
 
@@ -12,8 +12,8 @@ from brim.core.config import SchedulerConfig
 from brim.core.errors import ConfigError
 from brim.core.policies.named import refuse_unknown
 from brim.core.request import SLO
+from brim.plugins.hosting import MODES, Settings
 
-MODES = ("active", "shadow", "stock")
 HOSTS = (  # limits that vLLM's own configuration gives
     "num_blocks",
     "block_size",
@@ -26,47 +26,24 @@ HOSTS = (  # limits that vLLM's own configuration gives
 )
 TARGETS = ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms")
 RULES = tuple(f.name for f in fields(SchedulerConfig) if f.name not in (*HOSTS, *TARGETS))
-UNTOLD_POLICY = "echo"  # arrival order for whoever says nothing of itself
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """`policy` None: nothing of vLLM's behaviour changes before the first request with a class or a target.
-
-    `slo` holds for online requests that bring no target of their own. `strict`: what would let Brim step
-    back to vLLM's own behaviour is an error instead. `rules` are values of `SchedulerConfig`.
-    """
-
-    policy: str | None = None
-    mode: str = "active"
-    slo: SLO = field(default_factory=SLO)
-    profile: str | None = None
-    decision_log: str | None = None
-    strict: bool = False
-    rules: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, additional_config: object) -> Settings:
-        """Raises ConfigError where `brim` says something unknown."""
-        told = additional_config.get("brim", {}) if isinstance(additional_config, Mapping) else {}
-        if not isinstance(told, Mapping):
-            raise ConfigError(f'additional_config["brim"] must be an object, not {told!r}')
-        own = {name: told[name] for name in ("mode", "profile", "decision_log", "strict") if name in told}
-        rules = {name: told[name] for name in RULES if name in told}
-        policy = told.get("policy")
-        if policy == "stock":
-            policy, own["mode"] = None, "stock"
-        _refuse_unknown(set(told) - set(own) - set(rules) - set(TARGETS) - {"policy", "server"})
-        if policy is not None:
-            refuse_unknown(policy)
-        if own.get("mode", "active") not in MODES:
-            raise ConfigError(f"mode must be one of {', '.join(MODES)}, not {own['mode']!r}")
-        return cls(policy, slo=slo_of(told), rules=rules, **own)
-
-    @property
-    def waits(self) -> bool:
-        """Whether nothing is done before a request says something of itself."""
-        return self.policy is None and self.slo == SLO() and self.mode == "active"
+def read(additional_config: object) -> Settings:
+    """Raises ConfigError where `brim` says something unknown."""
+    told = additional_config.get("brim", {}) if isinstance(additional_config, Mapping) else {}
+    if not isinstance(told, Mapping):
+        raise ConfigError(f'additional_config["brim"] must be an object, not {told!r}')
+    own = {name: told[name] for name in ("mode", "profile", "decision_log", "strict") if name in told}
+    rules = {name: told[name] for name in RULES if name in told}
+    policy = told.get("policy")
+    if policy == "stock":
+        policy, own["mode"] = None, "stock"
+    _refuse_unknown(set(told) - set(own) - set(rules) - set(TARGETS) - {"policy", "server"})
+    if policy is not None:
+        refuse_unknown(policy)
+    if own.get("mode", "active") not in MODES:
+        raise ConfigError(f"mode must be one of {', '.join(MODES)}, not {own['mode']!r}")
+    return Settings(policy, slo=slo_of(told), rules=rules, **own)
 
 
 def slo_of(told: Mapping[str, Any]) -> SLO:

@@ -1,8 +1,9 @@
-"""What Brim would have done while vLLM went its own way, added up."""
+"""What Brim would have done while the engine went its own way, added up."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from statistics import quantiles
 
 from brim.core.hosted import Foreseen, HostedScheduler
@@ -11,7 +12,7 @@ _REMEMBERED = 10_000  # steps
 
 
 class Shadow:
-    """Each step is foreseen from where vLLM is by then: what Brim would do if it began with that step.
+    """Each step is foreseen from where the engine is by then: what Brim would do if it began with that step.
 
     Both kinds of step time are predictions of Brim's model, so that they can be compared.
     """
@@ -26,8 +27,8 @@ class Shadow:
     def foresee(self, brim: HostedScheduler, now_ns: int) -> None:
         self._foreseen = brim.foresee(now_ns)
 
-    def ran(self, brim: HostedScheduler, scheduled: dict[str, int]) -> None:
-        """What vLLM ran instead."""
+    def ran(self, brim: HostedScheduler, scheduled: Mapping[str, int]) -> None:
+        """What the engine ran instead."""
         foreseen, self._foreseen = self._foreseen, None
         if foreseen is None or not scheduled:
             return

@@ -1,0 +1,216 @@
+"""Brim beside a host that serves: it comes, goes, fails and comes again, and no request is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from brim.core.errors import ConfigError
+from brim.core.hosted import HostedScheduler, Orders
+from brim.core.request import SLO
+from brim.plugins.hosting import PATIENCE_STEPS, Hosting, Settings
+from tests.helpers import MS, OFFLINE, config, request
+from tests.hosted import FakeHost
+
+ASKED = {"num_blocks": 40, "block_size": 4, "max_model_len": 64, "max_num_seqs": 8}
+TARGETS = SLO(ttft_ns=1_000 * MS, tpot_ns=100 * MS)
+
+
+class Engine(FakeHost):
+    """Decides by itself, first come first served, unless Brim is there."""
+
+    def __init__(self) -> None:
+        super().__init__(config(**ASKED, max_num_batched_tokens=32))
+        self.hosting = Hosting(self)
+        self.engaged: list[bool] = []
+
+    def limits(self) -> dict[str, Any]:
+        return {**ASKED, "max_num_batched_tokens": 32}
+
+    def engage(self, brim: HostedScheduler, slo: SLO, *, active: bool) -> None:
+        self.engaged.append(active)
+        self.pool.observer = brim.observer
+        for name in self.running:
+            brim.adopt(self.requests[name].asked, self.now_ns)
+        for name in self.waiting:
+            brim.add(self.requests[name].asked, self.now_ns)
+
+    def disengage(self) -> None:
+        self.pool.observer = None
+
+    def turn(self) -> dict[str, int]:
+        """One step, taken in at once; what was scheduled."""
+        self.now_ns += MS
+        hosting, given = self.hosting, list[Orders]()
+        if hosting.changes:
+            hosting.change()
+
+        def order(brim: HostedScheduler, now_ns: int) -> None:
+            given.extend(filter(None, [hosting.order(now_ns, self.waiting, paused=False)]))
+
+        hosting.guarded(order, self.now_ns)
+        scheduled, preempted = self._schedule(given[0] if given else Orders(list(self.waiting)))
+        idle = not scheduled and bool(self.requests)
+        plan = hosting.guarded(
+            lambda brim, now_ns: hosting.ran(scheduled, preempted, now_ns, idle=idle), self.now_ns
+        )
+        step = object()
+        hosting.launched(step, plan, runs=bool(scheduled))
+        over = [name for name in scheduled if self._take_token(name, scheduled)]
+        for name in over:
+            self._end(name)
+        if (landed := hosting.landed(step)) is not None:
+            hosting.guarded(lambda brim: brim.ended(landed, over, self.now_ns) and None)
+        hosting.check()
+        return scheduled
+
+    def ask(self, name: str, **more: Any) -> None:
+        asked = request(name, 9, 12, arrival_ns=self.now_ns, **more)
+        hosting, known = self.hosting, self.scheduler
+        self.add(asked)
+        known.abort(name, self.now_ns)  # the scheduler of the fake itself has no part in this
+        hosting.guarded(lambda brim: brim.add(asked, self.now_ns))
+
+    def serve(self, turns: int = 200) -> None:
+        for _ in range(turns):
+            if not self.requests:
+                return
+            self.turn()
+        raise AssertionError(f"still here: {list(self.requests)}")
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+def test_without_an_engine_nothing_happens() -> None:
+    hosting = Hosting()
+    assert not hosting.changes
+    assert hosting.guarded(lambda brim: 1 / 0) is None
+    assert hosting.landed(object()) is None
+    assert hosting.figures() == {"active": 0.0, "deviations": 0.0, "failures": 0.0}
+
+
+def test_who_says_nothing_of_policy_or_targets_waits_for_a_request_that_does(engine: Engine) -> None:
+    engine.hosting.configure(Settings(strict=True))
+    engine.ask("a")
+    engine.turn()
+    assert engine.hosting.mode == "stock"
+    engine.hosting.wake()
+    engine.turn()
+    assert (engine.hosting.mode, engine.hosting.figures()["active"]) == ("active", 1.0)
+    assert engine.hosting.scheduler is not None
+    assert engine.hosting.scheduler.config.policy == "echo"
+    engine.serve()
+
+
+def test_a_switch_keeps_what_was_asked_and_what_was_learnt(engine: Engine) -> None:
+    engine.hosting.configure(Settings("echo", slo=TARGETS, strict=True))
+    for number in range(6):
+        engine.ask(f"r{number}", task_class=OFFLINE)
+    learnt = []
+    for mode in ("active", "stock", "shadow", "active"):
+        assert engine.hosting.switch(mode) == mode
+        for _ in range(3):
+            engine.turn()
+        assert engine.hosting.mode == mode
+        scheduler = engine.hosting.scheduler
+        if scheduler is not None:
+            assert scheduler.policy.timing is not None
+            learnt.append(scheduler.policy.timing.steps.step_time)
+    assert engine.engaged == [True, False, True]
+    assert learnt[2] == learnt[1]
+    engine.serve()
+    assert engine.ended == {f"r{number}": 12 for number in range(6)}
+
+
+def test_a_shadow_only_looks(engine: Engine) -> None:
+    engine.hosting.configure(Settings("brim", "shadow", TARGETS, strict=True))
+    engine.ask("a")
+    engine.serve()
+    assert engine.hosting.figures()["shadow_steps"] == 12
+
+
+def test_a_failure_is_the_end_of_brim_and_of_nothing_else(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.hosting.configure(Settings("brim", slo=TARGETS))
+    engine.ask("a")
+    engine.turn()
+    monkeypatch.setattr(HostedScheduler, "order", lambda *_: 1 / 0)
+    engine.serve()
+    assert engine.ended == {"a": 12}
+    assert (engine.hosting.mode, engine.hosting.figures()["failures"]) == ("stock", 1.0)
+    monkeypatch.undo()
+    engine.hosting.switch("active")
+    engine.ask("b")
+    engine.serve()
+    assert engine.hosting.mode == "active"
+
+
+def test_strict_lets_a_failure_through(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.hosting.configure(Settings("brim", strict=True))
+    engine.ask("a")
+    engine.turn()
+    monkeypatch.setattr(HostedScheduler, "order", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        engine.turn()
+
+
+def test_where_nobody_could_run_for_a_while_the_gate_opens(engine: Engine) -> None:
+    engine.hosting.configure(Settings("vllm", strict=True))
+    engine.turn()
+    for _ in range(PATIENCE_STEPS + 1):
+        assert engine.hosting.order(0, ["x"], paused=False) == Orders([])
+        engine.hosting.ran({}, (), 0, idle=True)
+    assert engine.hosting.order(0, ["x"], paused=False) == Orders(["x"])
+    engine.hosting.ran({}, (), 0, idle=False)
+    assert engine.hosting.order(0, ["x"], paused=True) is None
+
+
+def test_with_a_reason_brim_stays_away(engine: Engine) -> None:
+    engine.hosting.configure(Settings("brim"))
+    engine.turn()
+    engine.hosting.step_back("a pooling request")
+    engine.turn()
+    assert engine.hosting.mode == "stock"
+    with pytest.raises(ConfigError, match="a pooling request"):
+        engine.hosting.switch("active")
+    with pytest.raises(ConfigError, match="Without strict"):
+        engine.hosting.configure(Settings("brim", strict=True))
+    with pytest.raises(ConfigError, match="active, shadow, stock"):
+        engine.hosting.switch("fast")
+
+
+def test_books_that_are_outdated_are_made_anew(engine: Engine) -> None:
+    engine.hosting.configure(Settings("brim", strict=True))
+    engine.ask("a")
+    engine.turn()
+    before = engine.hosting.scheduler
+    engine.hosting.outdated()
+    engine.turn()
+    assert engine.hosting.scheduler is not before
+    engine.serve()
+
+
+def test_nothing_changes_while_a_step_is_in_flight(engine: Engine) -> None:
+    engine.hosting.configure(Settings("brim"))
+    step, empty = object(), object()
+    engine.hosting.launched(empty, None, runs=False)
+    assert not engine.hosting.flying
+    engine.hosting.launched(step, None, runs=True)
+    assert (engine.hosting.changes, engine.hosting.flying) == (True, True)
+    assert engine.hosting.landed(step) is None  # the empty one was not reported
+    assert not engine.hosting.flying
+
+
+def test_a_decision_log_is_written(engine: Engine, tmp_path: Path) -> None:
+    engine.hosting.configure(Settings("brim", decision_log=str(tmp_path / "log"), strict=True))
+    engine.ask("a")
+    engine.serve()
+    assert len(list(tmp_path.glob("log.*"))) == 1
+    engine.hosting.switch("stock")
+    engine.turn()
