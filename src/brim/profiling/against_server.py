@@ -93,7 +93,7 @@ class UnevenMachine(Machine):
 
 
 class Comparison(NamedTuple):
-    """One figure; seconds, or tokens/s. `hosted` is simulated with the server's share."""
+    """One figure; seconds, or tokens/s. `hosted` is simulated with the server's share, where it is known."""
 
     task_class: str
     what: str
@@ -128,17 +128,32 @@ def check(client: Client, trace: Trace, make_setup: Callable[[], Setup]) -> Chec
     asks = asks_of(trace, secrets.token_hex(4))
     until = None if setup.measure_until_ns is None else setup.measure_until_ns / NANOSECONDS
     seconds = _run(client.drive(asks, until))
-    bare, hosted = simulate(trace, setup), simulate(trace, share.on(fresh()))
-    compared = []
+    counts = {str(c): sum(r.task_class is c for r in trace.requests) for c in TaskClass}
+    return Check(share, beside(asks, seconds, trace, make_setup, share), seconds, counts)
+
+
+def beside(
+    asks: Sequence[Ask],
+    seconds: float,
+    trace: Trace,
+    make_setup: Callable[[], Setup],
+    share: Share | None = None,
+) -> tuple[Comparison, ...]:
+    """What came of the trace's requests in so many seconds, and what is simulated."""
+    setup = replace(make_setup(), exact=True)
+    bare, compared = simulate(trace, setup), []
+    hosted = None if share is None else simulate(trace, share.on(replace(make_setup(), exact=True)))
     for task_class in TaskClass:
         if any(request.task_class is task_class for request in trace.requests):
-            found = _measured(asks, task_class, setup, seconds)
-            columns = found, _simulated(bare, task_class, 0.0), _simulated(hosted, task_class, share.request)
+            found, alone = _measured(asks, task_class, setup, seconds), _simulated(bare, task_class, 0.0)
+            shared: Figures = {}
+            if share is not None and hosted is not None:
+                shared = _simulated(hosted, task_class, share.request)
             compared += [
-                Comparison(str(task_class), what, *(column[what] for column in columns)) for what in found
+                Comparison(str(task_class), what, value, alone[what], shared.get(what))
+                for what, value in found.items()
             ]
-    counts = {str(c): sum(r.task_class is c for r in trace.requests) for c in TaskClass}
-    return Check(share, tuple(compared), seconds, counts)
+    return tuple(compared)
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
@@ -277,22 +292,30 @@ def table(found: Check) -> list[str]:
     share = found.share
     low, high = _samples(share.unevenness).percentiles([0.05, 0.95])
     counts = " and ".join(f"{count} {name}" for name, count in found.requests.items() if count)
-    lines = [
+    return [
         f"{counts} requests in {found.seconds:.0f} s. Probed on the idle server, beyond the profile: "
         f"{1e3 * share.request:+.1f} ms a request, {1e3 * share.step:+.2f} ms a step, "
         f"{1e6 * share.sequence:+.0f} us a request in it; steps of {low:.2f} to {high:.2f} times "
         "their median (p5 to p95).",
         "",
-        "| | measured | profile alone | error | with the server's share | error |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        *rows(found.figures),
     ]
-    for each in found.figures:
+
+
+def rows(figures: Sequence[Comparison]) -> list[str]:
+    """The same, of the figures alone."""
+    with_share = any(each.hosted is not None for each in figures)
+    lines = ["| | measured | profile alone | error |", "| --- | ---: | ---: | ---: |"]
+    if with_share:
+        lines = [lines[0] + " with the server's share | error |", lines[1] + " ---: | ---: |"]
+    for each in figures:
         error, hosted_error = each.errors
         cells = [
             f"{each.task_class}, {each.what}" + ("" if each.what == TOKENS else ", ms"),
             *(_told(each.what, each.measured), _told(each.what, each.simulated), _percent(error)),
-            *(_told(each.what, each.hosted), _percent(hosted_error)),
         ]
+        if with_share:
+            cells += [_told(each.what, each.hosted), _percent(hosted_error)]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
