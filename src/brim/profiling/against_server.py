@@ -93,7 +93,7 @@ class UnevenMachine(Machine):
 
 
 class Comparison(NamedTuple):
-    """One figure; seconds, or tokens/s. `hosted` is simulated with the server's share, where it is known."""
+    """One figure; seconds, or tokens/s. `hosted` is simulated with the server's share."""
 
     task_class: str
     what: str
@@ -129,7 +129,7 @@ def check(client: Client, trace: Trace, make_setup: Callable[[], Setup]) -> Chec
     until = None if setup.measure_until_ns is None else setup.measure_until_ns / NANOSECONDS
     seconds = _run(client.drive(asks, until))
     counts = {str(c): sum(r.task_class is c for r in trace.requests) for c in TaskClass}
-    return Check(share, beside(asks, seconds, trace, make_setup, share), seconds, counts)
+    return Check(share, beside(asks, seconds, trace, make_setup, share.on, share.request), seconds, counts)
 
 
 def beside(
@@ -137,21 +137,23 @@ def beside(
     seconds: float,
     trace: Trace,
     make_setup: Callable[[], Setup],
-    share: Share | None = None,
+    host: Callable[[Setup], Setup],
+    request_seconds: float = 0.0,
 ) -> tuple[Comparison, ...]:
-    """What came of the trace's requests in so many seconds, and what is simulated."""
+    """What came of the trace's requests in so many seconds, what is simulated, and what is on the `host`."""
     setup = replace(make_setup(), exact=True)
-    bare, compared = simulate(trace, setup), []
-    hosted = None if share is None else simulate(trace, share.on(replace(make_setup(), exact=True)))
+    bare, hosted = simulate(trace, setup), simulate(trace, host(replace(make_setup(), exact=True)))
+    compared = []
     for task_class in TaskClass:
         if any(request.task_class is task_class for request in trace.requests):
-            found, alone = _measured(asks, task_class, setup, seconds), _simulated(bare, task_class, 0.0)
-            shared: Figures = {}
-            if share is not None and hosted is not None:
-                shared = _simulated(hosted, task_class, share.request)
+            found = _measured(asks, task_class, setup, seconds)
+            columns = (
+                found,
+                _simulated(bare, task_class, 0.0),
+                _simulated(hosted, task_class, request_seconds),
+            )
             compared += [
-                Comparison(str(task_class), what, value, alone[what], shared.get(what))
-                for what, value in found.items()
+                Comparison(str(task_class), what, *(column[what] for column in columns)) for what in found
             ]
     return tuple(compared)
 
@@ -302,20 +304,19 @@ def table(found: Check) -> list[str]:
     ]
 
 
-def rows(figures: Sequence[Comparison]) -> list[str]:
+def rows(figures: Sequence[Comparison], hosted: str = "with the server's share") -> list[str]:
     """The same, of the figures alone."""
-    with_share = any(each.hosted is not None for each in figures)
-    lines = ["| | measured | profile alone | error |", "| --- | ---: | ---: | ---: |"]
-    if with_share:
-        lines = [lines[0] + " with the server's share | error |", lines[1] + " ---: | ---: |"]
+    lines = [
+        f"| | measured | profile alone | error | {hosted} | error |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
     for each in figures:
         error, hosted_error = each.errors
         cells = [
             f"{each.task_class}, {each.what}" + ("" if each.what == TOKENS else ", ms"),
             *(_told(each.what, each.measured), _told(each.what, each.simulated), _percent(error)),
+            *(_told(each.what, each.hosted), _percent(hosted_error)),
         ]
-        if with_share:
-            cells += [_told(each.what, each.hosted), _percent(hosted_error)]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

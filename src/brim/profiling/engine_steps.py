@@ -181,9 +181,9 @@ def timed_steps(
     """Times every step `repeats` times, after a round that warms the engine up; `done` hears of each step.
 
     Rounds run the whole grid in changing order: a machine that gets slower makes all sizes slower alike. Each
-    round has chunks of other lengths, as prompts have: an engine may be slow at a number of tokens that it has
-    not seen lately (vLLM on a CPU makes oneDNN's primitives for it, and keeps 32). Raises ConfigError where a
-    step can't be run.
+    round has chunks of other lengths, as prompts have: an engine may be slow at a number of tokens that it
+    has not seen lately (vLLM on a CPU makes oneDNN's primitives for it, and keeps 32). Raises ConfigError
+    where a step can't be run.
     """
     rounds = [
         {each: limits.varied(each, number - (repeats + 1) // 2) for each in sizes}
