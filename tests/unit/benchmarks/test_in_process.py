@@ -1,4 +1,4 @@
-"""Engines run under a clock that is told: who enters when, how long steps take, and a page by the whole way."""
+"""Engines run under a clock that is told: who enters when, how long steps take; the whole way to a page."""
 
 from __future__ import annotations
 
