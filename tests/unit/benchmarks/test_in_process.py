@@ -98,7 +98,7 @@ def test_an_engine_with_steps_under_way_is_refused() -> None:
 def test_the_simulator_beside_the_local_engine(tmp_path: Path) -> None:
     """The whole way on a tiny model: a profile, three runs, and a section of the page."""
     page = tmp_path / "page.md"
-    page.write_text("# Page\n\n## Engine: local\n\nold\n")
+    page.write_text("# Page\n\n## Engine: local\n\nwhat was there\n")
     command = [sys.executable, "-m", "benchmarks.engine_fidelity", "--engine", "local", "--quick"]
     done = subprocess.run(
         [*command, "--lines", "60", "--page", str(page)],
@@ -109,6 +109,6 @@ def test_the_simulator_beside_the_local_engine(tmp_path: Path) -> None:
     )
     assert not done.returncode, done.stderr
     text = page.read_text()
-    assert "old" not in text
+    assert "what was there" not in text
     assert text.count("| online, TTFT p99, ms |") == 3
     assert text.count("| offline, tokens/s |") == 2
