@@ -3,11 +3,16 @@
     OMP_NUM_THREADS=1 python -m benchmarks.engine_fidelity --engine local [--page docs/fidelity.md]
     OMP_NUM_THREADS=1 python -m benchmarks.engine_fidelity --engine vllm [--page docs/fidelity.md]
 
-A model of 25M parameters with random weights on the CPU: `brim profile measure`, then `brim serve` with that
-engine, twice, driven as by `brim profile check`. First chats alone, first come first served; then the same
-chats beside a backlog of documents, under the policy `brim` with targets of twice the p99 that the chats are
-predicted to have alone. Chats are Poisson at half of the rate that keeps the engine busy one by one. About 7
-minutes; needs a quiet machine: the times are real.
+A model of 25M parameters with random weights on the CPU: its profile is measured as by `brim profile
+measure`, then it serves. First chats alone, first come first served; then the same chats beside a backlog of
+documents, first come first served too, and under the policy `brim` with targets of twice the p99 that the
+chats are predicted to have alone. Chats are Poisson at half of the rate that keeps the engine busy one by
+one.
+
+With `--clock processor` the engine runs step by step in this process, and its processor's time is what
+counts: idle time is jumped over, and who else uses the machine shows only in how fast steps are. With
+`--clock wall` it is `brim serve` over HTTP in real time, driven as by `brim profile check`; that needs a
+quiet machine.
 """
 
 from __future__ import annotations
@@ -23,10 +28,12 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
+from benchmarks.fidelity_in_process import InProcess, opened
 from tests.e2e.test_vllm_server import environment
 from tests.plugins.vllm import models
 
@@ -34,6 +41,7 @@ from brim.cli.simulation_options import Options
 from brim.core.request import TaskClass
 from brim.profiles.loader import Profile, load
 from brim.profiling.against_server import check, table
+from brim.profiling.engine_steps import QUICK
 from brim.profiling.fidelity import ENGINE, with_section
 from brim.profiling.load_client import Client
 from brim.simulation.run import Setup, simulate
@@ -42,11 +50,12 @@ from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest, merged
 BUSY = 0.5  # times the rate at which chats one by one would keep the engine busy
 CHAT, ANSWER = (30, 90), (20, 40)  # tokens, from and to
 DOCUMENT, QUESTION, OFFLINE_ANSWER, SHARING = 320, 40, 32, 8  # tokens; so many lines ask about a document
+WAITED_FOR = 4  # of so many lines one is there first come first served: chats wait for all of them
 BLOCK = 32
 SETTLE_SECONDS = 3.0  # before the first request that counts
 START_SECONDS = 300
-LIMITS = ["--block-size", str(BLOCK), "--max-model-len", "1024", "--max-num-seqs", "32"]
-LIMITS += ["--max-num-batched-tokens", "256"]
+SIZES = {"block_size": BLOCK, "max_model_len": 1024, "max_num_seqs": 32, "max_num_batched_tokens": 256}
+LIMITS = [part for name, value in SIZES.items() for part in (f"--{name.replace('_', '-')}", str(value))]
 KV_BLOCKS = 512
 OWN = {
     "local": ["--kv-tokens", str(KV_BLOCKS * BLOCK), "--threads", "1"],
@@ -79,8 +88,8 @@ def backlog(lines: int) -> Trace:
     return Trace("documents", asked, block_tokens=BLOCK)
 
 
-class Bench:
-    """One engine, in a folder of its own."""
+class OverHttp:
+    """A server with one engine, in a folder of its own."""
 
     def __init__(self, engine: str, model: str, folder: Path, quick: bool) -> None:
         self._flags = ["--dtype", "float32", *LIMITS, *OWN[engine]]
@@ -111,10 +120,11 @@ class Bench:
             process.wait(timeout=60)
 
     def compare(
-        self, trace: Trace, make: Callable[[], Setup], policy: str, headers: Mapping[str, str]
+        self, trace: Trace, make: Callable[[], Setup], profile: Profile, targets: Mapping[str, float]
     ) -> list[str]:
-        served = "stock" if policy == "vllm" and "vllm" in self._flags else policy
-        with self.server(served) as url:
+        policy = make().config.policy
+        headers = {f"x-slo-{name.partition('_')[0]}-ms": str(value) for name, value in targets.items()}
+        with self.server("stock" if policy == "vllm" and "vllm" in self._flags else policy) as url:
             return table(check(Client(url, headers=headers), trace, make))
 
     def _wait(self, url: str, process: subprocess.Popen[bytes]) -> None:
@@ -141,10 +151,7 @@ def setup_of(profile: Profile, trace: Trace, policy: str, **targets: float) -> S
     options = Options(
         trace_file=Path(trace.name),
         profile=profile.name,
-        block_size=BLOCK,
-        max_model_len=1024,
-        max_num_seqs=32,
-        max_num_batched_tokens=256,
+        **SIZES,
         enable_prefix_caching=True,
         measure_from=SETTLE_SECONDS,
         measure_until=max(each.arrival_ns for each in trace.requests) / NANOSECONDS,
@@ -162,29 +169,43 @@ def rate_of(profile: Profile) -> float:
     return BUSY / mean
 
 
-def section(bench: Bench, seconds: float, lines: int) -> Iterator[str]:
+def section(bench: OverHttp | InProcess, seconds: float, lines: int) -> Iterator[str]:
     profile = bench.measure()
     assert profile.fit is not None
     yield f"{profile.source}; {date.today().isoformat()}. The profile's error on sizes held back:"
     kinds = ", ".join(f"{kind} {errors.mape:.1%}" for kind, errors in profile.fit.by_kind.items())
     yield f"{profile.fit.held_back.mape:.1%} ({kinds}). {profile.notes[0]}"
     online = chats(rate_of(profile), seconds)
-    yield f"\n### Chats alone, first come first served\n\n{len(online)} chats.\n"
-    yield "\n".join(bench.compare(online, lambda: setup_of(profile, online, "vllm"), "vllm", {}))
-    metrics = simulate(online, replace(setup_of(profile, online, "vllm"), exact=True)).by_class[
-        TaskClass.ONLINE
-    ]
+    targets = targets_of(profile, online)
+    some, all_day = (merged(online, backlog(count)) for count in (lines // WAITED_FOR, lines))
+
+    def run(what: str, trace: Trace, policy: str, **told: float) -> str:
+        print(f"{what} ...", file=sys.stderr, flush=True)
+        found = bench.compare(trace, lambda: setup_of(profile, online, policy, **told), profile, told)
+        return "\n".join([f"\n### {what}\n", *found])
+
+    yield run("Chats alone, first come first served", online, "vllm")
+    yield run("The same chats beside a backlog, first come first served", some, "vllm")
+    yield run("The same chats beside a backlog, policy `brim`", all_day, "brim", **targets)
+    yield "\nTargets: TTFT {ttft_ms:g} ms, ITL {itl_ms:g} ms.".format(**targets)
+
+
+def targets_of(profile: Profile, online: Trace) -> dict[str, float]:
+    """Twice the p99 that chats are predicted to have alone, in milliseconds."""
+    setup = replace(setup_of(profile, online, "vllm"), exact=True)
+    metrics = simulate(online, setup).by_class[TaskClass.ONLINE]
     (ttft,), (itl,) = metrics.ttft_seconds.percentiles([0.99]), metrics.itl_seconds.percentiles([0.99])
     assert ttft is not None
     assert itl is not None
-    targets = {"ttft_ms": round(2e3 * ttft), "itl_ms": round(2e3 * itl)}
-    told = "Targets: TTFT {ttft_ms} ms, ITL {itl_ms} ms".format(**targets)
-    both = merged(online, backlog(lines))
-    headers = {f"x-slo-{name.partition('_')[0]}-ms": str(value) for name, value in targets.items()}
-    yield f"\n### The same chats beside a backlog, policy `brim`\n\n{told}.\n"
-    yield "\n".join(
-        bench.compare(both, lambda: setup_of(profile, online, "brim", **targets), "brim", headers)
-    )
+    return {"ttft_ms": round(2e3 * ttft, 1), "itl_ms": round(2e3 * itl, 1)}
+
+
+def bench_of(asked: argparse.Namespace, folder: Path) -> AbstractContextManager[OverHttp | InProcess]:
+    model = "tiny" if asked.quick else asked.model
+    if asked.clock == "wall":
+        return contextlib.nullcontext(OverHttp(asked.engine, model, folder, asked.quick))
+    grid = replace(QUICK, repeats=2) if asked.quick else QUICK
+    return opened(asked.engine, model, folder, grid, KV_BLOCKS, SIZES)
 
 
 def main() -> None:
@@ -192,16 +213,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--engine", choices=sorted(OWN), required=True)
-    parser.add_argument("--seconds", type=float, default=75.0, help="of chats, in each of two runs")
+    parser.add_argument("--clock", choices=["processor", "wall"], default="processor", help="what time is")
+    parser.add_argument("--seconds", type=float, default=75.0, help="of chats, in each run")
     parser.add_argument("--lines", type=int, default=600, help="of the backlog; it should outlast the chats")
     parser.add_argument("--model", default="25m", help="tiny, 25m or 120m")
     parser.add_argument("--quick", action="store_true", help="to see that it works")
     parser.add_argument("--page", type=Path, help="the page to write the section into; else it is printed")
     asked = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    seconds = 8.0 if asked.quick else asked.seconds
-    with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(asked.engine, "tiny" if asked.quick else asked.model, Path(folder), asked.quick)
+    seconds = (8.0 if asked.clock == "wall" else 1.0) if asked.quick else asked.seconds
+    with tempfile.TemporaryDirectory() as folder, bench_of(asked, Path(folder)) as bench:
         found = "\n".join([f"{ENGINE}{asked.engine}\n", *section(bench, seconds, asked.lines)])
     if asked.page is None:
         print(found)

@@ -10,6 +10,9 @@ slice each, on a fresh scheduler and the same requests, `--rounds` times. What c
 slice does not count. Policies that estimate step times keep what they have learnt, as in a server that runs
 for long, and have one slice to learn before the first round. Latencies and tokens per second are medians over
 the rounds; attainment, the share of online requests within all their targets, is of all rounds together.
+
+With `--clock processor` the engine is run step by step without the loop's thread, and its processor's time
+counts: on a machine that others use, too.
 """
 
 from __future__ import annotations
@@ -20,13 +23,15 @@ import gc
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from benchmarks.clocks import ProcessorClock
 from benchmarks.frontier_figures import (
     OFFLINE,
     ONLINE,
@@ -39,8 +44,10 @@ from benchmarks.frontier_figures import (
     show,
     summed_up,
 )
+from benchmarks.in_process import Arrival, LocalEngine, drive
 
 from brim.core.config import SchedulerConfig
+from brim.core.events import Event, Finished
 from brim.core.plan import StepPlan, StepResult
 from brim.core.policies.named import named
 from brim.core.policy import Policy
@@ -104,19 +111,20 @@ def _request(
 class Kept:
     """An engine that outlives its loops, and counts how long its steps keep it busy."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self.caps = engine.caps
         self.steps: list[tuple[int, int]] = []  # (begun_ns, took_ns)
+        self.clock_ns = clock_ns
         self._engine = engine
         self._begun_ns = 0
 
     def begin(self, plan: StepPlan) -> None:
-        self._begun_ns = time.monotonic_ns()
+        self._begun_ns = self.clock_ns()
         self._engine.begin(plan)
 
     def finish(self) -> StepResult:
         result = self._engine.finish()
-        self.steps.append((self._begun_ns, time.monotonic_ns() - self._begun_ns))
+        self.steps.append((self._begun_ns, self.clock_ns() - self._begun_ns))
         return result
 
     def close(self) -> None:
@@ -133,18 +141,61 @@ def run_slice(
     online: Sequence[Request],
     offline: Sequence[Request],
     window: tuple[float, float],
+    clock: ProcessorClock | None = None,
 ) -> Slice:
-    """`online` arrive as they say, from now on; `window` in seconds from now."""
+    """`online` arrive as they say, from now on; `window` in seconds from now. No clock: real time."""
     kept.steps.clear()
     gc.collect()  # of the slices before
-    start_ns = time.monotonic_ns()
+    start_ns = kept.clock_ns()
     found = Slice(*(start_ns + int(edge * SECOND) for edge in window))
-    loop = EngineLoop(kept, scheduler, observe=found.events.extend)
-    found.offline_left = asyncio.run(_serve(loop, start_ns, online, offline, window[1]))
+    if clock is None:
+        loop = EngineLoop(kept, scheduler, observe=found.events.extend)
+        found.offline_left = asyncio.run(_serve(loop, start_ns, online, offline, window[1]))
+    else:
+        found.offline_left = _step_by_step(kept, scheduler, clock, found, online, offline, window[1])
     found.busy_ns = sum(took_ns for begun_ns, took_ns in kept.steps if found.counts(begun_ns))
     if scheduler.policy.timing is not None:
         found.step_error = scheduler.policy.timing.steps.error.figures()
     return found
+
+
+def _step_by_step(
+    kept: Kept,
+    scheduler: Scheduler,
+    clock: ProcessorClock,
+    found: Slice,
+    online: Sequence[Request],
+    offline: Sequence[Request],
+    until_seconds: float,
+) -> int:
+    """As `_serve`, without a thread."""
+    start = clock.seconds()
+    start_ns = round(start * SECOND)
+    waited_for, rest = ({each.request_id for each in some} for some in (online, offline))
+
+    def observe(events: list[Event]) -> None:
+        found.events.extend(events)
+        for event in events:
+            if isinstance(event, Finished):
+                waited_for.discard(event.request_id)
+                rest.discard(event.request_id)
+
+    engine = LocalEngine(kept, scheduler, kept.clock_ns, observe)
+
+    def enter(request: Request) -> None:
+        engine.add(replace(request, arrival_ns=start_ns + request.arrival_ns))
+
+    arrivals = [
+        Arrival(start + each.arrival_ns / SECOND, partial(enter, each)) for each in (*offline, *online)
+    ]
+    end, over = start + until_seconds, start + until_seconds + DRAIN_SECONDS
+    drive(engine, arrivals, clock, lambda: clock.seconds() < end)
+    offline_left = len(rest)
+    drive(engine, (), clock, lambda: bool(waited_for) and clock.seconds() < over)
+    for request_id in (*waited_for, *rest):
+        scheduler.abort(request_id, kept.clock_ns())
+    engine.step()  # nobody is left: this tells of it
+    return offline_left
 
 
 async def _serve(
@@ -225,8 +276,10 @@ def open_engine() -> Engine:
 class Bench:
     """One engine, one rate of online requests, one set of targets; a slice at a time."""
 
-    def __init__(self, kept: Kept, warm_up: float, seconds: float, backlog: int) -> None:
-        self._kept = kept
+    def __init__(
+        self, kept: Kept, warm_up: float, seconds: float, backlog: int, clock: ProcessorClock | None = None
+    ) -> None:
+        self._kept, self._clock = kept, clock
         self._backlog = backlog
         self._window = (warm_up, warm_up + seconds)
         self._policies: dict[Contender, Policy] = {}
@@ -239,7 +292,7 @@ class Bench:
         offline = offline_requests(self._backlog if who.with_offline else 0, seed)
         config = config_of(who)
         policy = self._policies.setdefault(who, named(config))
-        found = run_slice(self._kept, Scheduler(config, policy), online, offline, self._window)
+        found = run_slice(self._kept, Scheduler(config, policy), online, offline, self._window, self._clock)
         if offline and not found.offline_left:
             raise SystemExit(f"{who.name} has done the whole backlog: give a larger --backlog")
         return figures(found, self.targets)
@@ -268,6 +321,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=6.0, help="counted in each slice")
     parser.add_argument("--warm-up", type=float, default=2.0, help="seconds before them")
     parser.add_argument("--backlog", type=int, default=200, help="offline requests of a slice")
+    parser.add_argument("--clock", choices=["wall", "processor"], default="wall", help="what time is")
     parser.add_argument("--only", nargs="+", help="contenders to run, such as 'echo 2x'")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     return parser.parse_args()
@@ -278,7 +332,11 @@ def main() -> None:
 
     args = parse()
     torch.set_num_threads(1)
-    bench = Bench(Kept(open_engine()), args.warm_up, args.seconds, args.backlog)
+    clock = ProcessorClock() if args.clock == "processor" else None
+    kept = (
+        Kept(open_engine()) if clock is None else Kept(open_engine(), lambda: round(clock.seconds() * SECOND))
+    )
+    bench = Bench(kept, args.warm_up, args.seconds, args.backlog, clock)
     bench.calibrate(args.load)
     alone = bench.set_targets(seeds=range(100, 103))
     print(f"{bench.rate:.2f} online requests/s; alone p99 TTFT / ITL", end=" ")

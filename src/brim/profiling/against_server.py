@@ -128,17 +128,34 @@ def check(client: Client, trace: Trace, make_setup: Callable[[], Setup]) -> Chec
     asks = asks_of(trace, secrets.token_hex(4))
     until = None if setup.measure_until_ns is None else setup.measure_until_ns / NANOSECONDS
     seconds = _run(client.drive(asks, until))
-    bare, hosted = simulate(trace, setup), simulate(trace, share.on(fresh()))
+    counts = {str(c): sum(r.task_class is c for r in trace.requests) for c in TaskClass}
+    return Check(share, beside(asks, seconds, trace, make_setup, share.on, share.request), seconds, counts)
+
+
+def beside(
+    asks: Sequence[Ask],
+    seconds: float,
+    trace: Trace,
+    make_setup: Callable[[], Setup],
+    host: Callable[[Setup], Setup],
+    request_seconds: float = 0.0,
+) -> tuple[Comparison, ...]:
+    """What came of the trace's requests in so many seconds, what is simulated, and what is on the `host`."""
+    setup = replace(make_setup(), exact=True)
+    bare, hosted = simulate(trace, setup), simulate(trace, host(replace(make_setup(), exact=True)))
     compared = []
     for task_class in TaskClass:
         if any(request.task_class is task_class for request in trace.requests):
             found = _measured(asks, task_class, setup, seconds)
-            columns = found, _simulated(bare, task_class, 0.0), _simulated(hosted, task_class, share.request)
+            columns = (
+                found,
+                _simulated(bare, task_class, 0.0),
+                _simulated(hosted, task_class, request_seconds),
+            )
             compared += [
                 Comparison(str(task_class), what, *(column[what] for column in columns)) for what in found
             ]
-    counts = {str(c): sum(r.task_class is c for r in trace.requests) for c in TaskClass}
-    return Check(share, tuple(compared), seconds, counts)
+    return tuple(compared)
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
@@ -277,16 +294,23 @@ def table(found: Check) -> list[str]:
     share = found.share
     low, high = _samples(share.unevenness).percentiles([0.05, 0.95])
     counts = " and ".join(f"{count} {name}" for name, count in found.requests.items() if count)
-    lines = [
+    return [
         f"{counts} requests in {found.seconds:.0f} s. Probed on the idle server, beyond the profile: "
         f"{1e3 * share.request:+.1f} ms a request, {1e3 * share.step:+.2f} ms a step, "
         f"{1e6 * share.sequence:+.0f} us a request in it; steps of {low:.2f} to {high:.2f} times "
         "their median (p5 to p95).",
         "",
-        "| | measured | profile alone | error | with the server's share | error |",
+        *rows(found.figures),
+    ]
+
+
+def rows(figures: Sequence[Comparison], hosted: str = "with the server's share") -> list[str]:
+    """The same, of the figures alone."""
+    lines = [
+        f"| | measured | profile alone | error | {hosted} | error |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for each in found.figures:
+    for each in figures:
         error, hosted_error = each.errors
         cells = [
             f"{each.task_class}, {each.what}" + ("" if each.what == TOKENS else ", ms"),

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
-from statistics import median
+from statistics import median, median_low
 from typing import NamedTuple, Protocol
 
 import brim
@@ -47,6 +47,10 @@ class Sizes(NamedTuple):
         """Tokens of its longest request."""
         return max(self.context, self.start + self.chunk)
 
+    def longer(self, tokens: int) -> Sizes:
+        """The same with chunks so much longer."""
+        return self._replace(chunk=self.chunk + tokens) if self.prompts else self
+
     def blocks(self, block_size: int) -> int:
         chunks = self.prompts * -(-(self.start + self.chunk) // block_size)
         return self.decodes * -(-self.context // block_size) + chunks
@@ -69,6 +73,12 @@ class Limits:
             and sizes.longest <= self.request_tokens
             and sizes.blocks(self.block_size) <= self.blocks
         )
+
+    def varied(self, sizes: Sizes, tokens: int) -> Sizes:
+        """Other sizes near these, with chunks `tokens` longer; a full step is always as large."""
+        other = sizes.longer(tokens)
+        fits = other.chunk > 1 and self.allow(other)
+        return other if fits and sizes.shape.new_tokens < self.tokens else sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,25 +171,40 @@ class Steps(Protocol):
 
 
 def timed_steps(
-    steps: Steps, sizes: Sequence[Sizes], repeats: int, *, done: Callable[[], None] = lambda: None
+    steps: Steps,
+    sizes: Sequence[Sizes],
+    repeats: int,
+    limits: Limits,
+    *,
+    done: Callable[[], None] = lambda: None,
 ) -> list[Timed]:
     """Times every step `repeats` times, after a round that warms the engine up; `done` hears of each step.
 
-    Rounds run the whole grid in changing order: a machine that gets slower makes all sizes slower alike.
-    Raises ConfigError where a step can't be run.
+    Rounds run the whole grid in changing order: a machine that gets slower makes all sizes slower alike. Each
+    round has chunks of other lengths, as prompts have: an engine may be slow at a number of tokens that it
+    has not seen lately (vLLM on a CPU makes oneDNN's primitives for it, and keeps 32). Raises ConfigError
+    where a step can't be run.
     """
-    steps.fill(max(each.blocks(steps.caps.block_size) for each in sizes))
+    rounds = [
+        {each: limits.varied(each, number - (repeats + 1) // 2) for each in sizes}
+        for number in range(repeats + 1)
+    ]
+    steps.fill(max(each.blocks(limits.block_size) for run in rounds for each in run.values()))
     took: dict[Sizes, list[tuple[StepShape, int]]] = {each: [] for each in sizes}
-    for round_number in range(repeats + 1):
-        for each in random.Random(round_number).sample(list(sizes), len(sizes)):
-            took[each].append(steps.took(each))
+    for number, run in enumerate(rounds):
+        for each in random.Random(number).sample(list(sizes), len(sizes)):
+            took[each].append(steps.took(run[each]))
             done()
     return [_timed(took[each][1:]) for each in sizes]
 
 
 def _timed(took: Sequence[tuple[StepShape, int]]) -> Timed:
-    shape, middle = took[-1][0], median(ns for _, ns in took)
+    shape, middle = _middle([shape for shape, _ in took]), median(ns for _, ns in took)
     return Timed(Row(shape, middle / 1e9), median(abs(ns - middle) for _, ns in took) / middle)
+
+
+def _middle(shapes: Sequence[StepShape]) -> StepShape:
+    return StepShape(*map(median_low, zip(*shapes, strict=True)))
 
 
 class EngineSteps:

@@ -53,6 +53,12 @@ def profile_of(journal: Journal, name: str) -> Profile:
     )
 
 
+def step_time_of(steps: Sequence[Step]) -> StepTime:
+    """Fitted to the mean times of steps of like size, with none held back and stalls counted."""
+    counts = _sizes(steps)
+    return fit_step_time(list(counts), lambda row: sqrt(counts[row]))
+
+
 def _without_stalls(steps: Sequence[Step]) -> list[Step]:
     """Those that took no more than many times what the median of all sizes says of them."""
     medians = {

@@ -25,6 +25,7 @@ class Measurement:
     steps: Steps
     sizes: tuple[Sizes, ...]
     repeats: int
+    limits: Limits
 
     @classmethod
     def of(cls, steps: Steps, grid: Grid, max_num_seqs: int, max_num_batched_tokens: int) -> Measurement:
@@ -32,7 +33,7 @@ class Measurement:
         limits = Limits(
             max_num_seqs, max_num_batched_tokens, caps.max_model_len, caps.num_blocks, caps.block_size
         )
-        return cls(steps, tuple(grid.sizes(limits)), grid.repeats)
+        return cls(steps, tuple(grid.sizes(limits)), grid.repeats, limits)
 
     def __post_init__(self) -> None:
         rows = [Row(sizes.shape, 0.0) for sizes in self.sizes]
@@ -52,7 +53,7 @@ class Measurement:
         """Times the steps and fits a profile to them; `done` hears of each step. Raises ConfigError."""
         caps = self.steps.caps
         memory, hardware = _memory(caps)
-        timed = timed_steps(self.steps, self.sizes, self.repeats, done=done)
+        timed = timed_steps(self.steps, self.sizes, self.repeats, self.limits, done=done)
         rows = [each.row for each in timed]
         step_time, found = fit(rows)
         largest = max(row.shape.new_tokens for row in rows)

@@ -100,7 +100,7 @@ class Observer:
         for name, count in num_tokens.items():
             request = self._scheduler.requests[name]
             computed = request.num_computed_tokens
-            if name.startswith(DECODE) and count == 1:
+            if count == 1:
                 decodes, context = decodes + 1, context + computed
             else:
                 chunks, tokens = chunks + 1, tokens + count

@@ -167,7 +167,7 @@ class Replica:
     def _run(self, plan: StepPlan) -> int:
         """When the machine is done with the step, in picoseconds."""
         tokens, context = len(plan.decodes), self._decodes.context(plan.step_id)
-        if plan.chunks:
+        if plan.chunks or not self._skip:  # only of an even machine is a step of decodes known from its line
             shape = self._machine.shape(plan.chunks, tokens, context)
             took_ps = self._machine.picoseconds(shape, tokens + len(plan.chunks))
             tokens = shape.new_tokens

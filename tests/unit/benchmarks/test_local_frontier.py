@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from benchmarks.clocks import ProcessorClock
 from benchmarks.frontier_figures import (
     SCALES,
     Contender,
@@ -103,11 +104,17 @@ def test_a_verdict_without_a_fixed_budget_to_compare_with() -> None:
     assert "no fixed budget" in verdict(line("echo 2x", 1, 0.9), 2.0, [line("bs 8", 100, 0.5)])
 
 
-def test_a_slice_counts_every_online_request_of_its_window(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("clock", [None, ProcessorClock()], ids=["wall", "processor"])
+def test_a_slice_counts_every_online_request_of_its_window(
+    clock: ProcessorClock | None, capsys: pytest.CaptureFixture[str]
+) -> None:
     window, who = (0.1, 0.4), Contender("echo 2x", "echo", 2.0)
     online = online_requests(40, window[1], SLO(ttft_ns=AMPLE_NS), 1)
-    kept = Kept(ScriptedEngine(SIZES["num_blocks"], SIZES["block_size"], max_model_len=1024))
-    ran = run_slice(kept, Scheduler(config_of(who)), online, offline_requests(20, 1), window)
+    engine = ScriptedEngine(SIZES["num_blocks"], SIZES["block_size"], max_model_len=1024)
+    kept = Kept(engine) if clock is None else Kept(engine, lambda: round(1e9 * clock.seconds()))
+    scheduler = Scheduler(config_of(who))
+    ran = run_slice(kept, scheduler, online, offline_requests(20, 1), window, clock)
+    assert len(scheduler) == 0
     ample, none = SLO(ttft_ns=AMPLE_NS, itl_ns=AMPLE_NS), SLO(ttft_ns=NONE_NS)
     result = figures(ran, [none, ample, ample])
     arrived = sum(request.arrival_ns >= window[0] * 10**9 for request in online)

@@ -114,6 +114,11 @@ def test_an_uneven_machine_is_as_late_as_was_seen_and_the_same_in_every_run() ->
     first, again = (_simulated(simulate(MIXED, share.on(on)), TaskClass.ONLINE, 0.0) for _ in range(2))
     assert first == again
     assert first["ITL p99"] > even["ITL p99"]
+    alone = trace(asked(0, 8, 20))
+    twice = _simulated(simulate(alone, replace(share, unevenness=(2.0,)).on(on)), TaskClass.ONLINE, 0.0)
+    once = _simulated(simulate(alone, on), TaskClass.ONLINE, 0.0)
+    assert once["ITL p50"] is not None
+    assert twice["ITL p50"] == pytest.approx(2 * once["ITL p50"], rel=0.01)  # steps of decodes are uneven too
     shape, machine_of = StepShape(3, 0, 3, 50), share.on(on).machine
     ratios = [machine_of.picoseconds(shape, 3) / on.machine.picoseconds(shape, 3) for _ in range(400)]
     assert set(ratios) == {1.0, 2.0}

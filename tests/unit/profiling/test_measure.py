@@ -143,20 +143,36 @@ def test_steps_read_only_what_was_written_and_have_the_sizes_they_are_timed_for(
         begin(plan)
 
     engine.begin = watched  # type: ignore[method-assign]
-    timed = timed_steps(EngineSteps(engine, iter(range(10**6)).__next__), several, 2)
+    limits = Limits(requests=16, tokens=10_000, request_tokens=200, blocks=80, block_size=16)
+    timed = timed_steps(EngineSteps(engine, iter(range(10**6)).__next__), several, 2, limits)
     assert [each.row.shape for each in timed] == [each.shape for each in several]
     measured = seen[-3 * len(several) :]  # before them the cache is filled
-    assert sorted(measured) == sorted(3 * [each.shape for each in several])
+    assert sorted(measured) == sorted(
+        limits.varied(each, tokens).shape for each in several for tokens in (-1, 0, 1)
+    )
 
 
 def test_every_round_times_every_step_in_an_order_of_its_own() -> None:
     engine = TimedEngine()
-    sizes = QUICK.sizes(Limits(256, 2048, 8192, 16384, 16))
-    timed_steps(engine.steps(), sizes, 3)
+    limits = Limits(256, 2048, 8192, 16384, 16)
+    sizes = QUICK.sizes(limits)
+    timed_steps(engine.steps(), sizes, 3, limits)
     shapes = engine.shapes[-4 * len(sizes) :]
     rounds = [tuple(shapes[at : at + len(sizes)]) for at in range(0, len(shapes), len(sizes))]
-    assert all(sorted(each) == sorted(size.shape for size in sizes) for each in rounds)
-    assert len(set(rounds)) == 4
+    for tokens, found in zip((-2, -1, 0, 1), rounds, strict=True):
+        assert sorted(found) == sorted(limits.varied(size, tokens).shape for size in sizes)
+    assert [tuple(sorted(found)) == found for found in rounds] == [False] * 4
+
+
+def test_chunks_vary_within_the_limits_and_full_steps_and_decodes_do_not() -> None:
+    limits = Limits(requests=8, tokens=64, request_tokens=48, blocks=8, block_size=16)
+    some, full, decodes = Sizes(2, 16, 1, 30, 0), Sizes(4, 16, 2, 30, 0), Sizes(4, 16, 0, 0, 0)
+    assert limits.varied(some, 2) == some._replace(chunk=32)
+    assert limits.varied(some, -2) == some._replace(chunk=28)
+    assert limits.varied(Sizes(0, 0, 1, 48, 0), 1).chunk == 48  # a request may have no more
+    assert limits.varied(Sizes(0, 0, 1, 2, 0), -1).chunk == 2  # a chunk of one token is a decode
+    assert limits.varied(full, -2) == full
+    assert limits.varied(decodes, 2) == decodes
 
 
 def test_blocks_are_counted_as_they_are_taken() -> None:
