@@ -75,7 +75,7 @@ def test_the_late_get_the_pace_and_no_more():
     rule = timing(tpot=50)
     rule.watch.dues.start("d", 1, -1)  # a token in hand: 100 ms
     assert tokens(rule, prompt(200, None)) == 89
-    assert tokens(rule, prompt(200, 20)) == 34
+    assert tokens(rule, prompt(200, 20)) == 37
     assert tokens(rule, prompt(20, 31), prompt(200, 5)) == 20
     assert tokens(timing(tpot=9), prompt(200, 5)) == 7  # nothing keeps such a pace: as ever
     assert tokens(timing(), prompt(200, 5)) == 1000

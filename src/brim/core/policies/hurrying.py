@@ -31,7 +31,8 @@ class FirstTokens:
     - the first prompt as a whole, where it would be late in chunks and is not in one, and those who decode
       can make good for it (`DueTimes.least_for_first_tokens`);
     - of the prompts behind it no more than lets it be in time;
-    - of those that are late already no more than the pace of those who decode.
+    - of those that are late already up to just under the pace of those who decode: at 0.9 of it prompts pile up
+      where steps are long, and at all of it answers end a little late.
 
     In every step of `turn_steps` the one that has waited longest goes first, so that in an overload without
     end the late ones get a part of the time as well.
@@ -79,7 +80,7 @@ class FirstTokens:
                 break
             late = self.is_late(timing, step, prompt)
             if late and (pace_ns := timing.watch.dues.least_pace_ns()) is not None:
-                limit_ns = min(limit_ns or pace_ns, pace_ns * 9 // 10)
+                limit_ns = min(limit_ns or pace_ns, pace_ns * 97 // 100)
             room = min(prompt.num_tokens, tokens - used)
             chunk = room if limit_ns is None else largest_chunk(predict, shape, prompt.start, room, limit_ns)
             used += chunk
