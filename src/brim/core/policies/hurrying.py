@@ -31,8 +31,8 @@ class FirstTokens:
     - the first prompt as a whole, where it would be late in chunks and is not in one, and those who decode
       can make good for it (`DueTimes.least_for_first_tokens`);
     - of the prompts behind it no more than lets it be in time;
-    - of those that are late already up to just under the pace of those who decode: at 0.9 of it prompts pile up
-      where steps are long, and at all of it answers end a little late.
+    - of those that are late already up to just under the pace of those who decode: at 0.9 of it prompts pile
+      up where steps are long, and at all of it answers end a little late.
 
     In every step of `turn_steps` the one that has waited longest goes first, so that in an overload without
     end the late ones get a part of the time as well.
