@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import random
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -131,12 +132,13 @@ class Run:
         self._coming = deque(self._chats)
         self._lines = enumerate(lines_of(1, scale) if way.batch else ())
         self._num_lines = 0  # with the engine
+        self._day = 0.0  # of the start
         self._finished: list[float] = []
         self._busy = 0.0
 
     def row(self) -> Row:
         self._let_in(-1.0)  # before the clock runs: so many prompts take a while to be hashed
-        start = self._clock.seconds()
+        start, self._day = self._clock.seconds(), time.time()
         unfinished = set(self._chats)
         until = max(chat.at for chat in self._chats.values()) + GRACE_SECONDS
         while unfinished and (now := self._clock.seconds() - start) < until:
@@ -155,7 +157,7 @@ class Run:
         while self._coming and self._chats[self._coming[0]].at <= now:
             name = self._coming.popleft()
             chat = self._chats[name]
-            self._add(name, chat.prompt, chat.max_tokens, {}, 0)
+            self._add(name, chat.prompt, chat.max_tokens, {}, 0, self._day + chat.at)
         while self._num_lines < self._way.at_a_time:
             number, prompt = next(self._lines, (None, None))
             if prompt is None:
@@ -165,14 +167,22 @@ class Run:
             self._num_lines += 1
 
     def _add(
-        self, name: str, prompt: list[int], tokens: int, facts: Mapping[str, Any], priority: int
+        self,
+        name: str,
+        prompt: list[int],
+        tokens: int,
+        facts: Mapping[str, Any],
+        priority: int,
+        arrival_time: float | None = None,  # while a step ran: a server's front end takes it then
     ) -> None:
         from vllm import SamplingParams
 
         params = SamplingParams(
             temperature=0.0, max_tokens=tokens, ignore_eos=True, extra_args=dict(facts) or None
         )
-        self._engine.add_request(name, {"prompt_token_ids": prompt}, params, priority=priority)
+        self._engine.add_request(
+            name, {"prompt_token_ids": prompt}, params, arrival_time=arrival_time, priority=priority
+        )
 
     def _take(self, output: Any, at: float, unfinished: set[str]) -> None:
         name = output.request_id
