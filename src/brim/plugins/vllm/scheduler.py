@@ -80,7 +80,7 @@ class BrimScheduler(AsyncScheduler):
         try:
             output = super().schedule(*args, **kwargs)
         finally:
-            vars(self).pop(_LEVER, None)
+            self.__dict__.pop(_LEVER, None)
         plan = self._brim.guarded(self._take_in, output, now_ns)
         self._brim.launched(output, plan, runs=output.total_num_scheduled_tokens > 0)
         return output
@@ -144,7 +144,7 @@ class BrimScheduler(AsyncScheduler):
         orders = self._brim.order(now_ns, waiting, paused=compat.paused(self))
         if orders is not None:
             if orders.tokens:
-                vars(self)[_LEVER] = self._fewer(orders.tokens)
+                self.__dict__[_LEVER] = self._fewer(orders.tokens)
             self.waiting.let_in(self._with_room_for_adapters(orders.admit))
 
     def _fewer(self, orders: Mapping[str, int]) -> Callable[[compat.Request, int, int], int]:
