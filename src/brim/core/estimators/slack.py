@@ -160,10 +160,13 @@ class Slack:
         odd number of such turns ends on the safe side. As long as hardly any came half of the target is for
         their prompts.
         """
+        most = self.arrivals.prompt_tokens(ttft_ns, step.now_ns)
+        chunk_tokens = self._chunk_tokens(decodes, most)  # fewer come in chunks as large, or in a single one
         wait_ns = ttft_ns
         for _ in range(3):
             tokens = self.arrivals.prompt_tokens(wait_ns, step.now_ns)
-            wait_ns = max(ttft_ns - self.prefill_ns(decodes, tokens, attention_pairs(tokens)), 0)
+            work_ns = self._work_ns(decodes, tokens, attention_pairs(tokens), chunk_tokens)
+            wait_ns = max(ttft_ns - work_ns, 0)
         if self.arrivals.few:
             wait_ns = min(wait_ns, ttft_ns // 2)
         return step.now_ns + wait_ns - step.start_ns
@@ -185,10 +188,6 @@ class Slack:
                 later_ns = self._work_ns(decodes, until_then, pairs * until_then // tokens, chunk_tokens)
             yield _Bound(prompt.due_ns - step.start_ns - later_ns, prompt.request_id)
 
-    def prefill_ns(self, decodes: StepShape, tokens: int, pairs: int) -> int:
-        """What so many prompt tokens take, beside these decodes, in chunks that the decodes can bear."""
-        return self._work_ns(decodes, tokens, pairs, self._chunk_tokens(decodes, tokens))
-
     def _chunk_tokens(self, decodes: StepShape, most: int) -> int:
         """Prompt tokens of each step to come: what the pace of those that decode allows.
 
@@ -199,6 +198,7 @@ class Slack:
         return most if pace_ns is None else largest_chunk(self._predict, decodes, 0, most, pace_ns) or most
 
     def _work_ns(self, decodes: StepShape, tokens: int, pairs: int, chunk_tokens: int) -> int:
+        """What so many prompt tokens take in such chunks, beside these decodes."""
         # time is linear in the pairs: full chunks of the mean number of pairs take as long as the real ones
         steps, rest = divmod(tokens, chunk_tokens)
         pairs_each = pairs * chunk_tokens // tokens

@@ -23,13 +23,10 @@ class FreeBlocks:
         self._eviction = eviction
         self._known = known
         self._plain: OrderedDict[int, Any] = OrderedDict((block.block_id, block) for block in blocks)
+        self.num_free_blocks = len(self._plain)  # vLLM asks for every request in every step
         self._ranked: dict[int, Any] = {}
         self._faces: dict[int, Block] = {}  # of each block that was ever ranked, as the rule knows it
         self._contents: set[Any] = set()
-
-    @property
-    def num_free_blocks(self) -> int:
-        return len(self._plain) + len(self._ranked)
 
     def wanted_among(self, count: int) -> int:
         """Of the next so many to go, how many have a content that somebody waits for."""
@@ -43,12 +40,14 @@ class FreeBlocks:
             block = self._ranked.pop(face.block_id)
             self._contents.remove(face.block_hash)
         self.online.discard(block.block_id)
+        self.num_free_blocks -= 1
         return block
 
     def popleft_n(self, n: int) -> list[Any]:
         return [self.popleft() for _ in range(n)]
 
     def remove(self, block: Any) -> None:
+        self.num_free_blocks -= 1
         if self._plain.pop(block.block_id, None) is None:
             del self._ranked[block.block_id]
             face = self._faces[block.block_id]
@@ -56,6 +55,7 @@ class FreeBlocks:
             self._eviction.discard(face)
 
     def append(self, block: Any) -> None:
+        self.num_free_blocks += 1
         content = None if block.block_hash is None else content_of(block.block_hash)
         if content not in self._known or content in self._contents:
             self._plain[block.block_id] = block
@@ -74,6 +74,7 @@ class FreeBlocks:
             self.append(block)
 
     def prepend_n(self, blocks: Sequence[Any]) -> None:
+        self.num_free_blocks += len(blocks)
         for block in reversed(blocks):
             self._plain[block.block_id] = block
             self._plain.move_to_end(block.block_id, last=False)

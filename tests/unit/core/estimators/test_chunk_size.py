@@ -38,3 +38,18 @@ def test_two_tokens_may_fit_where_one_does_not():
     assert predict(with_chunk(others, 1, start)) > limit_ns
     assert largest_chunk(predict, others, start, 1, limit_ns) == 0
     assert largest_chunk(predict, others, start, 9, limit_ns) == 2
+
+
+@given(
+    fewer=st.integers(1, 40),
+    more=st.integers(0, 40),
+    start=st.integers(0, 40),
+    decodes=st.integers(0, 9),
+    limit_ns=st.integers(0, 20_000),
+)
+def test_fewer_tokens_come_in_chunks_as_large_or_in_a_single_one(fewer, more, start, decodes, limit_ns):
+    """Where no chunk fits, all come at once."""
+    others, most = StepShape(decodes, 0, decodes, 20 * decodes), fewer + more
+    chunk_of_most = largest_chunk(predict, others, start, most, limit_ns) or most
+    chunk = largest_chunk(predict, others, start, fewer, limit_ns) or fewer
+    assert chunk == min(chunk_of_most, fewer)
