@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
-from brim.core.hosted import HostedScheduler, Orders
+from brim.core.hosted import HostedScheduler
 from brim.core.plan import StepPlan
 from brim.plugins.hosting import Hosting
 from brim.plugins.vllm import compat, settings, views
 from brim.plugins.vllm.host import VllmHost
 
 logger = logging.getLogger(__name__)
+
+_LEVER = "_reserve_prefill_lookahead"
 
 
 class BrimScheduler(AsyncScheduler):
@@ -29,7 +31,6 @@ class BrimScheduler(AsyncScheduler):
     waiting: Any  # vLLM's
     max_num_scheduled_tokens: int  # vLLM's
     _brim = Hosting()  # each has its own; vLLM's tests make some without `__init__`
-    _orders = Orders()  # for the coming step
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -79,7 +80,7 @@ class BrimScheduler(AsyncScheduler):
         try:
             output = super().schedule(*args, **kwargs)
         finally:
-            self._orders = Orders()
+            self.__dict__.pop(_LEVER, None)
         plan = self._brim.guarded(self._take_in, output, now_ns)
         self._brim.launched(output, plan, runs=output.total_num_scheduled_tokens > 0)
         return output
@@ -100,16 +101,6 @@ class BrimScheduler(AsyncScheduler):
         super()._preempt_request(request, *args, **kwargs)
         if self._brim.scheduler is not None:
             self._host.preempted(request.request_id)
-
-    def _reserve_prefill_lookahead(
-        self, request: compat.Request, num_computed_tokens: int, num_new_tokens: int
-    ) -> int:
-        """vLLM asks it last of all how many tokens a request may run: the place to say fewer."""
-        tokens = super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
-        most = self._orders.tokens.get(request.request_id)
-        if most is None or tokens <= most or 0 < request.num_tokens - num_computed_tokens <= most:
-            return tokens  # what exceeds the known tokens are guesses: they run with the last of these
-        return self._whole_items(request, num_computed_tokens, most)
 
     # ---- what the operator calls -----------------------------------------------------------------------
 
@@ -152,8 +143,25 @@ class BrimScheduler(AsyncScheduler):
         waiting = (request.request_id for request in self.waiting)
         orders = self._brim.order(now_ns, waiting, paused=compat.paused(self))
         if orders is not None:
-            self._orders = orders
+            if orders.tokens:
+                self.__dict__[_LEVER] = self._fewer(orders.tokens)
             self.waiting.let_in(self._with_room_for_adapters(orders.admit))
+
+    def _fewer(self, orders: Mapping[str, int]) -> Callable[[compat.Request, int, int], int]:
+        """What vLLM asks last of all how many tokens a request may run, with orders to run fewer.
+
+        It stands in place of vLLM's own in this one step: most steps have few orders, and all who run ask.
+        """
+        vllms_own, order = super()._reserve_prefill_lookahead, orders.get
+
+        def reserve(request: compat.Request, num_computed_tokens: int, num_new_tokens: int) -> int:
+            tokens: int = vllms_own(request, num_computed_tokens, num_new_tokens)
+            most = order(request.request_id)
+            if most is None or tokens <= most or 0 < request.num_tokens - num_computed_tokens <= most:
+                return tokens  # what exceeds the known tokens are guesses: they run with the last of these
+            return self._whole_items(request, num_computed_tokens, most)
+
+        return reserve
 
     def _with_room_for_adapters(self, request_ids: Sequence[str]) -> list[str]:
         """vLLM counts the adapters of those that run in a step: who sits it out needs a place as well."""
