@@ -150,7 +150,7 @@ class Slack:
         yield from self._prompt_bounds(step, decodes)
         ttft_ns = self.arrivals.ttft_ns if step.held_back else None
         if ttft_ns is not None:
-            shortest_ns = _WORTH_WHILE * self._expect(StepShape(1))
+            shortest_ns = _WORTH_WHILE * self._predict(StepShape(1))
             yield _Bound(max(self._until_arrivals(step, decodes, ttft_ns), shortest_ns), None)
 
     def _until_arrivals(self, step: OnlineStep, decodes: StepShape, ttft_ns: int) -> int:
