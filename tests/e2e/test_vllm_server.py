@@ -59,8 +59,9 @@ class VllmServer:
 
     def start(self) -> None:
         with self._log.open("ab") as log:
+            # a group and no session: Linux shares cores by session, and a busy server's starved the tests' own
             self._process = subprocess.Popen(
-                self._command, env=self._env, stdout=log, stderr=log, start_new_session=True
+                self._command, env=self._env, stdout=log, stderr=log, process_group=0
             )
         end = time.monotonic() + START_SECONDS
         while not self._healthy():
@@ -106,7 +107,7 @@ class VllmServer:
 def environment(folder: Path) -> dict[str, str]:
     paths = [str(ROOT / "src")]
     if not any(each.name == "brim" for each in entry_points(group="vllm.endpoint_plugins")):
-        paths.append(str(metadata(folder)))
+        paths.insert(0, str(metadata(folder)))  # before what an older install may have left in src
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith(("BRIM_", "VLLM_"))},
         "PYTHONPATH": os.pathsep.join(paths),

@@ -148,7 +148,7 @@ def started(host: Host, log: Path, *flags: str, **environment: str) -> Iterator[
             env={**os.environ, **ENVIRONMENT, **environment, "PYTHONPATH": os.pathsep.join(paths)},
             stdout=written,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            process_group=0,
         )
     try:
         yield process
