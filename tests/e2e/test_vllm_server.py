@@ -59,7 +59,7 @@ class VllmServer:
 
     def start(self) -> None:
         with self._log.open("ab") as log:
-            # a group and no session: Linux shares cores by session, and a busy server's starved the tests' own
+            # its own group, our session: Linux shares cores by session, and a busy server starved the tests
             self._process = subprocess.Popen(
                 self._command, env=self._env, stdout=log, stderr=log, process_group=0
             )

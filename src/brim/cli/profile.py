@@ -250,6 +250,8 @@ def _measured(profile: Profile, path: Path) -> list[str]:
     ]
     lines += [row(f"  {kind}", errors) for kind, errors in fit.by_kind.items()]
     told = [f"largest error: {fit.largest_misfit}", *profile.notes]
+    if profile.unevenness is not None:
+        told.append(f"Steps of one size take {profile.unevenness}.")
     return [*lines, *told, f"{path}: give it as --profile {path}"]
 
 
@@ -315,6 +317,8 @@ def _figures(profile: Profile) -> dict[str, str]:
     if profile.fit:
         figures["error on sizes held back"] = f"{profile.fit.held_back.mape:.1%}"
         figures["largest error"] = profile.fit.largest_misfit
+    if profile.unevenness is not None:
+        figures["steps of one size"] = str(profile.unevenness)
     for batch in (1, 32, 256):
         figures[f"decode step, {batch} x 500 tokens"] = milliseconds(StepShape(batch, 0, batch, 500 * batch))
     for tokens in (512, 2048):

@@ -17,6 +17,7 @@ from brim.core.estimators.response_length import AtMost, History, ResponseLength
 from brim.core.policies.named import named
 from brim.core.request import TaskClass
 from brim.profiles.loader import Profile, load
+from brim.profiles.unevenness import EVEN
 from brim.simulation.lengths import Oracle, anchored
 from brim.simulation.machine import Machine
 from brim.simulation.run import Setup
@@ -239,6 +240,7 @@ class Options:
                 profile.target_forward_tokens,
                 round(self.step_overhead_us * _US_PS),
                 round(self.step_overhead_per_sequence_us * _US_PS),
+                profile.unevenness or EVEN,
             ),
             named(config, self._predictor(trace), profile.step_time),
             self._targets(),

@@ -10,6 +10,7 @@ from brim.core.estimators.response_length import History
 from brim.core.estimators.step_time import StepTime
 from brim.core.policies.named import named
 from brim.profiles.loader import Profile, load
+from brim.profiles.unevenness import EVEN
 from brim.simulation.cluster.routing import routing
 from brim.simulation.cluster.setup import ClusterSetup, Pool
 from brim.simulation.machine import Machine
@@ -72,7 +73,8 @@ def cluster(kind: Kind, load: Load, aim: Aim, replicas: int) -> ClusterSetup:
     profile = kind.load()
     kv_tokens = kind.kv_tokens or profile.kv_tokens()
     capacity = kv_tokens // BLOCK_SIZE * BLOCK_SIZE
-    machine = Machine(scaled(profile.step_time, kind.slower), profile.target_forward_tokens)
+    step_time = scaled(profile.step_time, kind.slower)
+    machine = Machine(step_time, profile.target_forward_tokens, unevenness=profile.unevenness or EVEN)
     config = SchedulerConfig(
         num_blocks=kv_tokens // BLOCK_SIZE,
         block_size=BLOCK_SIZE,

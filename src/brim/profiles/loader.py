@@ -16,6 +16,7 @@ from typing import Any, Literal
 from brim.core.errors import ConfigError
 from brim.core.estimators.step_time import StepTime
 from brim.profiles.reading import read
+from brim.profiles.unevenness import Unevenness
 
 FORMAT = 1
 FOLDER = Path(__file__).parent
@@ -30,6 +31,7 @@ UNITS = {
     "memory": "bytes over all GPUs of the replica",
     "target_forward_tokens": "tokens of the smallest step that reaches 95 % of the peak tokens/s, over steps"
     " as large as were measured, at most 8192 tokens",
+    "unevenness": "shares[i] of all steps take at most times[i] times what step_time says; null: not known",
 }
 
 
@@ -99,7 +101,8 @@ class Memory:
 class Profile:
     """`kind` tells a fit to measurements from an analytic roofline; say so wherever its figures are shown.
 
-    The `source` of a fit to whole steps of an engine begins with "measured".
+    The `source` of a fit to whole steps of an engine begins with "measured". Without `unevenness` steps are
+    taken as even.
     """
 
     name: str
@@ -114,6 +117,7 @@ class Profile:
     fit: Fit | None
     memory: Memory
     target_forward_tokens: int
+    unevenness: Unevenness | None = None
 
     @property
     def kv_bytes_per_token(self) -> int:

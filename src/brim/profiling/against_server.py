@@ -8,21 +8,20 @@ alone, and with the server's share.
 from __future__ import annotations
 
 import asyncio
-import random
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from math import sqrt
 from statistics import median, pvariance
 from typing import Any, NamedTuple, TypeVar
 
-from brim.core.estimators.step_time import StepShape, StepTime
+from brim.core.estimators.step_time import StepTime
 from brim.core.request import TaskClass
 from brim.metrics.samples import Samples
 from brim.profiles.loader import Profile
+from brim.profiles.unevenness import EVEN, Unevenness
 from brim.profiling.load_client import Ask, Client, asks_of, failure
-from brim.simulation.machine import Machine
 from brim.simulation.results import summary
 from brim.simulation.run import Run, Setup, simulate
 from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest
@@ -45,18 +44,17 @@ class Share:
     request: float  # of every request, once
     step: float
     sequence: float  # of every request in a step
-    unevenness: tuple[float, ...] = (1.0,)  # what steps take over their median, as often as each was seen
+    unevenness: Unevenness = EVEN  # over the median
 
     def on(self, setup: Setup) -> Setup:
         machine = setup.machine
-        hosted = UnevenMachine(
-            machine.step_time,
-            machine.target_forward_tokens,
-            machine.overhead_ps + self._step_ps(machine.step_time),
-            machine.per_sequence_ps + round(self.sequence * PICOSECONDS),
-            self.unevenness,
+        hosted = replace(
+            machine,
+            overhead_ps=machine.overhead_ps + self._step_ps(machine.step_time),
+            per_sequence_ps=machine.per_sequence_ps + round(self.sequence * PICOSECONDS),
+            unevenness=self.unevenness,
         )
-        return replace(setup, machine=hosted, skip=False)
+        return replace(setup, machine=hosted)
 
     def _step_ps(self, step_time: StepTime) -> int:
         """No step takes less than no time."""
@@ -73,23 +71,8 @@ class Share:
             constant_ps=step_time.constant_ps + self._step_ps(step_time),
             per_decode_ps=step_time.per_decode_ps + round(self.sequence * PICOSECONDS),
         )
-        note = f"With the server's share, probed on the idle server: {tell} a decode."
-        return replace(profile, step_time=served, notes=(*profile.notes, note))
-
-
-@dataclass(frozen=True, slots=True)
-class UnevenMachine(Machine):
-    """Each step takes as many times longer as one of `ratios` says, drawn in the same order in every run.
-
-    A scheduler that leaves room for late steps leaves none on a machine that is never late.
-    """
-
-    ratios: tuple[float, ...] = (1.0,)
-    draw: random.Random = field(default_factory=lambda: random.Random(0), compare=False)
-
-    def picoseconds(self, shape: StepShape, num_sequences: int) -> int:
-        even = Machine.picoseconds(self, shape, num_sequences)
-        return round(even * self.draw.choice(self.ratios))
+        note = f"With the server's share, probed on the idle server: {tell} a decode; as uneven as there."
+        return replace(profile, step_time=served, notes=(*profile.notes, note), unevenness=self.unevenness)
 
 
 class Comparison(NamedTuple):
@@ -184,7 +167,7 @@ async def _probe(client: Client, trace: Trace, fresh: Callable[[], Setup]) -> Sh
     share = _share(fresh, prompt, several, ttft, gap, _median_gap(together))
     one_each_round = together[::several]  # all of a round have the same steps
     both = (unevenness([ask.gaps(0.0) for ask in asks]) for asks in (alone, one_each_round))
-    return replace(share, unevenness=tuple(chain(*both)))
+    return replace(share, unevenness=Unevenness.of(chain(*both)))
 
 
 async def _sent(client: Client, prompt: int, count: int) -> list[Ask]:
@@ -292,13 +275,11 @@ def _error(value: float | None, measured: float | None) -> float | None:
 def table(found: Check) -> list[str]:
     """In Markdown; milliseconds and tokens/s."""
     share = found.share
-    low, high = _samples(share.unevenness).percentiles([0.05, 0.95])
     counts = " and ".join(f"{count} {name}" for name, count in found.requests.items() if count)
     return [
         f"{counts} requests in {found.seconds:.0f} s. Probed on the idle server, beyond the profile: "
         f"{1e3 * share.request:+.1f} ms a request, {1e3 * share.step:+.2f} ms a step, "
-        f"{1e6 * share.sequence:+.0f} us a request in it; steps of {low:.2f} to {high:.2f} times "
-        "their median (p5 to p95).",
+        f"{1e6 * share.sequence:+.0f} us a request in it; steps take {share.unevenness}.",
         "",
         *rows(found.figures),
     ]

@@ -11,6 +11,7 @@ from statistics import median
 from brim.core.errors import ConfigError
 from brim.core.estimators.step_time import StepShape, StepTime
 from brim.profiles.loader import Fit, Memory, Profile, PublishedCapacity
+from brim.profiles.unevenness import Unevenness
 from brim.profiling.fitting import Row, errors, fit_step_time
 from brim.workloads.journals import Journal, Step
 
@@ -50,6 +51,7 @@ def profile_of(journal: Journal, name: str) -> Profile:
         fit=Fit(errors(step_time, seen), errors(step_time, unseen), by_kind, _worst(step_time, sizes)),
         memory=_memory(journal),
         target_forward_tokens=step_time.target_forward_tokens(largest=largest),
+        unevenness=Unevenness.of(step.took_ns / 1e9 / step_time.seconds(step.shape) for step in usual),
     )
 
 

@@ -7,19 +7,22 @@ from dataclasses import dataclass
 
 from brim.core.estimators.step_time import StepShape, StepTime, attention_pairs, shape_of
 from brim.core.plan import Chunk
+from brim.profiles.unevenness import EVEN, Unevenness
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
     """`overhead_ps` is the host's time for each step, `per_sequence_ps` for each request in it.
 
-    `target_forward_tokens` is the step that fills its compute.
+    `target_forward_tokens` is the step that fills its compute. What it says a step takes is the usual: a
+    replica makes each longer or shorter by the `unevenness`.
     """
 
     step_time: StepTime
     target_forward_tokens: int
     overhead_ps: int = 0
     per_sequence_ps: int = 0
+    unevenness: Unevenness = EVEN
 
     def picoseconds(self, shape: StepShape, num_sequences: int) -> int:
         return self.step_time.picoseconds(shape) + self.overhead_ps + self.per_sequence_ps * num_sequences

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -57,7 +58,8 @@ class Replica:
     steps are under way. The machine runs one step after the other. Its time is in picoseconds, so that
     the end of a step does not depend on how the steps before were taken; the scheduler is told whole
     nanoseconds. With `skip`, a quiet stretch is taken in at once, as far as nothing else is due before
-    its end; that needs depth 1. `stopwatch` reads the real time in seconds.
+    its end; that needs depth 1, and steps that are even. `stopwatch` reads the real time in seconds. Uneven
+    steps are drawn in the same order in every run of the same `number`.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Replica:
         *,
         depth: int = 1,
         skip: bool = True,
+        number: int = 0,
     ) -> None:
         self.scheduler = scheduler
         self.meter = Meter(scheduler.kv)
@@ -81,7 +84,9 @@ class Replica:
         self._listener = listener
         self._stopwatch = stopwatch
         self._depth = depth
-        self._skip = skip and depth == 1
+        self._even = machine.unevenness.negligible
+        self._draw = random.Random(number).random
+        self._skip = skip and depth == 1 and self._even
         self._decodes = Decodes(truth)
         self._lines: dict[int, tuple[int, int]] = {}  # of `Machine.line`
         self._inbox: list[Request] = []
@@ -169,7 +174,7 @@ class Replica:
         tokens, context = len(plan.decodes), self._decodes.context(plan.step_id)
         if plan.chunks or not self._skip:  # only of an even machine is a step of decodes known from its line
             shape = self._machine.shape(plan.chunks, tokens, context)
-            took_ps = self._machine.picoseconds(shape, tokens + len(plan.chunks))
+            took_ps = self._unevenly(self._machine.picoseconds(shape, tokens + len(plan.chunks)))
             tokens = shape.new_tokens
         else:
             fixed, per_context = self._line(tokens)
@@ -177,6 +182,9 @@ class Replica:
         self._free_ps = max(self._free_ps, self._clock.now_ns * PICOSECONDS) + took_ps
         self.meter.steps(1, tokens, took_ps, self._free_ps)
         return self._free_ps
+
+    def _unevenly(self, usual_ps: int) -> int:
+        return usual_ps if self._even else round(usual_ps * self._machine.unevenness.at(self._draw()))
 
     def _line(self, num_decodes: int) -> tuple[int, int]:
         if num_decodes not in self._lines:

@@ -10,10 +10,10 @@ from statistics import median, pstdev
 
 import pytest
 
-from brim.core.estimators.step_time import StepShape
 from brim.core.events import Event, QuietSteps, Tokens
 from brim.core.request import TaskClass
 from brim.profiles.loader import load
+from brim.profiles.unevenness import Unevenness
 from brim.profiling.against_server import (
     Check,
     Comparison,
@@ -107,22 +107,11 @@ def test_the_unevenness_of_steps_is_told_from_that_of_their_delivery(step_noise:
     assert unevenness([[0.0] * 31]) == (1.0,)
 
 
-def test_an_uneven_machine_is_as_late_as_was_seen_and_the_same_in_every_run() -> None:
-    on = setup(exact=True)
-    share = Share(0.0, 0.0, 0.0, unevenness=(1.0, 1.0, 1.0, 2.0))
-    even = _simulated(simulate(MIXED, on), TaskClass.ONLINE, 0.0)
-    first, again = (_simulated(simulate(MIXED, share.on(on)), TaskClass.ONLINE, 0.0) for _ in range(2))
-    assert first == again
-    assert first["ITL p99"] > even["ITL p99"]
-    alone = trace(asked(0, 8, 20))
-    twice = _simulated(simulate(alone, replace(share, unevenness=(2.0,)).on(on)), TaskClass.ONLINE, 0.0)
-    once = _simulated(simulate(alone, on), TaskClass.ONLINE, 0.0)
-    assert once["ITL p50"] is not None
-    assert twice["ITL p50"] == pytest.approx(2 * once["ITL p50"], rel=0.01)  # steps of decodes are uneven too
-    shape, machine_of = StepShape(3, 0, 3, 50), share.on(on).machine
-    ratios = [machine_of.picoseconds(shape, 3) / on.machine.picoseconds(shape, 3) for _ in range(400)]
-    assert set(ratios) == {1.0, 2.0}
-    assert 60 < ratios.count(2.0) < 140
+def test_the_servers_unevenness_is_simulated_and_kept_in_the_profile() -> None:
+    uneven = Unevenness.of([1.0] * 3 + [2.0])
+    share = Share(0.0, 0.0, 0.0, uneven)
+    assert share.on(setup()).machine.unevenness == uneven
+    assert share.within(load("h100-llama-3-8b")).unevenness == uneven
 
 
 def test_a_profile_with_the_servers_share_takes_as_long_as_the_machine_that_has_it() -> None:
@@ -149,7 +138,7 @@ def test_the_table_tells_both_errors() -> None:
     )
     lines = table(Check(Share(0.003, 0.001, 2e-5), figures, 61.4, {"online": 5, "offline": 0}))
     assert lines[0].startswith("5 online requests in 61 s.")
-    assert "+3.0 ms a request, +1.00 ms a step, +20 us a request in it; steps of 1.00 to 1.00" in lines[0]
+    assert "+3.0 ms a request, +1.00 ms a step, +20 us a request in it; steps take 1.00 to 1.00" in lines[0]
     assert lines[4:] == [
         "| online, TTFT p99, ms | 100.0 | 80.0 | -20.0% | 110.0 | +10.0% |",
         "| online, ITL p99, ms | - | 10.0 | - | 10.0 | - |",

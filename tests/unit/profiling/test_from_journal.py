@@ -49,6 +49,9 @@ def test_known_step_times_come_back(host: TimedHost, journal: Path) -> None:
     for shape in SHAPES:
         assert profile.step_time.seconds(shape) == pytest.approx(TRUE.seconds(shape), rel=0.03)
     assert profile.kv_tokens() == 400 * 16
+    assert profile.unevenness is not None
+    assert profile.unevenness.at(0.05) == pytest.approx(1.0, abs=0.03)
+    assert profile.unevenness.at(0.99) < 1.1  # without stalls
     assert host.stalls > 2
     lost = f"{host.stalls} of them took over 5 times their like ({host.stalls * STALL_NS / 1e9:.0f}."
     assert profile.notes[1].startswith(lost)

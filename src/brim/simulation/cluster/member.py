@@ -72,6 +72,7 @@ class Member:
             Listener(self._hear, self._refuse),
             lambda: 0.0,
             skip=skip,
+            number=number,
         )
 
     @property

@@ -149,7 +149,11 @@ def decode_pool(pool: Pool, replicas: int) -> Pool:
     """As `pool`, for requests whose prompts were computed elsewhere: no limit to the tokens of a step."""
     machine, config = pool.machine, pool.config
     receiving = ReceivingMachine(
-        machine.step_time, machine.target_forward_tokens, machine.overhead_ps, machine.per_sequence_ps
+        machine.step_time,
+        machine.target_forward_tokens,
+        machine.overhead_ps,
+        machine.per_sequence_ps,
+        machine.unevenness,
     )
     unlimited = replace(config, max_num_batched_tokens=config.capacity_tokens + config.max_num_seqs)
     return replace(pool, config=unlimited, machine=receiving, replicas=replicas, routing=Routing(LeastLoad()))
