@@ -52,14 +52,20 @@ class Unevenness:
 
     @property
     def negligible(self) -> bool:
+        """Whether steps are simulated as if they were even."""
         return self.times[-1] <= 1 + NEGLIGIBLE
+
+    @property
+    def shortest(self) -> float:
+        """How many times the expected a simulated step takes at least."""
+        return 1.0 if self.negligible else self.times[0]
 
     def at(self, share: float) -> float:
         """How many times the expected that share of the steps takes at most; `share` is below 1."""
         place = bisect_right(self.shares, share)
         low, high = self.shares[place - 1], self.shares[place]
-        part = (share - low) / (high - low)
-        return self.times[place - 1] * (1 - part) + self.times[place] * part
+        fewest, most = self.times[place - 1], self.times[place]
+        return fewest + (most - fewest) * (share - low) / (high - low)
 
 
 EVEN = Unevenness()

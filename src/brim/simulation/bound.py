@@ -1,8 +1,9 @@
 """What no scheduler can beat on a trace and a machine, however clever and whatever it knows.
 
 Every request that is not refused must have its tokens computed and its answer drawn, one token a step.
-The machine is relaxed in three ways, each of which can only help: steps are packed perfectly, requests
-change over at any moment at no cost, and whatever might be in the prefix cache is found there.
+The machine is relaxed in four ways, each of which can only help: steps are packed perfectly, requests
+change over at any moment at no cost, whatever might be in the prefix cache is found there, and where steps
+are uneven each takes as little as any.
 
 **Work.** A step of n tokens takes at least `constant + slope * n` for every line under the convex model,
 and its constant can be charged to those in it in any shares that sum to at most 1: their tokens over the

@@ -71,19 +71,20 @@ class Costs:
     One token attends to `context` tokens, its own included, at the rate of a decode or of a prompt chunk,
     whichever is cheaper: a request that was preempted draws its next token from a chunk. Without prefix
     caching that chunk computes the whole context anew, which is dearer than a decode from some context on;
-    from there on every token is charged as a decode.
+    from there on every token is charged as a decode. Of uneven steps each may be as short as any.
     """
 
     def __init__(self, setup: Setup) -> None:
-        time = setup.machine.step_time
+        time, shortest = setup.machine.step_time, setup.machine.unevenness.shortest
         self._machine: Machine = setup.machine
         self._setup = setup
         self._size = setup.config.block_size
-        self._constant = time.constant_ps + setup.machine.overhead_ps
-        self._row = setup.machine.per_sequence_ps
-        self._per_decode = min(time.per_decode_ps, time.per_decode_ps + time.mixed_decode_ps)
-        self._per_context = min(time.per_context_ps, time.per_context_ps + time.mixed_context_ps)
-        self._per_pair = min(time.per_pair_ps, self._per_context)
+        self._shortest = shortest
+        self._constant = shortest * (time.constant_ps + setup.machine.overhead_ps)
+        self._row = shortest * setup.machine.per_sequence_ps
+        self._per_decode = shortest * min(time.per_decode_ps, time.per_decode_ps + time.mixed_decode_ps)
+        self._per_context = shortest * min(time.per_context_ps, time.per_context_ps + time.mixed_context_ps)
+        self._per_pair = min(shortest * time.per_pair_ps, self._per_context)
         self._dear_from = math.inf  # the context from which recomputing is dearer
         if not setup.config.enable_prefix_caching and self._per_pair:
             self._dear_from = 2 * (self._per_context + self._per_decode) / self._per_pair
@@ -113,7 +114,8 @@ class Costs:
     def line(self, tokens: float) -> float:
         """What new tokens take beside the step's constant."""
         time = self._machine.step_time
-        return time.per_token_ps * tokens + sum(e * max(0.0, tokens - knee) for knee, e in time.knees)
+        line = time.per_token_ps * tokens + sum(e * max(0.0, tokens - knee) for knee, e in time.knees)
+        return self._shortest * line
 
     def _decode_ps(self, start: int, stop: int) -> float:
         """The attention of the tokens with contexts from `start` to before `stop`, one after the other."""
@@ -147,12 +149,13 @@ def _blocks_up_to(tokens: int, size: int) -> int:
 def packings(setup: Setup) -> Sequence[tuple[float, float]]:
     """(constant, slope), ps, of the lines under a step's time without attention; the last through 0."""
     time, most = setup.machine.step_time, setup.config.max_num_batched_tokens
-    costs = Costs(setup)
-    constant, slope = float(time.constant_ps + setup.machine.overhead_ps), float(time.per_token_ps)
+    costs, shortest = Costs(setup), setup.machine.unevenness.shortest
+    constant = shortest * float(time.constant_ps + setup.machine.overhead_ps)
+    slope = shortest * float(time.per_token_ps)
     sizes = [1, most, *(knee for knee, _ in time.knees if 1 <= knee <= most)]
     lines = [(0.0, min((constant + costs.line(n)) / n for n in sizes))]
     for knee, extra in ((0, 0), *time.knees):
-        constant, slope = constant - extra * knee, slope + extra
+        constant, slope = constant - shortest * extra * knee, slope + shortest * extra
         if constant >= 0 and knee <= most:
             lines.append((constant, slope))
     return lines[::-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from typer.testing import CliRunner
 
 from brim.cli.main import app
 from brim.core.errors import ConfigError
+from brim.profiles.loader import as_json, load
+from brim.profiles.unevenness import Unevenness
 
 
 @pytest.fixture
@@ -116,3 +119,15 @@ def test_who_has_no_price_is_told(trace: Path):
         *("--price", "a100-opt-13b=2"),
     )
     assert "fewest GPUs: a100-opt-13b (--price was not given for a100-opt-66b)" in done.stdout
+
+
+def test_a_profile_that_knows_of_late_steps_promises_less(trace: Path, tmp_path: Path):
+    found = []
+    for name, late in (("even", 1.0), ("late", 6.0)):
+        profile = tmp_path / f"{name}.json"
+        unevenness = Unevenness((0.0, 0.8, 1.0), (1.0, 1.0, late))
+        profile.write_text(as_json(replace(load("a100-opt-13b"), unevenness=unevenness)))
+        flags = ("--trace", trace, "--profile", profile, "--policy", "vllm", "--tpot", 60)
+        found.append(json.loads(plan(*flags, "--json").stdout)["plans"][0])
+    even, late = found
+    assert late["replicas"] > even["replicas"]

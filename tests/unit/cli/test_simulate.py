@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from typer.testing import CliRunner
 
 from brim.cli.main import app
 from brim.core.errors import BrimError, ConfigError, TraceError
+from brim.profiles.loader import as_json, load
+from brim.profiles.unevenness import Unevenness
 
 PROFILE = "a100-llama-3-8b"
 CLASS_FIELDS = [
@@ -172,3 +175,18 @@ def test_without_matplotlib_it_says_what_to_install(trace: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ConfigError, match=r"brim\[plot\]"):
         brim("compare", trace, "--policy", "vllm", "--profile", PROFILE, "--plot", "p.png")
+
+
+def test_steps_are_as_uneven_as_the_profile_says_and_no_scheduler_beats_the_bound(
+    trace: Path, tmp_path: Path
+) -> None:
+    profile, mine = load(PROFILE), tmp_path / "mine.json"
+    mine.write_text(as_json(replace(profile, unevenness=Unevenness((0.0, 0.9, 1.0), (0.8, 1.1, 12.0)))))
+    flags = ("--bound", "--policy", "vllm", "--max-model-len", 2000, "--json", "--profile")
+    even, uneven = (json.loads(brim("compare", trace, *flags, each))["runs"] for each in (PROFILE, mine))
+    gaps = [runs[0]["online"]["itl_seconds"] for runs in (even, uneven)]
+    assert gaps[1]["p99"] > 1.5 * gaps[0]["p99"]
+    assert gaps[1]["p50"] == pytest.approx(gaps[0]["p50"], rel=0.1)
+    ran, limit = uneven
+    assert limit["policy"] == "bound"
+    assert limit["online"]["tpot_seconds"]["mean"] <= ran["online"]["tpot_seconds"]["mean"]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import hypothesis.strategies as st
 
 from brim.core.policies.named import NAMED
+from brim.profiles.unevenness import EVEN, Unevenness
 from brim.simulation.run import Setup
 from brim.simulation.targets import Targets
 from tests.helpers import MS, OFFLINE, ONLINE
@@ -35,8 +36,13 @@ MODELS = st.builds(
     per_decode=st.integers(0, 1),
     per_context=st.integers(0, 2),
 )
+UNEVEN = Unevenness((0.0, 0.5, 0.9, 1.0), (0.6, 1.0, 1.2, 3.0))
 MACHINES = st.builds(
-    machine, MODELS, overhead_ps=st.integers(0, 10**9 + 1), per_sequence_ps=st.integers(0, 1001)
+    machine,
+    MODELS,
+    overhead_ps=st.integers(0, 10**9 + 1),
+    per_sequence_ps=st.integers(0, 1001),
+    unevenness=st.sampled_from([EVEN, EVEN, EVEN, UNEVEN]),
 )
 TARGETS = st.builds(
     Targets,
