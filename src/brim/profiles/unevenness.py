@@ -53,7 +53,7 @@ class Unevenness:
     @property
     def negligible(self) -> bool:
         """Whether steps are simulated as if they were even."""
-        return self.times[-1] <= 1 + NEGLIGIBLE
+        return 1 - NEGLIGIBLE <= self.times[0] and self.times[-1] <= 1 + NEGLIGIBLE
 
     @property
     def shortest(self) -> float:

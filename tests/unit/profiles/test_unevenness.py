@@ -37,6 +37,7 @@ def test_nothing_seen_is_even() -> None:
     assert EVEN.at(0.999) == 1.0
     assert Unevenness.of([0.97, 1.0, 1.03]).negligible
     assert not Unevenness.of([1.0] * 9 + [1.2]).negligible
+    assert not Unevenness.of([0.5] * 9 + [1.0]).negligible
 
 
 @pytest.mark.parametrize(
