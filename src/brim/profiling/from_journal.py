@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from math import log2, sqrt
 from statistics import median
 
 from brim.core.errors import ConfigError
+from brim.core.estimators.step_ranges import Lately
 from brim.core.estimators.step_time import StepShape, StepTime
 from brim.profiles.loader import Fit, Memory, Profile, PublishedCapacity
 from brim.profiles.unevenness import Unevenness
@@ -51,7 +52,7 @@ def profile_of(journal: Journal, name: str) -> Profile:
         fit=Fit(errors(step_time, seen), errors(step_time, unseen), by_kind, _worst(step_time, sizes)),
         memory=_memory(journal),
         target_forward_tokens=step_time.target_forward_tokens(largest=largest),
-        unevenness=Unevenness.of(step.took_ns / 1e9 / step_time.seconds(step.shape) for step in usual),
+        unevenness=Unevenness.of(_over_the_fit(usual, step_time)),
     )
 
 
@@ -59,6 +60,15 @@ def step_time_of(steps: Sequence[Step]) -> StepTime:
     """Fitted to the mean times of steps of like size, with none held back and stalls counted."""
     counts = _sizes(steps)
     return fit_step_time(list(counts), lambda row: sqrt(counts[row]))
+
+
+def _over_the_fit(steps: Sequence[Step], step_time: StepTime) -> Iterator[float]:
+    """What they took over what the fit says and the steps before: a scheduler follows what lasts."""
+    lately = Lately()
+    for step in steps:
+        ratio = step.took_ns / 1e9 / step_time.seconds(step.shape)
+        yield ratio / lately.times
+        lately.observe(ratio)
 
 
 def _without_stalls(steps: Sequence[Step]) -> list[Step]:

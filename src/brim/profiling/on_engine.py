@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
-from statistics import mean
+from statistics import mean, median
 
 from brim.core.errors import ConfigError
 from brim.core.estimators.step_time import StepTime
@@ -88,10 +88,17 @@ class Measurement:
 
 
 def _over_their_like(timed: Sequence[Timed], step_time: StepTime) -> Iterator[float]:
-    """What repeats took over the median of their step, without what follows from their sizes."""
+    """What repeats took over the median of their step, without what follows from their sizes.
+
+    What makes a whole round slower is left out: schedulers that are told of every step follow that.
+    """
+    over = []
     for row, _, repeats in timed:
         usual = row.seconds / step_time.seconds(row.shape)
-        yield from (each.seconds / (usual * step_time.seconds(each.shape)) for each in repeats)
+        over.append([each.seconds / (usual * step_time.seconds(each.shape)) for each in repeats])
+    for rounds in zip(*over, strict=True):
+        middle = median(rounds)
+        yield from (ratio / middle for ratio in rounds)
 
 
 def _memory(caps: EngineCaps) -> tuple[Memory, str]:
