@@ -250,8 +250,6 @@ def _measured(profile: Profile, path: Path) -> list[str]:
     ]
     lines += [row(f"  {kind}", errors) for kind, errors in fit.by_kind.items()]
     told = [f"largest error: {fit.largest_misfit}", *profile.notes]
-    if profile.unevenness is not None:
-        told.append(f"Steps of one size take {profile.unevenness}.")
     return [*lines, *told, f"{path}: give it as --profile {path}"]
 
 

@@ -53,7 +53,7 @@ class Unevenness:
     @property
     def negligible(self) -> bool:
         """Whether steps are simulated as if they were even."""
-        return 1 - NEGLIGIBLE <= self.times[0] and self.times[-1] <= 1 + NEGLIGIBLE
+        return self.times[0] >= 1 - NEGLIGIBLE and self.times[-1] <= 1 + NEGLIGIBLE
 
     @property
     def shortest(self) -> float:

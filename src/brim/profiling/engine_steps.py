@@ -145,14 +145,10 @@ QUICK = Grid(
 
 
 class Timed(NamedTuple):
-    """The median time of a step, and the share of it by which its repeats differ from it in the median.
-
-    `repeats` are all of them, of about its sizes.
-    """
+    """The median time of a step, and the share of it by which its repeats differ from it in the median."""
 
     row: Row
     spread: float
-    repeats: tuple[Row, ...] = ()
 
 
 class Steps(Protocol):
@@ -204,8 +200,7 @@ def timed_steps(
 
 def _timed(took: Sequence[tuple[StepShape, int]]) -> Timed:
     shape, middle = _middle([shape for shape, _ in took]), median(ns for _, ns in took)
-    spread = median(abs(ns - middle) for _, ns in took) / middle
-    return Timed(Row(shape, middle / 1e9), spread, tuple(Row(each, ns / 1e9) for each, ns in took))
+    return Timed(Row(shape, middle / 1e9), median(abs(ns - middle) for _, ns in took) / middle)
 
 
 def _middle(shapes: Sequence[StepShape]) -> StepShape:

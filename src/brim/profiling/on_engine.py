@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
-from statistics import mean, median
+from statistics import mean
 
 from brim.core.errors import ConfigError
-from brim.core.estimators.step_time import StepTime
 from brim.engines.base import EngineCaps
 from brim.profiles.loader import Memory, Profile, PublishedCapacity
-from brim.profiles.unevenness import Unevenness
 from brim.profiling.engine_steps import Grid, Limits, Sizes, Steps, Timed, timed_steps
 from brim.profiling.fitting import Row, fit
 from brim.profiling.gpus import ACTIVATION_BYTES
@@ -72,7 +70,6 @@ class Measurement:
             fit=found,
             memory=memory,
             target_forward_tokens=step_time.target_forward_tokens(largest=largest),
-            unevenness=Unevenness.of(_over_their_like(timed, step_time)),
         )
 
     def _notes(self, timed: Sequence[Timed]) -> tuple[str, ...]:
@@ -85,20 +82,6 @@ class Measurement:
             *self.steps.notes,
             f"Up to {tokens} tokens a step and {context} tokens a request: what is larger is extrapolated.",
         )
-
-
-def _over_their_like(timed: Sequence[Timed], step_time: StepTime) -> Iterator[float]:
-    """What repeats took over the median of their step, without what follows from their sizes.
-
-    What makes a whole round slower is left out: schedulers that are told of every step follow that.
-    """
-    over = []
-    for row, _, repeats in timed:
-        usual = row.seconds / step_time.seconds(row.shape)
-        over.append([each.seconds / (usual * step_time.seconds(each.shape)) for each in repeats])
-    for rounds in zip(*over, strict=True):
-        middle = median(rounds)
-        yield from (ratio / middle for ratio in rounds)
 
 
 def _memory(caps: EngineCaps) -> tuple[Memory, str]:

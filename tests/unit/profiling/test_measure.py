@@ -86,15 +86,6 @@ def test_hiccups_and_a_machine_that_gets_slower_do_not_bend_the_proportions() ->
     assert max(slower) / min(slower) < 1.25
 
 
-def test_it_says_how_uneven_steps_are_and_not_how_much_their_sizes_differ() -> None:
-    even, late = TimedEngine().measured(), TimedEngine(slower=lambda step: 1 + (step % 10 == 0)).measured()
-    assert even.unevenness is not None
-    assert even.unevenness.negligible
-    assert late.unevenness is not None
-    assert late.unevenness.at(0.5) == pytest.approx(1.0, abs=0.02)
-    assert late.unevenness.at(0.95) == pytest.approx(2.0, rel=0.1)
-
-
 def test_the_profile_says_what_was_measured_and_can_be_read_again(tmp_path: Path) -> None:
     profile = TimedEngine().measured()
     path = tmp_path / "x.json"
