@@ -316,7 +316,7 @@ def _figures(profile: Profile) -> dict[str, str]:
         figures["error on sizes held back"] = f"{profile.fit.held_back.mape:.1%}"
         figures["largest error"] = profile.fit.largest_misfit
     if profile.unevenness is not None:
-        figures["steps of one size"] = str(profile.unevenness)
+        figures["steps take"] = str(profile.unevenness)
     for batch in (1, 32, 256):
         figures[f"decode step, {batch} x 500 tokens"] = milliseconds(StepShape(batch, 0, batch, 500 * batch))
     for tokens in (512, 2048):

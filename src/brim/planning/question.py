@@ -122,12 +122,13 @@ def reachable(kind: Kind, load: Load, aim: Aim) -> float:
     """The share of requests that meet both targets on an idle replica: no number of replicas gives more."""
     setup = cluster(kind, load, aim, 1)
     machine, met = setup.serving.machine, 0
+    shortest = machine.unevenness.shortest
     for request in load.trace.requests:
         prompt_ps, token_ps = machine.alone_ps(request.input_tokens, request.output_tokens)
         met += (
             fits(setup, request)
-            and prompt_ps <= aim.ttft_ns * 1000
-            and (request.output_tokens <= 1 or token_ps <= aim.tpot_ns * 1000)
+            and prompt_ps * shortest <= aim.ttft_ns * 1000
+            and (request.output_tokens <= 1 or token_ps * shortest <= aim.tpot_ns * 1000)
         )
     return met / len(load.trace)
 

@@ -31,7 +31,8 @@ UNITS = {
     "memory": "bytes over all GPUs of the replica",
     "target_forward_tokens": "tokens of the smallest step that reaches 95 % of the peak tokens/s, over steps"
     " as large as were measured, at most 8192 tokens",
-    "unevenness": "shares[i] of all steps take at most times[i] times what step_time says; null: not known",
+    "unevenness": "shares[i] of all steps take at most times[i] times the usual, for their sizes and at their"
+    " time; null: not known",
 }
 
 

@@ -1,4 +1,4 @@
-"""How unevenly steps of one size take their time.
+"""How unevenly steps take their time.
 
 A scheduler that leaves room for late steps leaves none on a machine that is never late, and so does more
 offline work there than on the real one.
@@ -43,7 +43,7 @@ class Unevenness:
         samples = Samples()
         for ratio in ratios:
             samples.observe(ratio)
-        times = [round(each, 4) for each in samples.percentiles(SHARES) if each is not None]
+        times = [max(round(each, 4), 1e-4) for each in samples.percentiles(SHARES) if each is not None]
         return cls(SHARES, tuple(times)) if times else EVEN
 
     def __str__(self) -> str:

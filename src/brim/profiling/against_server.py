@@ -203,10 +203,11 @@ def unevenness(answers: Sequence[Sequence[float]]) -> tuple[float, ...]:
 def _share(
     fresh: Callable[[], Setup], prompt: int, several: int, ttft: float, gap: float, gap_together: float
 ) -> Share:
-    """What is left over of the probe's figures when the simulated ones are taken away."""
+    """What is left over of the probe's figures, medians, when those of even steps are taken away."""
 
     def simulated(setup: Setup, count: int) -> tuple[float, float]:
-        whole = replace(setup, measure_from_ns=0, measure_until_ns=None)
+        even = replace(setup.machine, unevenness=EVEN)
+        whole = replace(setup, machine=even, measure_from_ns=0, measure_until_ns=None)
         metrics = simulate(_at_once(prompt, count), whole).by_class[TaskClass.ONLINE]
         first, between = (each.percentiles([0.5])[0] for each in (metrics.ttft_seconds, metrics.itl_seconds))
         assert first is not None

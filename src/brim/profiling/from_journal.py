@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import date
 from math import log2, sqrt
 from statistics import median
@@ -62,13 +62,19 @@ def step_time_of(steps: Sequence[Step]) -> StepTime:
     return fit_step_time(list(counts), lambda row: sqrt(counts[row]))
 
 
-def _over_the_fit(steps: Sequence[Step], step_time: StepTime) -> Iterator[float]:
-    """What they took over what the fit says and the steps before: a scheduler follows what lasts."""
-    lately = Lately()
-    for step in steps:
-        ratio = step.took_ns / 1e9 / step_time.seconds(step.shape)
-        yield ratio / lately.times
+def _over_the_fit(steps: Sequence[Step], step_time: StepTime) -> list[float]:
+    """What they took over what the fit says and the steps before: a scheduler follows what lasts.
+
+    In the mean as long as the fit says: what is simulated adds up.
+    """
+    lately, ratios = Lately(), []
+    usual = [step_time.seconds(step.shape) for step in steps]
+    for step, seconds in zip(steps, usual, strict=True):
+        ratio = step.took_ns / 1e9 / seconds
+        ratios.append(ratio / lately.times)
         lately.observe(ratio)
+    mean = sum(map(float.__mul__, ratios, usual)) / sum(usual)
+    return [ratio / mean for ratio in ratios]
 
 
 def _without_stalls(steps: Sequence[Step]) -> list[Step]:

@@ -11,6 +11,7 @@ from brim.core.config import SchedulerConfig
 from brim.core.errors import ConfigError
 from brim.metrics.samples import Samples
 from brim.profiles.loader import Profile
+from brim.profiles.unevenness import EVEN
 from brim.profiling.measured import RTX_RUN, rtx_host_seconds
 from brim.profiling.tables import records
 from brim.simulation.machine import Machine
@@ -115,7 +116,8 @@ def _config(meta: Path, trace: Trace, profile: Profile) -> SchedulerConfig:
 
 def _simulated(trace: Trace, config: SchedulerConfig, profile: Profile, host_seconds: float) -> Outcome:
     overhead_ps = round(host_seconds * PICOSECONDS)
-    machine = Machine(profile.step_time, profile.target_forward_tokens, overhead_ps)
+    unevenness = profile.unevenness or EVEN
+    machine = Machine(profile.step_time, profile.target_forward_tokens, overhead_ps, unevenness=unevenness)
     return _outcome(simulate(trace, Setup(config, machine, depth=ASYNCHRONOUS)))
 
 

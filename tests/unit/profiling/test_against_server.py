@@ -86,10 +86,12 @@ def test_the_share_of_a_simulated_server_is_found(true: Share) -> None:
         metrics = simulate(_at_once(6, count), true.on(on)).by_class[TaskClass.ONLINE]
         figures.append([each.percentiles([0.5])[0] for each in (metrics.ttft_seconds, metrics.itl_seconds)])
     (ttft, gap), (_, together) = figures
-    found = _share(lambda: on, 6, 8, ttft + true.request, gap, together)
-    assert (found.request, found.step, found.sequence) == pytest.approx(
-        (true.request, true.step, true.sequence)
-    )
+    uneven = replace(on, machine=replace(on.machine, unevenness=Unevenness((0.0, 1.0), (1.5, 4.0))))
+    for probed in (on, uneven):  # the profile's own unevenness has no part in it
+        found = _share(lambda probed=probed: probed, 6, 8, ttft + true.request, gap, together)
+        assert (found.request, found.step, found.sequence) == pytest.approx(
+            (true.request, true.step, true.sequence)
+        )
 
 
 @pytest.mark.parametrize(("step_noise", "late"), [(0.0, 0.5), (0.2, 0.0), (0.2, 0.3)])

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 
 from brim.core.errors import ConfigError
+from brim.profiles.unevenness import Unevenness
 from brim.simulation.bound import bound
 from brim.simulation.results import Figures
 from brim.simulation.run import Setup
 from brim.simulation.targets import Targets
 from brim.workloads.trace import Trace
 from tests.helpers import MS
-from tests.unit.simulation.scenarios import asked, result, setup, trace
+from tests.unit.simulation.scenarios import asked, machine, result, setup, trace
 from tests.unit.simulation.workloads import TRACES, setups
 
 HIGHER_IS_BETTER = (
@@ -67,6 +68,15 @@ def test_a_request_alone_reaches_it() -> None:
         assert limit["online"][name]["mean"] == pytest.approx(row["online"][name]["mean"], rel=1e-6)
     for name in HIGHER_IS_BETTER:
         assert limit["online"][name] == pytest.approx(row["online"][name], rel=1e-6)
+
+
+def test_of_uneven_steps_each_counts_as_the_shortest() -> None:
+    alone, quick = trace(asked(3, 5, 4)), Unevenness((0.0, 1.0), (0.6, 0.6))
+    on = setup(machine(unevenness=quick))
+    limit, row = bound(alone, on), result(alone, on)
+    for name in LOWER_IS_BETTER:
+        assert limit["online"][name]["mean"] == pytest.approx(row["online"][name]["mean"], rel=1e-6)
+        assert limit["online"][name]["mean"] < bound(alone, setup())["online"][name]["mean"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from brim.core.estimators.step_time import StepTime
 from brim.core.events import Event, QuietSteps, Tokens
 from brim.core.request import TaskClass
 from brim.profiles.unevenness import Unevenness
-from brim.simulation.run import Run, simulate
+from brim.simulation.run import simulate
 from brim.simulation.targets import Targets
 from brim.workloads.trace import Trace
 from tests.unit.simulation.cluster import scenarios as clusters
@@ -21,7 +21,7 @@ OFTEN_LATE = Unevenness((0.0, 0.75, 0.750001, 1.0), (1.0, 1.0, 3.0, 3.0))
 ALONE = trace(asked(0, 8, 60))
 
 
-def gaps(requests: Trace, unevenness: Unevenness, depth: int = 1) -> tuple[Counter[int], Run]:
+def gaps(requests: Trace, unevenness: Unevenness, depth: int = 1) -> Counter[int]:
     """In milliseconds, and how often."""
     ends: list[int] = []
 
@@ -31,20 +31,20 @@ def gaps(requests: Trace, unevenness: Unevenness, depth: int = 1) -> tuple[Count
             ends.extend(step.now_ns for step in steps if isinstance(step, Tokens))
 
     on = setup(machine(TEN_MS, unevenness=unevenness), depth=depth)
-    run = simulate(requests, on, observe=observe, stopwatch=NO_CLOCK)
-    return Counter(round((b - a) / 1e6) for a, b in pairwise(ends)), run
+    simulate(requests, on, observe=observe, stopwatch=NO_CLOCK)
+    return Counter(round((b - a) / 1e6) for a, b in pairwise(ends))
 
 
 def test_steps_with_prompts_and_of_decodes_alone_are_uneven_alike() -> None:
-    assert gaps(ALONE, TWICE)[0] == {20: 59}
-    found, _ = gaps(ALONE, OFTEN_LATE)
+    assert gaps(ALONE, TWICE) == {20: 59}
+    found = gaps(ALONE, OFTEN_LATE)
     assert found.keys() == {10, 30}
     assert 8 <= found[30] <= 22
-    assert found == gaps(ALONE, OFTEN_LATE)[0]
+    assert found == gaps(ALONE, OFTEN_LATE)
 
 
 def test_so_are_steps_that_are_scheduled_ahead() -> None:
-    assert gaps(ALONE, OFTEN_LATE, depth=2)[0].keys() == {10, 30}
+    assert gaps(ALONE, OFTEN_LATE, depth=2).keys() == {10, 30}
 
 
 def test_what_a_request_takes_alone_is_told_without_it() -> None:
