@@ -490,6 +490,13 @@ def test_who_outgrows_its_promise_where_nothing_is_left_parks_and_keeps_its_kv()
     assert (made.grants, made.park, made.preempt, made.pause) == ({}, [a], [], [])
 
 
+def test_who_is_parked_while_it_catches_up_gets_no_token():
+    a, b = ready("a", 8), ready("b", 8, 1)
+    a.append(7)
+    made = promised(FakeBoard(running=[a, b], starved=[a], catching_up=[a]))
+    assert (made.park, made.chunk_tokens) == ([a], {})
+
+
 def test_the_newest_guest_leaves_for_a_host_that_needs_its_blocks():
     host, old, new = ready("h", 40, 0), ready("o", 4, 1), ready("n", 4, 2)
     board = FakeBoard(running=[host, old, new], starved=[host], covered=[host], guests=[old, new])

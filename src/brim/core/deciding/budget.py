@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from brim.core.decision import Board
 from brim.core.kvcache.timetable import Timetable
 from brim.core.request import RequestView
@@ -18,7 +20,6 @@ class Budget:
         self.tokens = tokens
         self.seats = board.max_num_seqs - board.num_running
         self.blocks = board.available_blocks
-        self.blocks_under_way = board.blocks_under_way
         self.block_size = board.block_size
         self.refused = False  # whether the request that was offered a place last did not fit
         self._board = board
@@ -27,6 +28,11 @@ class Budget:
         self.taken = 0  # blocks given away, less those that victims gave up at once
         self._promised: list[tuple[RequestView, bool]] = []
         self._timetable: Timetable | None = None
+
+    @cached_property
+    def blocks_under_way(self) -> int:
+        """Those that come free only after this step."""
+        return self._board.blocks_under_way
 
     def blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)

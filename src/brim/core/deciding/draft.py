@@ -63,6 +63,10 @@ class Draft:
             self.miss,
         )
 
+    def half_done(self) -> list[RequestView]:
+        """The running that may get a chunk."""
+        return [v for v in self.board.catching_up if v not in self.pause and v not in self.park]
+
     def victims(self) -> list[RequestView]:
         """The running that are left, first to give way first; who ends by itself need not."""
         return self._in_turn(self.board.running)
@@ -95,7 +99,7 @@ class Draft:
 
     def stop(self, view: RequestView) -> None:
         self.park.append(view)
-        self.budget.tokens += 1
+        self.budget.tokens += view not in self.board.catching_up
 
     def make_room(self, view: RequestView, need: int) -> bool:
         """Preempts the fewest of those that yield to the request; nobody where all of them would not do.

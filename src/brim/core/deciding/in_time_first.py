@@ -143,7 +143,7 @@ def _whose_turn(draft: Draft, hurrying: Hurrying) -> Candidate | None:
     """Who of the online requests has waited longest for a first token, where this is the step for it."""
     if not hurrying.is_turn(draft.board.tick):
         return None
-    half_done = [(view, False) for view in draft.board.catching_up if view not in draft.pause]
+    half_done = [(view, False) for view in draft.half_done()]
     waiting = [] if draft.budget.refused else [(view, True) for view in draft.board.waiting]
     online = [one for one in (*half_done, *waiting) if not view_is_offline(one[0])]
     return min(online, key=lambda one: (one[0].request.arrival_ns, one[0].arrival_seq), default=None)

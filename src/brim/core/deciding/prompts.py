@@ -25,8 +25,7 @@ def fill(draft: Draft) -> None:
 
 def _candidates(draft: Draft) -> Iterator[tuple[RequestView, bool]]:
     """Half-done prompts and, unless victims just gave way, waiting requests (True), in one order."""
-    half_done = [view for view in draft.board.catching_up if view not in draft.pause]
-    half_done.sort(key=draft.place, reverse=True)
+    half_done = sorted(draft.half_done(), key=draft.place, reverse=True)
     for view in _newcomers(draft):
         while half_done and draft.place(half_done[-1]) <= draft.place(view):
             yield half_done.pop(), False
