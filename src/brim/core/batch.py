@@ -38,13 +38,14 @@ class Batch:
         self.tick = 0  # steps scheduled so far; the next step's number
         self.starved: list[RequestState] = []  # running, without a block for the next token
         self._running: dict[RequestState, None] = {}  # dicts as ordered sets: oldest member first
-        self._decoding: dict[RequestState, None] = {}
+        self._decoding: dict[RequestState, str] = {}  # and the id of each
         self._catching_up: dict[RequestState, None] = {}
         # requests by the ticks at which they write a block's first token, modulo the block size
         self._phases: list[dict[RequestState, None]] = [{} for _ in range(block_size)]
         # decoding requests by the first tick for which they have no token left to draw
         self._ending: dict[int, dict[RequestState, None]] = {}
         self._rows: tuple[RequestState, ...] | None = ()
+        self._row_ids: frozenset[str] | None = frozenset()
         self._watch = watch
         # by class: decoding requests, and the sum of their scheduled tokens less the tick
         self._loads = {task_class: [0, 0] for task_class in TaskClass}
@@ -87,17 +88,23 @@ class Batch:
             self._rows = tuple(self._decoding)
         return self._rows
 
+    def row_ids(self) -> frozenset[str]:
+        """Of the decoding requests; the same set until the batch is edited."""
+        if self._row_ids is None:
+            self._row_ids = frozenset(self._decoding.values())
+        return self._row_ids
+
     def add(self, state: RequestState) -> None:
         self._running[state] = self._catching_up[state] = None
 
     def start_decoding(self, state: RequestState) -> None:
         """From this tick on, every step runs one token of the request."""
         self._catching_up.pop(state, None)
-        self._decoding[state] = None
+        self._decoding[state] = state.request.request_id
         state.start_decoding(self)
         self._phases[self._phase(state)][state] = None
         self._ending.setdefault(self._end_tick(state), {})[state] = None
-        self._rows = None
+        self._rows = self._row_ids = None
         self._count(state, 1)
         if self._watch is not None and state.request.task_class is TaskClass.ONLINE:
             self._watch.started(state, self.tick)
@@ -193,4 +200,4 @@ class Batch:
         del self._phases[self._phase(state)][state]
         del self._decoding[state]
         state.stop_decoding()
-        self._rows = None
+        self._rows = self._row_ids = None

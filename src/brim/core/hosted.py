@@ -33,7 +33,7 @@ from brim.core.scheduler import Scheduler
 class Orders(NamedTuple):
     """What the host shall do: let `admit` in, in this order, before anybody else who waits nobody.
 
-    `tokens` says how many those run who don't just run one; 0 sits the step out and keeps its blocks.
+    `tokens` says how many those run who don't run all they know; 0 sits the step out and keeps its blocks.
     """
 
     admit: Sequence[str] = ()
@@ -70,8 +70,6 @@ class HostedScheduler(Scheduler):
         self._tokens = _HostsTokens()
         self._appender = self._tokens  # type: ignore[assignment]
         self._intent = Intent()
-        self._rows: tuple[RequestState, ...] = ()
-        self._row_ids: frozenset[str] = frozenset()
         self._skipped: set[RequestState] = set()  # who decode, and the host left out, until they run again
         self.deviations = 0  # steps in which the host did not do what it was told
 
@@ -151,15 +149,23 @@ class HostedScheduler(Scheduler):
 
     def _as_orders(self, intent: Intent) -> Orders:
         tokens = {state.request.request_id: 0 for state in self._idle(intent)}
-        tokens.update((state.request.request_id, num_tokens) for state, num_tokens in intent.to_run)
+        for state, num_tokens in intent.to_run:
+            if num_tokens < state.num_tokens - state.num_scheduled_tokens:
+                tokens[state.request.request_id] = num_tokens
+            else:
+                tokens.pop(state.request.request_id, None)
         return Orders([state.request.request_id for state in intent.admitted], tokens)
 
     def _idle(self, intent: Intent) -> list[RequestState]:
-        """Where the host leaves out whose token is still in flight, it knows when they may go on."""
+        """Not those whose last token is in flight, which the host knows.
+
+        Where it leaves out others whose token is still in flight, it knows when they may go on.
+        """
         skipped = self._skipped.difference(self.batch.starved)
         if self.policy.timing is not None:
             skipped = {state for state in skipped if state.request.task_class is TaskClass.ONLINE}
-        idle = [*(state for state in self.batch.catching_up if state not in skipped), *self.queues.parked]
+        catching_up = [s for s in self.batch.catching_up if s not in skipped and not s.ending]
+        idle = [*catching_up, *self.queues.parked]
         return [*idle, *self.batch.rows()] if intent.hold_decodes else idle
 
     def ran(self, scheduled: Mapping[str, int], preempted: Collection[str], now_ns: int) -> StepPlan:
@@ -189,10 +195,9 @@ class HostedScheduler(Scheduler):
     def _as_told(self, intent: Intent, scheduled: Mapping[str, int]) -> bool:
         """Whether those run that should; a chunk may be shorter."""
         rows = () if intent.hold_decodes else self.batch.rows()
-        if rows is not self._rows:
-            self._rows = rows
-            self._row_ids = frozenset([state.request.request_id for state in rows])
-        if len(scheduled) != len(rows) + len(intent.to_run) or not scheduled.keys() >= self._row_ids:
+        if len(scheduled) != len(rows) + len(intent.to_run):
+            return False
+        if rows and not scheduled.keys() >= self.batch.row_ids():
             return False
         if any(state.request.request_id not in scheduled for state in intent.admitted):
             return False

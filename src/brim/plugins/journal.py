@@ -131,6 +131,12 @@ class JournaledScheduler(HostedScheduler):
     def observer(self) -> CacheObserver | None:
         return None if self.queues.pool is None else self
 
+    @property
+    def known(self) -> Collection[BlockHash]:
+        """As a `CacheObserver`."""
+        assert self.queues.pool is not None
+        return self.queues.pool.known
+
     def published(self, hashes: Sequence[BlockHash], start: int, stop: int) -> None:
         """The host tells what can be found."""
         assert self.queues.pool is not None

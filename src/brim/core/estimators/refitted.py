@@ -84,7 +84,8 @@ class RefittedStepTime:
 
     def guarded_ns(self, shape: StepShape) -> int:
         """The same with the guard on top: what a decision should count on."""
-        return int(self.nanoseconds(shape) * (1 + self.guard.share))
+        times = self._lately.times * (1 + self.guard.share)
+        return int(self.step_time.picoseconds(shape) * times) // 1000
 
     def unusual_ns(self, shape: StepShape) -> int:
         """What one in twenty steps of these sizes takes longer than."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import Protocol
 
 from brim.core.request import RequestView
@@ -22,6 +22,10 @@ class BlockHashing(Protocol):
 
 class CacheObserver(Protocol):
     """Who is told which prefixes can be found."""
+
+    @property
+    def known(self) -> Collection[BlockHash]:
+        """The blocks that can be found, at any time, as far as it was told."""
 
     def published(self, hashes: Sequence[BlockHash], start: int, stop: int) -> None:
         """Of a chain from its first block on, the blocks `start` to `stop` can be found, if not before."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from brim.core.kvcache.prefix_index import BlockHash
 from brim.core.request import RequestView
@@ -136,28 +136,30 @@ class Node:
         self.queues.pop(length, None)
         return None
 
-    def nearest(self, most: int) -> list[Waiter]:
-        """Of each length up to `most` that stand here, the first among them; of twice as many at most."""
-        found: list[Waiter] = []
-        for length in list(self.queues):
-            if self.first(length) is not None:
-                smallest = smallest_of(self.queues[length], 2 * most)
-                found += list(dict.fromkeys(one for one in smallest if one.stands_at(self)))[:most]
-        return found
+    def standing(self, lengths: Callable[[int], bool]) -> Iterator[Waiter]:
+        """All of these lengths that stand here, the most urgent first. To be used before the node changes."""
+        last: Waiter | None = None
+        for waiter in merged([queue for length, queue in self.queues.items() if lengths(length)]):
+            if waiter is not last and waiter.stands_at(self):
+                yield waiter
+            last = waiter
 
     def firsts(self) -> list[Waiter]:
         """The most urgent of each length."""
         return [first for length in list(self.queues) if (first := self.first(length)) is not None]
 
 
-def smallest_of(heap: Sequence[Waiter], count: int) -> list[Waiter]:
-    """The smallest of a heap in order, without a look at the others."""
-    found: list[Waiter] = []
-    places = [(heap[0], 0)] if heap else []
-    while places and len(found) < count:
-        waiter, at = heapq.heappop(places)
-        found.append(waiter)
-        for below in (2 * at + 1, 2 * at + 2):
-            if below < len(heap):
-                heapq.heappush(places, (heap[below], below))
-    return found
+def merged(heaps: Sequence[Sequence[Waiter]]) -> Iterator[Waiter]:
+    """What is in the heaps in order, without a look at more than is asked for."""
+    places = [(heap[0], at, 0) for at, heap in enumerate(heaps) if heap]
+    heapq.heapify(places)
+    while places:
+        waiter, at, place = places[0]
+        yield waiter
+        heap, below = heaps[at], 2 * place + 1
+        if below >= len(heap):
+            heapq.heappop(places)
+            continue
+        heapq.heapreplace(places, (heap[below], at, below))
+        if below + 1 < len(heap):
+            heapq.heappush(places, (heap[below + 1], at, below + 1))

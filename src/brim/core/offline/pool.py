@@ -7,7 +7,8 @@ uncached length, and inside a bucket the longest cached prefix. The structure is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
 
 from brim.core.errors import InvariantViolated
 from brim.core.kvcache.eviction import ReuseWatcher
@@ -16,8 +17,6 @@ from brim.core.lazy_heap import LazyHeap
 from brim.core.offline.node import Node, Urgency, Waiter
 from brim.core.offline.trie import PrefixTrie
 from brim.core.request import RequestView
-
-_FIRST_LOOK = 8  # of a prefix, requests looked at together; then ever more: most steps take a few
 
 # (-cached blocks, the most urgent there, serial of the look at the node, node): smaller is better
 _Place = tuple[int, Waiter, int, Node]
@@ -114,18 +113,10 @@ class OfflinePool:
         return first[-1].view, self._oldest[1]
 
     def _family(self, number: int, place: _Place, most: int) -> Iterator[RequestView]:
-        _, waiter, _, node = place
-        yield waiter.view
-        given, look = {waiter}, 0
-        while len(given) < most and look < most:
-            look = min(4 * look or _FIRST_LOOK, most)
-            near = [other for other in node.nearest(look) if self._bucket(other, node) == number]
-            fresh = sorted(other for other in near if other not in given)[: most - len(given)]
-            yield from [other.view for other in fresh]
-            given.update(fresh)
-
-    def _bucket(self, waiter: Waiter, node: Node) -> int:
-        return bucket(max(waiter.length - node.cached_end, 1))
+        _, first, _, node = place
+        yield first.view
+        others = node.standing(lambda length: _bucket(length, node) == number)
+        yield from (other.view for other in islice(others, most) if other is not first)
 
     def cached_blocks(self, view: RequestView) -> int:
         """The cached prefix of a waiting request. Raises KeyError where it does not wait."""
@@ -151,7 +142,7 @@ class OfflinePool:
             return
         best: dict[int, Waiter] = {}
         for waiter in node.firsts():
-            number = self._bucket(waiter, node)
+            number = _bucket(waiter.length, node)
             if number not in best or waiter < best[number]:
                 best[number] = waiter
         for number, waiter in best.items():
@@ -159,6 +150,11 @@ class OfflinePool:
             places.push((-node.cached_end, waiter, node.serial, node))
 
     # ---- cached blocks ---------------------------------------------------------------------------------
+
+    @property
+    def known(self) -> Collection[BlockHash]:
+        """The blocks that can be found, at any time, as far as it was told."""
+        return self._trie.cached
 
     def published(self, hashes: Sequence[BlockHash], start: int, stop: int) -> None:
         """Of a chain from its first block on, the blocks `start` to `stop` can be found, if not before."""
@@ -183,6 +179,11 @@ class OfflinePool:
     def check(self) -> None:
         """Verifies the books. Raises InvariantViolated. Linear: for tests."""
         self._trie.check(self._waiters.values())
+
+
+def _bucket(length: int, node: Node) -> int:
+    """Of a request that stands there."""
+    return bucket(max(length - node.cached_end, 1))
 
 
 def _is_current(place: _Place) -> bool:

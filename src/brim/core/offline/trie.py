@@ -15,7 +15,7 @@ unreached child only, and a child hands its own up when it ceases to be reached.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from brim.core.errors import InvariantViolated
 from brim.core.kvcache.eviction import ReuseWatcher
@@ -32,6 +32,11 @@ class PrefixTrie:
         self.watcher: ReuseWatcher | None = None
         self._depths: dict[BlockHash, int] = {}  # of all cached blocks
         self._nodes: dict[BlockHash, Node] = {}  # of the cached blocks that somebody waits for
+
+    @property
+    def cached(self) -> Collection[BlockHash]:
+        """All cached blocks, at any time."""
+        return self._depths.keys()
 
     def reuse(self, block_hash: BlockHash) -> int:
         """Waiting requests that will read a cached block."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from typing import Any
 
 from brim.core.kvcache.eviction import Block, Eviction
@@ -17,7 +17,7 @@ class FreeBlocks:
     before the rule came.
     """
 
-    def __init__(self, eviction: Eviction, known: Collection[bytes], blocks: Iterable[Any]) -> None:
+    def __init__(self, eviction: Eviction, known: Collection[Hashable], blocks: Iterable[Any]) -> None:
         """`known` are the contents that the rule knows of at any time."""
         self.online: set[int] = set()  # blocks whose content an online request used
         self._eviction = eviction

@@ -38,7 +38,6 @@ class VllmHost:
         self._scheduler = scheduler
         self._pool = scheduler.kv_cache_manager.block_pool
         self._free: FreeBlocks | None = None
-        self._known: set[bytes] = set()  # contents of which the offline pool was told
 
     # ---- blocks ----------------------------------------------------------------------------------------
 
@@ -159,7 +158,6 @@ class VllmHost:
         scheduler, self._blocked, self._given_way = self._scheduler, {}, set()
         for name in ("cache_full_blocks", "_maybe_evict_cached_block"):
             vars(self._pool).pop(name, None)
-        self._known.clear()
         if self._free is not None:
             self._pool.free_block_queue = FreeKVCacheBlockQueue(self._free.get_all_free_blocks())
             self._free = None
@@ -172,12 +170,14 @@ class VllmHost:
             return
         self._observe(observer)
         if eviction.by_class and not self.groups.several:  # the windows' blocks would be first to go
-            self._free = FreeBlocks(eviction, self._known, self._pool.free_block_queue.get_all_free_blocks())
+            self._free = FreeBlocks(
+                eviction, observer.known, self._pool.free_block_queue.get_all_free_blocks()
+            )
             self._pool.free_block_queue = self._free
 
     def _observe(self, observer: CacheObserver) -> None:
         """What was cached before stays unknown: vLLM does not tell which blocks follow one another."""
-        pool, known, cached = self._pool, self._known, self._pool.cached_block_hash_to_block
+        pool, known, cached = self._pool, observer.known, self._pool.cached_block_hash_to_block
         group = self.groups.number
         cache, evict = pool.cache_full_blocks, pool._maybe_evict_cached_block
 
@@ -187,16 +187,15 @@ class VllmHost:
             first, last = num_cached_blocks, num_full_blocks
             cache(request, blocks, num_cached_blocks=first, num_full_blocks=last, **more)
             if last > first and more["kv_cache_group_id"] == group:
-                chain = request.block_hashes[:last]
-                observer.published(chain, first, last)
-                known.update(chain[first:])
+                observer.published(request.block_hashes, first, last)
 
         def maybe_evict(block: Any) -> bool:
             key, done = block.block_hash, evict(block)
-            content = content_of(key) if done else None
-            if content in known and key == content_key(content, group) and cached.get_one_block(key) is None:
-                known.discard(content)
-                observer.evicted(content)
+            if done:
+                content = content_of(key)
+                gone = content in known and key == content_key(content, group)
+                if gone and cached.get_one_block(key) is None:
+                    observer.evicted(content)
             return bool(done)
 
         pool.cache_full_blocks, pool._maybe_evict_cached_block = cache_full_blocks, maybe_evict

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 from brim.core.errors import InvariantViolated
-from brim.core.offline.node import Node, length_class
+from brim.core.offline.node import Node, Waiter, length_class, merged
 from brim.core.offline.pool import OfflinePool, bucket, urgency
 from brim.core.request import RequestState, RequestView
 from tests.helpers import OFFLINE, request, state
@@ -165,17 +165,24 @@ def test_a_family_is_all_of_a_prefix_and_a_bucket_the_most_urgent_first():
     assert [len(list(one)) for one in crowd.pool.families(5)] == [1, 5, 1]
 
 
-def test_a_look_at_the_first_of_a_family_looks_at_few(monkeypatch):
+def test_who_takes_few_of_a_family_looks_at_few(monkeypatch):
     crowd, looks = Crowd(), []
-    nearest = Node.nearest
-    monkeypatch.setattr(Node, "nearest", lambda node, most: looks.append(most) or nearest(node, most))
-    for _ in range(300):
-        crowd.add("abc")
+    stands_at = Waiter.stands_at
+    for at in range(300):
+        crowd.add("abc" + "defghij"[: at % 7])  # seven lengths, three of them of the first one's bucket
     crowd.publish("abc")
-    family = crowd.pool.families(256)[1]
-    for taken, looked in ((1, []), (7, [8]), (1, [8, 32]), (200, [8, 32, 128, 256])):
-        assert len(list(islice(family, taken))) == taken
-        assert looks == looked
+    one, *_ = crowd.pool.families(256)[1:]
+    monkeypatch.setattr(Waiter, "stands_at", lambda who, node: looks.append(who) or stands_at(who, node))
+    for taken, looked in ((1, 0), (1, 2), (7, 9), (30, 39)):
+        assert len(list(islice(one, taken))) == taken
+        assert len(looks) == looked
+
+
+@given(st.lists(st.lists(st.integers(0, 30), max_size=12), max_size=5), st.integers(0, 40))
+def test_heaps_merge_in_order_whatever_is_taken(lists, taken):
+    waiters = [[Waiter(None, (number, at), 1) for number in sorted(one)] for at, one in enumerate(lists)]
+    merging = [waiter.urgency for waiter in islice(merged(waiters), taken)]
+    assert merging == sorted(waiter.urgency for one in waiters for waiter in one)[:taken]
 
 
 def test_the_hashes_of_the_cached_prefix_are_known():
