@@ -128,6 +128,16 @@ def test_what_others_compute_in_the_same_step_may_be_a_hit() -> None:
     assert host.scheduler.deviations == 0
 
 
+def test_orders_name_only_who_might_run_more_than_it_may() -> None:
+    host = FakeHost(config(policy="vllm", num_blocks=12, max_num_batched_tokens=10))
+    host.add(request("a", [1] * 9, 2), request("b", [2] * 9, 2))
+    assert host.scheduler.foresee(0).orders == Orders(["a", "b"], {"b": 1})
+    host.run()
+    host.add(request("c", [1] * 9, 2), request("d", [3] * 9, 1))
+    # of what we count on for c, 8 tokens, the host may find less
+    assert host.scheduler.order(host.now_ns) == Orders(["c", "d"], {"c": 1})
+
+
 def test_what_is_foreseen_is_not_done() -> None:
     host = FakeHost(config(policy="brim", num_blocks=12))
     host.add(request("a", 6, 5))
