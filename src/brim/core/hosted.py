@@ -51,13 +51,13 @@ class Foreseen(NamedTuple):
 class _HostsTokens:
     """`Appender` where the host appends."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: Mapping[str, RequestState]) -> None:
         self.ended: Collection[str] = ()
+        self._known = known
 
     def append(self, states: Sequence[RequestState], token_ids: Sequence[int]) -> list[RequestState]:
-        if not self.ended:
-            return []
-        return [state for state in states if state.request.request_id in self.ended]
+        ended = [self._known[i] for i in self.ended if i in self._known]  # few, where many draw
+        return sorted((state for state in ended if state in states), key=lambda state: state.arrival_seq)
 
 
 class HostedScheduler(Scheduler):
@@ -67,7 +67,7 @@ class HostedScheduler(Scheduler):
         self._host = host
         super().__init__(config, policy)
         self.kv: HostedCache
-        self._tokens = _HostsTokens()
+        self._tokens = _HostsTokens(self._states)
         self._appender = self._tokens  # type: ignore[assignment]
         self._intent = Intent()
         self._skipped: set[RequestState] = set()  # who decode, and the host left out, until they run again

@@ -17,15 +17,17 @@ class FreeBlocks:
     before the rule came.
     """
 
-    def __init__(self, eviction: Eviction, known: Collection[Hashable], blocks: Iterable[Any]) -> None:
-        """`known` are the contents that the rule knows of at any time."""
+    def __init__(
+        self, eviction: Eviction, known: Collection[Hashable], blocks: Iterable[Any], num_blocks: int
+    ) -> None:
+        """`known` are the contents that the rule knows of at any time; `num_blocks` are all there are."""
         self.online: set[int] = set()  # blocks whose content an online request used
         self._eviction = eviction
         self._known = known
         self._plain: OrderedDict[int, Any] = OrderedDict((block.block_id, block) for block in blocks)
         self.num_free_blocks = len(self._plain)  # vLLM asks for every request in every step
         self._ranked: dict[int, Any] = {}
-        self._faces: dict[int, Block] = {}  # of each block that was ever ranked, as the rule knows it
+        self._faces = [Block(number) for number in range(num_blocks)]  # as the rule knows them
         self._contents: set[Any] = set()
 
     def wanted_among(self, count: int) -> int:
@@ -61,9 +63,7 @@ class FreeBlocks:
             self._plain[block.block_id] = block
             return
         block_id = block.block_id
-        face = self._faces.get(block_id)
-        if face is None:
-            face = self._faces[block_id] = Block(block_id)
+        face = self._faces[block_id]
         face.block_hash, face.online = content, block_id in self.online
         self._ranked[block_id] = block
         self._contents.add(content)

@@ -170,9 +170,8 @@ class VllmHost:
             return
         self._observe(observer)
         if eviction.by_class and not self.groups.several:  # the windows' blocks would be first to go
-            self._free = FreeBlocks(
-                eviction, observer.known, self._pool.free_block_queue.get_all_free_blocks()
-            )
+            free = self._pool.free_block_queue.get_all_free_blocks()
+            self._free = FreeBlocks(eviction, observer.known, free, len(self._pool.blocks))
             self._pool.free_block_queue = self._free
 
     def _observe(self, observer: CacheObserver) -> None:
