@@ -56,8 +56,10 @@ class _HostsTokens:
         self._known = known
 
     def append(self, states: Sequence[RequestState], token_ids: Sequence[int]) -> list[RequestState]:
-        ended = [self._known[i] for i in self.ended if i in self._known]  # few, where many draw
-        return sorted((state for state in ended if state in states), key=lambda state: state.arrival_seq)
+        if not self.ended:
+            return []
+        ended = {self._known[i] for i in self.ended if i in self._known}  # mostly few, where many draw
+        return sorted(ended.intersection(states), key=lambda state: state.arrival_seq)
 
 
 class HostedScheduler(Scheduler):

@@ -8,7 +8,7 @@ from hypothesis import given
 from brim.core.policies.ordering import ShortestUnlessUrgent
 from brim.core.policies.preempting import LeastLossThenLongest
 from brim.core.request import SLO, RequestState
-from tests.helpers import MS, OFFLINE, request, state
+from tests.helpers import MS, OFFLINE, Host, config, request, state
 
 SECOND = 1000 * MS
 RULE = ShortestUnlessUrgent(urgent_seconds=0.5, tokens_per_second=2.0)
@@ -66,3 +66,10 @@ def test_offline_gives_way_by_least_loss_and_online_the_longest_first():
         view.compute(computed)
     everybody = sorted([short, long, little, much], key=lambda view: rule.key(view, 0))
     assert everybody == [little, much, long, short]
+
+
+def test_with_nothing_learnt_offline_steps_start_small_and_double():
+    host = Host(config(policy="brim", num_blocks=100, ttft_ms=1000))
+    host.add(*(request(name, 60, 8, task_class=OFFLINE) for name in "abcd"))
+    assert [host.step().num_tokens for _ in range(5)] == [4, 8, 16, 32, 64]
+    host.run()

@@ -31,7 +31,10 @@ def turn_to_offline(draft: Draft) -> None:
     limit = timing.limit(step)
     draft.miss = limit.miss
     if held_back:
-        draft.time = TimeLeft(timing.steps.guarded_ns, step.shape, limit.limit_ns, board.block_size)
+        steps = timing.steps
+        draft.time = TimeLeft(
+            steps.guarded_ns, step.shape, limit.limit_ns, board.block_size, steps.known_tokens
+        )
         _pause_offline(draft, draft.time)
 
 

@@ -12,11 +12,20 @@ class TimeLeft:
     """`shape` is the step so far. It may take `limit_ns`; None: as long as it wants.
 
     Into a step without online work `least_tokens` fit in any case: a target that nobody could meet must
-    not keep the machine idle.
+    not keep the machine idle. Chunks do not make a step larger than `known_tokens`: what it would take is
+    not known; None: of any size it is.
     """
 
-    def __init__(self, predict: Predict, online: StepShape, limit_ns: int | None, least_tokens: int) -> None:
+    def __init__(
+        self,
+        predict: Predict,
+        online: StepShape,
+        limit_ns: int | None,
+        least_tokens: int,
+        known_tokens: int | None = None,
+    ) -> None:
         self.shape = online
+        self._known_tokens = known_tokens
         self._predict = predict
         self._online = online
         self._limit_ns = limit_ns
@@ -32,6 +41,8 @@ class TimeLeft:
         if self._limit_ns is None:
             return most
         fits = largest_chunk(self._predict, self.shape, start, most, self._limit_ns)
+        if self._known_tokens is not None:
+            fits = max(min(fits, self._known_tokens - self.shape.new_tokens), 0)
         return fits if self.shape.new_tokens else max(fits, min(most, self._least_tokens))
 
     def add_chunk(self, start: int, num_tokens: int) -> None:

@@ -63,6 +63,7 @@ class RefittedStepTime:
         self.guard = Guard(guard)
         self._ranges: dict[tuple[int, ...], Range] = {}  # the one seen longest ago is first
         self._observations = 0
+        self._largest = 0  # step that was seen, in tokens
         self._refit_at = 1
         self._change = 1.0  # how many times as long steps take as in the past of their ranges
         self._lately = Lately()
@@ -91,6 +92,14 @@ class RefittedStepTime:
         """What one in twenty steps of these sizes takes longer than."""
         return int(self.nanoseconds(shape) * (1 + self.guard.usual))
 
+    @property
+    def known_tokens(self) -> int | None:
+        """How many tokens a step may have to be predicted: where it started from nothing, twice those seen.
+
+        So whoever may choose starts with small steps, which cost little and tell what larger ones will.
+        """
+        return None if self._informed else 2 * self._largest
+
     # ---- learning --------------------------------------------------------------------------------------
 
     def observe(self, shape: StepShape, took_ns: int, steps: int = 1) -> None:
@@ -100,6 +109,7 @@ class RefittedStepTime:
         Of real ones observe a single step now and then, the hiccups inside a mean being hidden: every eighth
         of a quiet stretch will do. A step that was empty, or took no time, teaches nothing.
         """
+        self._largest = max(self._largest, shape.new_tokens)
         if took_ns <= 0 or not shape.new_tokens:
             return
         self._observations += 1

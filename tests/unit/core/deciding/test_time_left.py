@@ -30,6 +30,15 @@ def test_without_a_limit_there_is_time_for_all():
     assert left(None).add_last([5, 6]) == 0
 
 
+def test_chunks_make_no_step_of_a_size_of_which_nothing_is_known():
+    time = TimeLeft(predict, StepShape(5, 0, 5, 50), 100 * MS, 4, known_tokens=12)
+    assert time.chunk(0, 100) == 7
+    time.add_chunk(0, 7)
+    assert time.chunk(0, 100) == 0
+    assert TimeLeft(predict, NOTHING, 100 * MS, 4, known_tokens=0).chunk(0, 100) == 4
+    assert TimeLeft(predict, NOTHING, None, 4, known_tokens=0).chunk(0, 100) == 100
+
+
 def test_what_was_added_takes_time_from_the_next():
     time = left(30)
     time.add_chunk(0, 10)

@@ -55,6 +55,15 @@ def test_without_a_step_it_is_what_it_started_from():
     assert step_time.guarded_ns(shape) == PROFILE.picoseconds(shape) * 11 // 10_000
 
 
+def test_from_nothing_it_knows_of_steps_up_to_twice_the_largest_seen():
+    step_time = RefittedStepTime()
+    assert step_time.known_tokens == 0
+    for tokens in (100, 20):
+        step_time.observe(StepShape(tokens, attention_pairs(tokens)), took_ns(StepShape(tokens)))
+        assert step_time.known_tokens == 200
+    assert RefittedStepTime(PROFILE).known_tokens is None
+
+
 @pytest.mark.parametrize("start", [PROFILE, None], ids=["from-a-profile", "from-nothing"])
 def test_it_finds_the_machine_and_what_lies_between_the_sizes_seen(start):
     step_time = trained(start)
