@@ -260,6 +260,7 @@ class Bench:
         scheduler = scheduler_of(self._llm)
         scheduler.brim_configure({"policy": "stock"} if way.brim is None else way.brim)
         self._llm.llm_engine.reset_prefix_cache()
+        gc.unfreeze()
         gc.collect()
         gc.freeze()  # as servers do: to go through all objects of a process takes 0.2 s and more
         most = scheduler.max_num_scheduled_tokens

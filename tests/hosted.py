@@ -72,7 +72,7 @@ class Blocks:
                 self.contents[block_id] = content
                 self.found[content] = block_id
         if self.observer is not None and stop > start:
-            self.observer.published(request.hashes[:stop], start, stop)
+            self.observer.published(request.hashes, start, stop)
 
 
 class FakeHost:

@@ -33,7 +33,7 @@ from brim.core.scheduler import Scheduler
 class Orders(NamedTuple):
     """What the host shall do: let `admit` in, in this order, before anybody else who waits nobody.
 
-    `tokens` says how many those run who may not run all they know; 0 sits the step out and keeps its blocks.
+    `tokens` says how many those run at most who might run more; 0 sits the step out and keeps its blocks.
     """
 
     admit: Sequence[str] = ()
@@ -153,7 +153,7 @@ class HostedScheduler(Scheduler):
         tokens = {state.request.request_id: 0 for state in self._idle(intent)}
         entering = set(intent.admitted)
         for state, num_tokens in intent.to_run:
-            start = 0 if state in entering else state.num_scheduled_tokens  # a host may find less of it
+            start = 0 if state in entering else state.num_scheduled_tokens  # a host may find fewer hits
             if num_tokens < state.num_tokens - start:
                 tokens[state.request.request_id] = num_tokens
             else:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from brim.plugins.vllm.scheduler import BrimScheduler
 from tests.plugins.vllm import classes
 from tests.plugins.vllm.clock import ToldClock
 from tests.plugins.vllm.driver import Driver, Limits
@@ -58,6 +60,16 @@ def test_nothing_is_lost(feature: str, policy: str, steps_in_flight: int) -> Non
     limits = limits_of(feature, steps_in_flight, policy=policy, ttft_ms=1_000, itl_ms=100)
     driver = history(Driver(classes.find(classes.BRIM), limits))
     assert driver.scheduler.brim_mode == "active"
+
+
+@pytest.mark.parametrize(
+    ("start", "most", "runs"), [(0, 16, 5), (5, 16, 256), (5, 0, 0), (0, 5, 5), (261, 16, 16), (0, 300, 300)]
+)
+def test_an_image_that_is_not_to_be_cut_runs_whole_or_not_yet(start: int, most: int, runs: int) -> None:
+    image = SimpleNamespace(mm_position=SimpleNamespace(offset=5, length=256))
+    uncut = SimpleNamespace(scheduler_config=SimpleNamespace(disable_chunked_mm_input=True))
+    request = SimpleNamespace(mm_features=[image])
+    assert BrimScheduler._whole_items(uncut, request, start, most, 512) == runs
 
 
 @pytest.mark.parametrize("feature", ["a window", "two windows", "several whole contexts"])

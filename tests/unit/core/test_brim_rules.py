@@ -73,3 +73,12 @@ def test_with_nothing_learnt_offline_steps_start_small_and_double():
     host.add(*(request(name, 60, 8, task_class=OFFLINE) for name in "abcd"))
     assert [host.step().num_tokens for _ in range(5)] == [4, 8, 16, 32, 64]
     host.run()
+
+
+def test_with_nothing_learnt_few_who_decode_keep_no_offline_block_from_its_start():
+    host = Host(config(policy="brim", block_size=16, num_blocks=100, ttft_ms=1000))
+    host.add(request("chat", 6, 200, slo=SLO(ttft_ns=SECOND, itl_ns=SECOND)))
+    host.add(request("batch", 500, 8, task_class=OFFLINE))
+    for _ in range(12):
+        host.step()
+    assert host.state("batch").num_computed_tokens > 100

@@ -490,11 +490,13 @@ def test_who_outgrows_its_promise_where_nothing_is_left_parks_and_keeps_its_kv()
     assert (made.grants, made.park, made.preempt, made.pause) == ({}, [a], [], [])
 
 
-def test_who_is_parked_while_it_catches_up_gets_no_token():
-    a, b = ready("a", 8), ready("b", 8, 1)
+def test_who_is_parked_while_it_catches_up_gets_no_token_and_stops_nobody_else():
+    a, b, c, d = (ready(name, 8, seq) for seq, name in enumerate("abcd"))
     a.append(7)
     made = promised(FakeBoard(running=[a, b], starved=[a], catching_up=[a]))
     assert (made.park, made.chunk_tokens) == ([a], {})
+    made = promised(FakeBoard(running=[a, b, c, d], starved=[a], catching_up=[a], parked=[c, d]))
+    assert (made.park, made.preempt) == ([a], [])  # b goes on
 
 
 def test_the_newest_guest_leaves_for_a_host_that_needs_its_blocks():

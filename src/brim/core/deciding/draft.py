@@ -64,7 +64,7 @@ class Draft:
         )
 
     def half_done(self) -> list[RequestView]:
-        """The running that may get a chunk."""
+        """The running that catch up, less those that were stopped."""
         return [v for v in self.board.catching_up if v not in self.pause and v not in self.park]
 
     def victims(self) -> list[RequestView]:

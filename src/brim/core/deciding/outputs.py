@@ -151,7 +151,8 @@ def unblock(draft: Draft) -> None:
 
     The first in order stays: with each that leaves it comes nearer to its output's blocks.
     """
-    generating = draft.board.num_decoding - len(draft.park) - len(draft.pause)
+    stopped = [v for v in (*draft.park, *draft.pause) if v not in draft.board.catching_up]
+    generating = draft.board.num_decoding - len(stopped)
     if generating > 0 or draft.grants or draft.chunk_tokens or draft.board.steps_in_flight:
         return
     parked = [view for view in draft.board.parked if view not in draft.preempt]

@@ -12,8 +12,8 @@ class TimeLeft:
     """`shape` is the step so far. It may take `limit_ns`; None: as long as it wants.
 
     Into a step without online work `least_tokens` fit in any case: a target that nobody could meet must
-    not keep the machine idle. Chunks do not make a step larger than `known_tokens`: what it would take is
-    not known; None: of any size it is.
+    not keep the machine idle. Where there is a limit, chunks make no step larger than `known_tokens`, since
+    what it would take is not known, but by `least_tokens`; None: it is known of any size.
     """
 
     def __init__(
@@ -26,6 +26,7 @@ class TimeLeft:
     ) -> None:
         self.shape = online
         self._known_tokens = known_tokens
+        self._in_chunks = 0
         self._predict = predict
         self._online = online
         self._limit_ns = limit_ns
@@ -42,10 +43,12 @@ class TimeLeft:
             return most
         fits = largest_chunk(self._predict, self.shape, start, most, self._limit_ns)
         if self._known_tokens is not None:
-            fits = max(min(fits, self._known_tokens - self.shape.new_tokens), 0)
+            least = self._least_tokens - self._in_chunks
+            fits = max(min(fits, max(self._known_tokens - self.shape.new_tokens, least)), 0)
         return fits if self.shape.new_tokens else max(fits, min(most, self._least_tokens))
 
     def add_chunk(self, start: int, num_tokens: int) -> None:
+        self._in_chunks += num_tokens
         self.shape = with_chunk(self.shape, num_tokens, start)
 
     def add_all(self, num_decodes: int, context: int) -> bool:

@@ -159,7 +159,7 @@ class BrimScheduler(AsyncScheduler):
             most = order(request.request_id)
             if most is None or tokens <= most or 0 < request.num_tokens - num_computed_tokens <= most:
                 return tokens  # what exceeds the known tokens are guesses: they run with the last of these
-            return self._whole_items(request, num_computed_tokens, most)
+            return self._whole_items(request, num_computed_tokens, most, tokens)
 
         return reserve
 
@@ -175,14 +175,15 @@ class BrimScheduler(AsyncScheduler):
                 found[request_id] = None
         return list(found)
 
-    def _whole_items(self, request: compat.Request, start: int, tokens: int) -> int:
-        """Where vLLM shall not cut an image or a sound in two, fewer tokens than cut one."""
-        if self.scheduler_config.disable_chunked_mm_input:
+    def _whole_items(self, request: compat.Request, start: int, most: int, vllms_own: int) -> int:
+        """Where vLLM shall not cut an image or a sound in two: up to it, or all of it where it is next."""
+        if most and self.scheduler_config.disable_chunked_mm_input:
             for item in request.mm_features:
                 offset = item.mm_position.offset
-                if start < offset < start + tokens < offset + item.mm_position.length:
-                    return offset - start
-        return tokens
+                end = offset + item.mm_position.length
+                if offset < start + most < end and start < end:
+                    return offset - start if start < offset else min(end - start, vllms_own)
+        return most
 
     def _take_in(self, brim: HostedScheduler, output: Any, now_ns: int) -> StepPlan:
         scheduled, drafts = output.num_scheduled_tokens, output.scheduled_spec_decode_tokens

@@ -35,6 +35,10 @@ def test_chunks_make_no_step_of_a_size_of_which_nothing_is_known():
     assert time.chunk(0, 100) == 7
     time.add_chunk(0, 7)
     assert time.chunk(0, 100) == 0
+    few_known = TimeLeft(predict, StepShape(7, 0, 7, 70), 100 * MS, 4, known_tokens=6)
+    assert few_known.chunk(0, 100) == 4  # else it would never be more
+    few_known.add_chunk(0, 3)
+    assert few_known.chunk(0, 100) == 1
     assert TimeLeft(predict, NOTHING, 100 * MS, 4, known_tokens=0).chunk(0, 100) == 4
     assert TimeLeft(predict, NOTHING, None, 4, known_tokens=0).chunk(0, 100) == 100
 
