@@ -4,13 +4,14 @@ C1 every request ends, and says what the script says   C2 where somebody waits, 
 C3 the books balance, the pool's as well               C4 reuse is what a recount of the waiting finds
 C5 offline enters inside the headroom's limit          C6 offline never keeps an online request waiting
 C7 the same calls give the same bytes                  C8 who waits in the pool costs no hashes
+C9 a step that is not decided on is one whose decision would be empty
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -18,6 +19,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import initialize, precondition, rule
 
+from brim.core.decide import decide
 from brim.core.estimators.online_demand import OnlineDemand
 from brim.core.estimators.step_time import StepTime
 from brim.core.events import Finished, Preempted
@@ -51,7 +53,14 @@ MACHINE = StepTime(
 
 
 class WatchedScheduler(Scheduler):
-    """Holds each admission to the headroom."""
+    """Holds each admission to the headroom, and each step that was not decided on to what a decision says."""
+
+    def _all_in_time(self, now_ns: int) -> bool:
+        in_time = super()._all_in_time(now_ns)
+        decision = decide(self.policy, self._board, now_ns)
+        said = [getattr(decision, told.name) for told in fields(decision) if told.name != "token_budget"]
+        assert not (in_time and any(said))
+        return in_time
 
     def _admit(self, state: RequestState, now_ns: int) -> bool:
         others, entered = len(self.batch), super()._admit(state, now_ns)

@@ -18,6 +18,7 @@ from brim.core.batch import Batch
 from brim.core.board import PoolBoard
 from brim.core.config import SchedulerConfig
 from brim.core.decide import decide
+from brim.core.deciding.spare_time import all_in_time
 from brim.core.decision import Decision, Grant
 from brim.core.errors import InvariantViolated, RequestRefused
 from brim.core.flight import Flight, Intent
@@ -121,7 +122,11 @@ class Scheduler:
         if now_ns >= self.queues.changes_at_ns and self.queues.reorder(now_ns):
             self._settled = False
         self._time.step_begins(now_ns, self.kv.online_blocks)
-        return Intent(quiet=True) if self._is_settled() else self._decide(now_ns)
+        if not self._is_settled():
+            return self._decide(now_ns)
+        if not self._counts_time():
+            return Intent(quiet=True)
+        return Intent() if self._all_in_time(now_ns) else self._decide(now_ns)
 
     def _launch(self, intent: Intent, now_ns: int) -> StepPlan:
         rows = () if intent.hold_decodes else self.batch.rows()
@@ -168,9 +173,9 @@ class Scheduler:
 
         0 where the next step needs a decision.
         """
-        if self._in_flight or self._fed_tick != self.batch.tick or not self._is_settled():
+        if self._in_flight or self._fed_tick != self.batch.tick or now_ns >= self.queues.changes_at_ns:
             return 0
-        if now_ns >= self.queues.changes_at_ns or not self.batch.num_decoding:
+        if not self._is_settled() or self._counts_time() or not self.batch.num_decoding:
             return 0
         return self.batch.steps_to_an_end()
 
@@ -218,14 +223,28 @@ class Scheduler:
     # ---- how ------------------------------------------------------------------------------------------
 
     def _is_settled(self) -> bool:
-        """Whether a decision would be empty: the last one was, or there is nobody to decide on."""
+        """Whether a decision would be empty: the last one was, or there is nobody to decide on.
+
+        Where `_counts_time`, as long as all who decode have the time.
+        """
         if not self._settled:
             waiting = self.queues.waiting or self.queues.parked
-            self._settled = not (waiting or self.batch.undecided or self._counts_time())
+            self._settled = not (waiting or self.batch.undecided or self._waits_for_time())
         return self._settled
 
     def _counts_time(self) -> bool:
         return self._time.counts(self.batch, self.queues.count(TaskClass.OFFLINE))
+
+    def _all_in_time(self, now_ns: int) -> bool:
+        """Whether a decision is empty that would be but for the time."""
+        return all_in_time(self.policy, self._board, now_ns)
+
+    def _waits_for_time(self) -> bool:
+        """Whether somebody who waits might be let in, or go first, for no other reason than the time."""
+        if not self._counts_time():
+            return False
+        has_seat = len(self.batch) < self.config.max_num_seqs
+        return bool(self.queues.waiting or self.queues.parked or (has_seat and len(self.queues)))
 
     def _feed(self) -> None:
         """Gives every running request a block for its next token, or notes that it starves."""
@@ -244,15 +263,13 @@ class Scheduler:
             self._settled = False
 
     def _decide(self, now_ns: int) -> Intent:
-        intent = Intent()
-        while not self._is_settled():
+        while True:
             decision = decide(self.policy, self._board, now_ns)
             intent = self._carry_out(decision, now_ns)
             stopped = decision.preempt or decision.park
-            if intent.to_run or not stopped or self.batch.rows() or self._in_flight:
-                break
+            if intent.to_run or not stopped or self.batch.rows() or self._in_flight or self._is_settled():
+                return intent
             # all had to stop, and some gave way: now others can go on
-        return intent
 
     def _carry_out(self, decision: Decision, now_ns: int) -> Intent:
         self.allocation_failures += len(self.batch.starved)
@@ -271,7 +288,7 @@ class Scheduler:
                 self._grant(self._state(view), grant)
         chunks = [(self._state(view), n) for view, n in decision.chunk_tokens.items() if view not in late]
         changes = any((decision.preempt, decision.pause, decision.park, decision.grants, wanted, chunks))
-        restless = self._counts_time() or (self.policy.preempting.by_progress and len(self.queues))
+        restless = self._waits_for_time() or (self.policy.preempting.by_progress and len(self.queues))
         if decision.miss is not None:
             self._events += self._time.miss(decision.miss, now_ns, self._num_steps)
         self._settled = not (changes or restless or self.batch.undecided)

@@ -6,12 +6,14 @@ import pytest
 
 from brim.core import scheduler as scheduler_module
 from brim.core.errors import InvariantViolated, RequestRefused
+from brim.core.estimators.step_time import StepTime
 from brim.core.events import Admitted, Finished, FirstToken, Tokens
 from brim.core.plan import StepResult, TokenLogprobs
 from brim.core.policies.named import named
-from brim.core.request import FinishReason, Status
+from brim.core.request import SLO, FinishReason, Status
 from brim.core.scheduler import Scheduler
 from tests.helpers import MS, OFFLINE, Foretold, Host, config, reference, request, script
+from tests.timed import TimedHost, informed
 
 DEPTHS = pytest.mark.parametrize("depth", [1, 2])
 
@@ -618,6 +620,45 @@ def test_want_of_a_block_ends_the_quiet(decisions):
         decisions.clear()
         host.step()
     assert len(decisions) == 1
+
+
+MACHINE = StepTime(10**9, 10**9, (), 0, 0, 0)  # 1 ms, and 1 ms a token
+
+
+def timed_host(depth: int = 1, *, itl_ms: int, **changes) -> TimedHost:
+    """An online request and an offline one decode; others wait offline for a seat."""
+    settings = config(policy="echo", max_num_seqs=2, num_blocks=40, **changes)
+    host = TimedHost(settings, MACHINE, depth=depth, policy=informed(settings, MACHINE))
+    host.add(request("a", 4, max_tokens=30, slo=SLO(itl_ns=itl_ms * MS)))
+    host.add(*(request(name, 4, max_tokens=30, task_class=OFFLINE) for name in "bcd"))
+    for _ in range(5):
+        host.step()
+    return host
+
+
+@DEPTHS
+def test_a_step_in_which_only_time_went_by_takes_no_decision_while_it_is_enough(depth, decisions):
+    host = timed_host(depth, itl_ms=50)
+    assert {row[0] for row in host.rows[-1]} == {"a", "b"}
+    assert not any(wakes(host, decisions) for _ in range(10))
+    host.scheduler.abort("b", host.now_ns)
+    assert wakes(host, decisions)
+
+
+def test_a_decision_is_taken_where_the_time_is_too_short_for_all_who_decode(decisions):
+    host = timed_host(itl_ms=2)
+    decisions.clear()
+    host.step()
+    assert decisions
+    assert [row[0] for row in host.rows[-1]] == ["a"]
+
+
+def test_who_waits_offline_for_a_seat_changes_nothing(decisions):
+    host = timed_host(itl_ms=50)
+    host.add(request("e", task_class=OFFLINE))
+    assert not wakes(host, decisions)
+    host.add(request("f"))  # online: somebody may have to give way
+    assert wakes(host, decisions)
 
 
 def test_a_finished_request_makes_room_for_the_one_that_waits_in_the_next_step():

@@ -11,7 +11,10 @@ from brim.core.deciding.online_part import (
     view_is_offline,
 )
 from brim.core.deciding.time_left import TimeLeft
+from brim.core.decision import Board
+from brim.core.estimators.slack import OnlineStep, StepLimit
 from brim.core.policies.timing import Timing
+from brim.core.policy import Policy
 from brim.core.request import RequestView, TaskClass
 
 
@@ -31,11 +34,28 @@ def turn_to_offline(draft: Draft) -> None:
     limit = timing.limit(step)
     draft.miss = limit.miss
     if held_back:
-        steps = timing.steps
-        draft.time = TimeLeft(
-            steps.guarded_ns, step.shape, limit.limit_ns, board.block_size, steps.known_tokens
-        )
+        draft.time = _time_left(timing, board, step, limit)
         _pause_offline(draft, draft.time)
+
+
+def all_in_time(policy: Policy, board: Board, now_ns: int) -> bool:
+    """Whether a decision that would be empty but for the time is empty: nobody sits out, nobody will be late.
+
+    For a board on which all who run decode, and nobody could enter. Far less work than the decision.
+    """
+    timing = policy.timing
+    if timing is None:
+        return True
+    step = online_step(timing, board, now_ns, (), ())
+    limit = timing.limit(step)
+    if limit.miss is not None:
+        return False
+    return _time_left(timing, board, step, limit).add_all(*board.load(TaskClass.OFFLINE))
+
+
+def _time_left(timing: Timing, board: Board, step: OnlineStep, limit: StepLimit) -> TimeLeft:
+    steps = timing.steps
+    return TimeLeft(steps.guarded_ns, step.shape, limit.limit_ns, board.block_size, steps.known_tokens)
 
 
 def _pause_offline(draft: Draft, time: TimeLeft) -> None:

@@ -139,8 +139,9 @@ class HostedBlocks:
     def entered(self) -> None:
         """The host has given the hits to those that it let in, or never will."""
         self.set_aside = 0
-        hits, self._hits = self._hits, []
-        self._host.let_go(hits)
+        if self._hits:
+            hits, self._hits = self._hits, []
+            self._host.let_go(hits)
 
     def check(self, holders: Iterable[int]) -> None:
         """Verifies the books against the host's, between steps. Raises InvariantViolated."""

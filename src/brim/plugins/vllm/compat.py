@@ -11,7 +11,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import vllm
-from vllm.v1.core.kv_cache_utils import FreeKVCacheBlockQueue, get_block_hash, make_block_hash_with_group_id
+from vllm.v1.core.kv_cache_utils import (
+    FreeKVCacheBlockQueue,
+    get_block_hash,
+    get_group_id,
+    make_block_hash_with_group_id,
+)
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.request_queue import RequestQueue, create_request_queue
 from vllm.v1.core.single_type_kv_cache_manager import (
@@ -31,6 +36,7 @@ __all__ = [
     "content_key",
     "content_of",
     "create_request_queue",
+    "group_of",
     "kept_tokens",
     "paused",
     "reasons_against",
@@ -84,6 +90,10 @@ def content_key(block_hash: bytes, group: int) -> Any:
 
 def content_of(key: Any) -> bytes:
     return get_block_hash(key)
+
+
+def group_of(key: Any) -> int:
+    return get_group_id(key)
 
 
 def table_group(managers: Sequence[Any]) -> int:

@@ -26,9 +26,8 @@ class FreeBlocks:
         self._known = known
         self._plain: OrderedDict[int, Any] = OrderedDict((block.block_id, block) for block in blocks)
         self.num_free_blocks = len(self._plain)  # vLLM asks for every request in every step
-        self._ranked: dict[int, Any] = {}
+        self._ranked: dict[Any, Any] = {}  # by content
         self._faces = [Block(number) for number in range(num_blocks)]  # as the rule knows them
-        self._contents: set[Any] = set()
 
     def wanted_among(self, count: int) -> int:
         """Of the next so many to go, how many have a content that somebody waits for."""
@@ -38,9 +37,7 @@ class FreeBlocks:
         if self._plain:
             block = self._plain.popitem(last=False)[1]
         else:
-            face = self._eviction.pop()
-            block = self._ranked.pop(face.block_id)
-            self._contents.remove(face.block_hash)
+            block = self._ranked.pop(self._eviction.pop().block_hash)
         self.online.discard(block.block_id)
         self.num_free_blocks -= 1
         return block
@@ -51,22 +48,19 @@ class FreeBlocks:
     def remove(self, block: Any) -> None:
         self.num_free_blocks -= 1
         if self._plain.pop(block.block_id, None) is None:
-            del self._ranked[block.block_id]
             face = self._faces[block.block_id]
-            self._contents.remove(face.block_hash)
+            del self._ranked[face.block_hash]
             self._eviction.discard(face)
 
     def append(self, block: Any) -> None:
         self.num_free_blocks += 1
-        content = None if block.block_hash is None else content_of(block.block_hash)
-        if content not in self._known or content in self._contents:
-            self._plain[block.block_id] = block
+        block_id, key = block.block_id, block.block_hash
+        content = None if key is None else content_of(key)
+        if content not in self._known or self._ranked.setdefault(content, block) is not block:
+            self._plain[block_id] = block
             return
-        block_id = block.block_id
         face = self._faces[block_id]
         face.block_hash, face.online = content, block_id in self.online
-        self._ranked[block_id] = block
-        self._contents.add(content)
         self._eviction.add(face)
 
     def append_n(self, blocks: Iterable[Any]) -> None:

@@ -18,6 +18,7 @@ from brim.plugins.vllm.compat import (
     content_key,
     content_of,
     create_request_queue,
+    group_of,
 )
 from brim.plugins.vllm.free_blocks import FreeBlocks
 from brim.plugins.vllm.gate import GatedQueue
@@ -190,10 +191,9 @@ class VllmHost:
 
         def maybe_evict(block: Any) -> bool:
             key, done = block.block_hash, evict(block)
-            if done:
+            if done and group_of(key) == group and cached.get_one_block(key) is None:
                 content = content_of(key)
-                gone = content in known and key == content_key(content, group)
-                if gone and cached.get_one_block(key) is None:
+                if content in known:
                     observer.evicted(content)
             return bool(done)
 
