@@ -76,7 +76,8 @@ class Blocks:
 
 
 class FakeHost:
-    """Runs what it is ordered to run; with `moods` it now and then does something else, as real hosts may.
+    """Runs what it is ordered to run; with `moods` it now and then does something else, as real hosts may,
+    or sets a request aside for some steps.
 
     `depth` steps may be in flight. Where it is `pipelined`, a request runs again when its token is known.
     """
@@ -102,6 +103,7 @@ class FakeHost:
         self.scheduler = self.make(policy)
         self.pool.observer = self.scheduler.observer
         self._in_flight: deque[tuple[StepPlan, dict[str, int]]] = deque()
+        self._aside: dict[str, int] = {}  # until when
 
     def make(self, policy: Policy | None) -> HostedScheduler:
         return HostedScheduler(self.config, self, policy)
@@ -165,15 +167,18 @@ class FakeHost:
 
     def step(self) -> dict[str, int]:
         """One turn of the loop; what was scheduled."""
-        self.now_ns += MS
-        scheduled, preempted = self._schedule(self.scheduler.order(self.now_ns))
+        self._begin()
+        orders = self.scheduler.order(self.now_ns)
+        assert self._aside.keys().isdisjoint(orders.admit)
+        scheduled, preempted = self._schedule(orders)
         return self._launched(scheduled, preempted)
 
     def watched_step(self) -> dict[str, int]:
         """One turn in which the host decides, first come first served."""
-        self.now_ns += MS
+        self._begin()
         self.scheduler.foresee(self.now_ns)
-        scheduled, preempted = self._schedule(Orders(list(self.waiting)))
+        waiting = [request_id for request_id in self.waiting if request_id not in self._aside]
+        scheduled, preempted = self._schedule(Orders(waiting))
         return self._launched(scheduled, preempted)
 
     def run(self, max_steps: int = 3000) -> FakeHost:
@@ -187,12 +192,25 @@ class FakeHost:
 
     # ---- how -------------------------------------------------------------------------------------------
 
+    def _begin(self) -> None:
+        self.now_ns += MS
+        for request_id in [name for name, until_ns in self._aside.items() if until_ns <= self.now_ns]:
+            del self._aside[request_id]
+            assert self.scheduler.bring_back(request_id, self.now_ns)
+
+    def set_aside(self, request_id: str, steps: int) -> None:
+        self.scheduler.set_aside(request_id, self.now_ns)
+        self._aside[request_id] = self.now_ns + steps * MS
+
     def _launched(self, scheduled: dict[str, int], preempted: set[str]) -> dict[str, int]:
         plan = self.scheduler.ran(scheduled, preempted, self.now_ns)
         assert bool(plan) == bool(scheduled)
         if plan:
             assert plan.num_tokens == sum(scheduled.values())
             self._in_flight.append((plan, scheduled))
+        for request_id in self.waiting:
+            if request_id not in self._aside and self._in_a_mood():
+                self.set_aside(request_id, steps=3)
         while len(self._in_flight) >= self.depth or (self._in_flight and not plan):
             self._finish()
         self.scheduler.check()
@@ -307,6 +325,7 @@ class FakeHost:
 
     def _end(self, request_id: str) -> None:
         request = self.requests.pop(request_id)
+        self._aside.pop(request_id, None)
         self.ended[request_id] = len(request.token_ids) - len(request.asked.prompt_token_ids)
         for queue in (self.waiting, self.running):
             if request_id in queue:

@@ -100,6 +100,23 @@ class HostedScheduler(Scheduler):
         HostedScheduler.add(self, request, now_ns)
         self._entered(self._states[request.request_id], 0, now_ns)
 
+    def set_aside(self, request_id: str, now_ns: int) -> None:
+        """A request that waits can't run before it is brought back.
+
+        Raises InvariantViolated where it runs, or is unknown.
+        """
+        state = self._known(request_id)
+        if state not in self.queues:
+            raise InvariantViolated(f"{request_id!r} does not wait: it can't be set aside")
+        self.queues.set_aside(state)
+
+    def bring_back(self, request_id: str, now_ns: int) -> bool:
+        """It can run now; False, and nothing done, where it was not set aside."""
+        state = self._states.get(request_id)
+        back = state is not None and self.queues.bring_back(state, self.kv, now_ns)
+        self._settled = self._settled and not back
+        return back
+
     def order(self, now_ns: int) -> Orders:
         """Decides on the coming step, however many are in flight."""
         self._intent = intent = self._without_starved(self._prepare(now_ns))
@@ -240,7 +257,7 @@ class HostedScheduler(Scheduler):
 
     def _known(self, request_id: str) -> RequestState:
         if request_id not in self._states:
-            raise InvariantViolated(f"the host runs {request_id!r}, of which it did not tell")
+            raise InvariantViolated(f"the host speaks of {request_id!r}, of which it did not tell")
         return self._states[request_id]
 
     def _entered(self, state: RequestState, num_scheduled: int, now_ns: int) -> None:

@@ -1,4 +1,7 @@
-"""Everybody who waits: to enter, in one queue or, offline requests, in a pool; and to generate, KV kept."""
+"""Everybody who waits: to enter, in one queue or, offline requests, in a pool; and to generate, KV kept.
+
+Who waits to enter may be set aside: it is looked at again when it is brought back.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,15 @@ class Queues:
         self.waiting = WaitingQueue(ordering)
         self.parked = WaitingQueue(ordering)  # they hold KV
         self.pool = pool
+        self._aside: set[RequestState] = set()
 
     def __len__(self) -> int:
         """Who holds no KV."""
-        return len(self.waiting) + (0 if self.pool is None else len(self.pool))
+        return len(self.waiting) + len(self._aside) + (0 if self.pool is None else len(self.pool))
 
     def __contains__(self, state: RequestState) -> bool:
-        """Whether it waits to enter."""
-        return state in self.waiting or (self.pool is not None and state in self.pool)
+        """Whether it waits to enter, set aside or not."""
+        return state in self.waiting or state in self._aside or (self.pool is not None and state in self.pool)
 
     def count(self, task_class: TaskClass) -> int:
         """Requests of the class that wait to enter."""
@@ -41,10 +45,25 @@ class Queues:
 
     def remove(self, state: RequestState) -> None:
         """Raises KeyError where it does not wait to enter."""
-        if self.pool is not None and state in self.pool:
+        if state in self._aside:
+            self._aside.remove(state)
+        elif self.pool is not None and state in self.pool:
             self.pool.remove(state)
         else:
             self.waiting.remove(state)
+
+    def set_aside(self, state: RequestState) -> None:
+        """Nobody looks at it until it is brought back. Raises KeyError where it does not wait to enter."""
+        self.remove(state)
+        self._aside.add(state)
+
+    def bring_back(self, state: RequestState, kv: KVCacheManager, now_ns: int) -> bool:
+        """It waits to enter again; False, and nothing done, where it was not set aside."""
+        if state not in self._aside:
+            return False
+        self._aside.remove(state)
+        self.push(state, kv, now_ns)
+        return True
 
     def check(self) -> None:
         """Verifies the books of the pool. Raises InvariantViolated. Linear: for tests."""

@@ -161,6 +161,14 @@ class JournaledScheduler(HostedScheduler):
         with self._call("abort", now_ns, id=request_id, drawn=self._drawn(request_id)):
             return super().abort(request_id, now_ns, reason)
 
+    def set_aside(self, request_id: str, now_ns: int) -> None:
+        with self._call("set_aside", now_ns, id=request_id):
+            super().set_aside(request_id, now_ns)
+
+    def bring_back(self, request_id: str, now_ns: int) -> bool:
+        with self._call("bring_back", now_ns, id=request_id):
+            return super().bring_back(request_id, now_ns)
+
     def order(self, now_ns: int) -> Orders:
         with self._call("order", now_ns) as noted:
             orders = super().order(now_ns)

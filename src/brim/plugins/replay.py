@@ -162,6 +162,12 @@ class _Player:
     def _abort(self, line: Mapping[str, Any], now_ns: int) -> None:
         self._scheduler.abort(line["id"], now_ns)
 
+    def _set_aside(self, line: Mapping[str, Any], now_ns: int) -> None:
+        self._scheduler.set_aside(line["id"], now_ns)
+
+    def _bring_back(self, line: Mapping[str, Any], now_ns: int) -> None:
+        self._scheduler.bring_back(line["id"], now_ns)
+
     def _order(self, line: Mapping[str, Any], now_ns: int) -> str | None:
         return _difference(line, self._scheduler.order(now_ns))
 

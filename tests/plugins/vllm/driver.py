@@ -32,7 +32,7 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCache
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
-from tests.plugins.vllm import classes, models
+from tests.plugins.vllm import classes, connector, models
 from tests.plugins.vllm.clock import ToldClock
 from tests.plugins.vllm.worker import Worker
 
@@ -45,8 +45,8 @@ class Limits:
     """What the scheduler may use; `steps_in_flight` is 2 for asynchronous scheduling.
 
     `windows` are those of further groups of layers. `guesses` is how many tokens a step guesses ahead,
-    `adapters` how many a step may have, `images` how many tokens of them it may encode. With a `pipeline` of
-    so many stages as many more steps are in flight.
+    `adapters` how many a step may have, `images` how many tokens of them it may encode. With a `connector`
+    KV is also kept outside. With a `pipeline` of so many stages as many more steps are in flight.
     """
 
     num_blocks: int = 64
@@ -60,6 +60,7 @@ class Limits:
     guesses: int = 0
     adapters: int = 0
     images: int = 0
+    connector: bool = False
     pipeline: int = 1
     additional_config: dict[str, Any] = field(default_factory=dict)
 
@@ -93,6 +94,7 @@ def make_scheduler(cls: Any, limits: Limits) -> Any:
             cache_config=cache,
             parallel_config=ParallelConfig(),
             additional_config=limits.additional_config,
+            kv_transfer_config=connector.config() if limits.connector else None,
             lora_config=LoRAConfig(max_loras=limits.adapters, max_lora_rank=8) if limits.adapters else None,
         )
     config.parallel_config.pipeline_parallel_size = limits.pipeline  # from here on: nothing is started

@@ -58,7 +58,8 @@ class Traffic:
             self.driver.abort(self._random.choice(unfinished))
             check(self.driver.scheduler)
         elif chance < 0.222:
-            self.driver.scheduler.reset_prefix_cache(reset_running_requests=True)
+            transfers = self.driver.limits.connector  # vLLM does not stop them
+            self.driver.scheduler.reset_prefix_cache(reset_running_requests=not transfers)
         elif chance < 0.226 and self.modes:
             self.driver.scheduler.brim_switch(self._random.choice(self.modes))
 

@@ -132,6 +132,22 @@ def test_with_other_features_of_vllm(ample: Host, num_blocks: int, adapters: boo
         assert scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == num_blocks - 1
 
 
+def test_with_kv_that_is_kept_elsewhere(stock_answers: list[list[int]], tmp_path: Path) -> None:
+    """vLLM's connector for examples keeps what a prompt's first step computes: first one at a time."""
+    store = {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}
+    store["kv_connector_extra_config"] = {"shared_storage_path": str(tmp_path)}
+    ample = Host(num_blocks=200, max_num_seqs=32, changes={"kv_transfer_config": store})
+    with engine(ample) as llm:
+        assert [generate(llm, [ask])[0] for ask in asks([{}])] == stock_answers
+    with engine(replace(ample, scheduler=classes.BRIM, additional_config=SCARCE.additional_config)) as llm:
+        scheduler = scheduler_of(llm)
+        allocated = scheduler.connector.update_state_after_alloc
+        with patch.object(scheduler.connector, "update_state_after_alloc", wraps=allocated) as told:
+            assert generate(llm, asks(FACTS)) == stock_answers
+        assert sum(call.args[2] for call in told.call_args_list) > 10 * 32  # tokens that were loaded
+        assert (scheduler.brim_mode, scheduler.brim_left_to_vllm) == ("active", [])
+
+
 def test_a_server_that_guesses(tmp_path: Path) -> None:
     """In a process of its own: what guesses imports keeps vLLM from starting a second engine beside it."""
     guesses = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1, "prompt_lookup_max": 2}

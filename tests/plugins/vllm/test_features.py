@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     "adapters": {"adapters": 1},
     "images": {"images": 20},
     "guesses": {"guesses": 3},
+    "a connector": {"connector": True},
     "a pipeline": {"pipeline": 2},
     "a long pipeline": {"pipeline": 4},
     # with images vLLM alone may run more adapters than it has room for, and ends: here there is room for all
@@ -94,6 +96,11 @@ def test_an_operator_may_switch_at_any_time(feature: str, steps_in_flight: int) 
     history(Driver(classes.find(classes.BRIM), limits), modes=modes)
 
 
+def able(limits: Limits) -> Limits:
+    """Where Brim leaves a connector to vLLM there is none."""
+    return replace(limits, connector=limits.connector and limits.prefix_caching and not limits.windows)
+
+
 @given(
     seed=st.integers(0, 2**32),
     steps=st.integers(1, 60),
@@ -107,8 +114,9 @@ def test_an_operator_may_switch_at_any_time(feature: str, steps_in_flight: int) 
         windows=st.just(()) | st.lists(st.integers(10, 200), max_size=2).map(tuple),
         adapters=st.sampled_from([0, 0, 1, 2]),
         images=st.sampled_from([0, 0, 20, 40]),
+        connector=st.booleans(),
         additional_config=st.builds(brim, policy=st.sampled_from(["brim", "echo", "hygen", *POLICIES])),
-    ),
+    ).map(able),
     facts=st.lists(st.sampled_from(FACTS), min_size=1, max_size=3),
 )
 @settings(max_examples=25, deadline=None)

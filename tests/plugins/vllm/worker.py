@@ -14,6 +14,8 @@ from typing import Any
 
 from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
 
+from tests.plugins.vllm.connector import Outside
+
 VOCAB = 1000
 
 
@@ -78,6 +80,9 @@ class Worker:
     images: dict[str, list[tuple[str, int, int]]] = field(default_factory=dict)  # name, first and last token
     encoded: set[str] = field(default_factory=set)  # images
 
+    def __post_init__(self) -> None:
+        self.outside = Outside(self.slots)
+
     def execute(self, scheduled: Any) -> ModelRunnerOutput:
         """The tokens of one step.
 
@@ -86,6 +91,8 @@ class Worker:
         for request_id in scheduled.finished_req_ids:
             self.rows.pop(request_id, None)
         self.encoded.difference_update(scheduled.free_encoder_mm_hashes)
+        moves = scheduled.kv_connector_metadata
+        moved = None if moves is None else self.outside.move(moves)
         computed = self._begin(scheduled.scheduled_new_reqs) | self._go_on(scheduled.scheduled_cached_reqs)
         assert computed.keys() == scheduled.num_scheduled_tokens.keys()
         self._encode(scheduled.scheduled_encoder_inputs)
@@ -108,6 +115,7 @@ class Worker:
             req_ids=request_ids,
             req_id_to_index={name: index for index, name in enumerate(request_ids)},
             sampled_token_ids=[self._sample(name, known[name], end) for name, end in ends.items()],
+            kv_connector_output=moved,
         )
 
     def drafts(self) -> DraftTokenIds:

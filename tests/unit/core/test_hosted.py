@@ -157,6 +157,39 @@ def test_a_host_that_runs_a_stranger_is_told() -> None:
         host.scheduler.ran({"x": 1}, (), 0)
 
 
+@pytest.mark.parametrize("task_class", [ONLINE, OFFLINE])
+@pytest.mark.parametrize("policy", ["vllm", "brim", "econoserve"])
+def test_who_is_set_aside_waits_until_it_is_brought_back(policy: str, task_class: TaskClass) -> None:
+    host = FakeHost(config(policy=policy, num_blocks=12))
+    host.add(request("a", 6, 5, task_class=task_class), request("b", 6, 5, task_class=task_class))
+    host.set_aside("a", steps=4)
+    steps = [host.step() for _ in range(4)]
+    assert [set(ran) for ran in steps] == [{"b"}, {"b"}, {"b"}, {"a", "b"}]
+    host.run()
+    assert host.ended == {"a": 5, "b": 5}
+    assert host.scheduler.deviations == 0
+    assert not host.scheduler.bring_back("a", host.now_ns)  # it is over
+
+
+def test_who_is_set_aside_may_be_aborted() -> None:
+    host = FakeHost(config(policy="brim", num_blocks=12))
+    host.add(request("a", 6, 5), request("b", 6, 5, task_class=OFFLINE))
+    host.set_aside("a", steps=2)
+    host.set_aside("b", steps=2)
+    host.abort("a")
+    host.abort("b")
+    host.scheduler.check()
+    assert not len(host.scheduler)
+
+
+def test_who_runs_is_not_set_aside() -> None:
+    host = FakeHost(config(policy="vllm", num_blocks=12))
+    host.add(request("a", 6, 5))
+    host.step()
+    with pytest.raises(InvariantViolated, match="'a' does not wait"):
+        host.scheduler.set_aside("a", host.now_ns)
+
+
 def test_a_policy_object_may_be_given() -> None:
     settings_ = config(policy="vllm", num_blocks=12)
     assert FakeHost(settings_, named(config(policy="echo", num_blocks=12))).scheduler.policy.name == "echo"

@@ -37,6 +37,7 @@ def play(host: FakeHost) -> None:
     for _ in range(4):
         host.step()
     host.add(*(request(f"s{i}", 6, 9, arrival_ns=host.now_ns, deadline_ns=5 * MS) for i in range(3)))
+    host.set_aside("s0", steps=2)
     host.step()
     host.abort("s1")
     host.run()

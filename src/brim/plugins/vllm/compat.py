@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import vllm
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1
 from vllm.v1.core.kv_cache_utils import (
     FreeKVCacheBlockQueue,
     get_block_hash,
@@ -38,6 +39,8 @@ __all__ = [
     "create_request_queue",
     "group_of",
     "kept_tokens",
+    "lost_computed_tokens",
+    "own_order",
     "paused",
     "reasons_against",
     "reasons_against_request",
@@ -66,6 +69,7 @@ SCHEDULER = (  # methods overridden or called, attributes read or set
     "kv_cache_manager",
     "policy",
     "pause_state",
+    "connector",
     "ec_connector",
     "hash_block_size",
 )
@@ -107,6 +111,25 @@ def kept_tokens(manager: Any) -> int | None:
     if isinstance(manager, SlidingWindowManager):
         return int(spec.sliding_window)
     return int(spec.attention_chunk_size) if isinstance(manager, ChunkedLocalAttentionManager) else None
+
+
+def own_order(scheduler: Any, groups: Any) -> str | None:
+    """Why vLLM evicts by its own order; None where a rule of Brim's may take its place."""
+    if groups.several:
+        return "layers of several kinds share the KV cache"  # the windows' blocks would be first to go
+    connector = scheduler.connector
+    if (
+        connector is not None
+        and type(connector).bind_gpu_block_pool is not KVConnectorBase_V1.bind_gpu_block_pool
+    ):
+        return f"{type(connector).__name__} looks into its free blocks"
+    return None
+
+
+def lost_computed_tokens(model_runner_output: Any) -> bool:
+    """Whether KV that was loaded from elsewhere proved to be lost: vLLM then computes it again."""
+    loaded = model_runner_output.kv_connector_output
+    return loaded is not None and bool(loaded.invalid_block_ids or loaded.failed_recving)
 
 
 def adapter(request: Request) -> int:
@@ -158,7 +181,10 @@ def _untested_features(scheduler: Any) -> Iterator[str]:
         "a pipeline without asynchronous scheduling": parallel.pipeline_parallel_size > 1
         and not scheduler.scheduler_config.async_scheduling,
         "context parallelism": parallel.decode_context_parallel_size > 1,
-        "a KV connector": scheduler.connector is not None,
+        "a KV connector beside layers of several kinds": scheduler.connector is not None
+        and len(managers) > 1,
+        "a KV connector without prefix caching": scheduler.connector is not None
+        and not scheduler.cache_config.enable_prefix_caching,
         "an encoder-cache connector": scheduler.ec_connector is not None,
         "an encoder-decoder model": scheduler.is_encoder_decoder,
         "a pooling model": config.model_config.runner_type == "pooling",
@@ -176,8 +202,8 @@ def rules_off(scheduler: Any, groups: Any) -> list[str]:
     off = []
     if scheduler.hash_block_size != groups.block_size:
         off.append("what is cached is not known in advance: block hashes have another size than blocks")
-    elif groups.several:
-        off.append("vLLM evicts by its own order: layers of several kinds share the KV cache")
+    elif reason := own_order(scheduler, groups):
+        off.append(f"vLLM evicts by its own order: {reason}")
     return off
 
 

@@ -19,10 +19,13 @@ from brim.plugins.vllm.compat import (
     content_of,
     create_request_queue,
     group_of,
+    own_order,
 )
 from brim.plugins.vllm.free_blocks import FreeBlocks
 from brim.plugins.vllm.gate import GatedQueue
 from brim.plugins.vllm.groups import Groups
+
+QUEUES = "waiting", "kv_holding_waiting"  # the second: requests whose KV was loaded before they run
 
 
 class VllmHost:
@@ -107,7 +110,7 @@ class VllmHost:
         """Of a request that waits."""
         if self._scheduler._is_blocked_waiting_status(request.status):
             self._blocked[request.request_id] = request
-        else:
+        elif not brim.bring_back(request.request_id, time.monotonic_ns()):
             facts = views.facts(request, self._scheduler.max_model_len, self._slo)
             brim.add(facts, time.monotonic_ns())
 
@@ -116,6 +119,16 @@ class VllmHost:
             if self._scheduler._handle_blocked_waiting_request(request):
                 del self._blocked[request.request_id]
                 self.tell(brim, request)
+
+    def set_aside_loading(self, brim: HostedScheduler) -> None:
+        """Requests whose KV vLLM has begun to load from elsewhere can't run before it is there."""
+        if self._scheduler.connector is None:
+            return
+        for request in self._scheduler.kv_holding_waiting:
+            blocked = self._scheduler._is_blocked_waiting_status(request.status)
+            if blocked and request.request_id not in self._blocked:
+                self._blocked[request.request_id] = request
+                brim.set_aside(request.request_id, time.monotonic_ns())
 
     def forget(self, request_id: str) -> None:
         self._blocked.pop(request_id, None)
@@ -145,10 +158,12 @@ class VllmHost:
         }
 
     def engage(self, brim: HostedScheduler, slo: SLO, *, active: bool) -> None:
-        scheduler, queued, self._slo = self._scheduler, list(self._scheduler.waiting), slo
+        scheduler, self._slo = self._scheduler, slo
+        queued = [*scheduler.kv_holding_waiting, *scheduler.waiting]
         if active:
             self._steer(brim.kv.eviction, brim.observer)
-            scheduler.waiting = GatedQueue(queued)
+            for queue in QUEUES:
+                setattr(scheduler, queue, GatedQueue(getattr(scheduler, queue)))
         now_ns = time.monotonic_ns()
         for request in scheduler.running:
             brim.adopt(views.facts(request, scheduler.max_model_len, slo), now_ns)
@@ -162,15 +177,17 @@ class VllmHost:
         if self._free is not None:
             self._pool.free_block_queue = FreeKVCacheBlockQueue(self._free.get_all_free_blocks())
             self._free = None
-        if isinstance(scheduler.waiting, GatedQueue):
-            scheduler.waiting = scheduler.waiting.poured_into(create_request_queue(scheduler.policy))
+        for queue in QUEUES:
+            gated = getattr(scheduler, queue)
+            if isinstance(gated, GatedQueue):
+                setattr(scheduler, queue, gated.poured_into(create_request_queue(scheduler.policy)))
 
     def _steer(self, eviction: Eviction, observer: CacheObserver | None) -> None:
         """From now on the observer is told what is cached, and a rule that needs that says who is evicted."""
         if observer is None or self._scheduler.hash_block_size != self.groups.block_size:
             return
         self._observe(observer)
-        if eviction.by_class and not self.groups.several:  # the windows' blocks would be first to go
+        if eviction.by_class and not own_order(self._scheduler, self.groups):
             free = self._pool.free_block_queue.get_all_free_blocks()
             self._free = FreeBlocks(eviction, observer.known, free, len(self._pool.blocks))
             self._pool.free_block_queue = self._free

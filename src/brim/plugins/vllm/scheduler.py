@@ -29,6 +29,7 @@ class BrimScheduler(AsyncScheduler):
     """vLLM's scheduler with Brim's decisions, with asynchronous scheduling and without."""
 
     waiting: Any  # vLLM's
+    kv_holding_waiting: Any  # vLLM's
     max_num_scheduled_tokens: int  # vLLM's
     _brim = Hosting()  # each has its own; vLLM's tests make some without `__init__`
 
@@ -85,9 +86,13 @@ class BrimScheduler(AsyncScheduler):
         self._brim.launched(output, plan, runs=output.total_num_scheduled_tokens > 0)
         return output
 
-    def update_from_output(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+    def update_from_output(
+        self, scheduler_output: Any, model_runner_output: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         known = {i: self._known_tokens(i) for i in scheduler_output.scheduled_spec_decode_tokens}
-        outputs = super().update_from_output(scheduler_output, *args, **kwargs)
+        outputs = super().update_from_output(scheduler_output, model_runner_output, *args, **kwargs)
+        if compat.lost_computed_tokens(model_runner_output):
+            self._brim.outdated()
         plan = self._brim.landed(scheduler_output)
         if plan is not None:
             self._brim.guarded(self._step_ended, plan, known)
@@ -140,12 +145,18 @@ class BrimScheduler(AsyncScheduler):
 
     def _give_orders(self, brim: HostedScheduler, now_ns: int) -> None:
         self._host.tell_unblocked(brim)
-        waiting = (request.request_id for request in self.waiting)
+        waiting = (request.request_id for request in (*self.kv_holding_waiting, *self.waiting))
         orders = self._brim.order(now_ns, waiting, paused=compat.paused(self))
         if orders is not None:
             if orders.tokens:
                 self.__dict__[_LEVER] = self._fewer(orders.tokens)
-            self.waiting.let_in(self._with_room_for_adapters(orders.admit))
+            self._let_in(self._with_room_for_adapters(orders.admit))
+        elif self._brim.mode == "active":
+            self._let_in([request.request_id for request in self.kv_holding_waiting])
+
+    def _let_in(self, request_ids: Sequence[str]) -> None:
+        self.waiting.let_in(request_ids)
+        self.kv_holding_waiting.let_in(request_ids)
 
     def _fewer(self, orders: Mapping[str, int]) -> Callable[[compat.Request, int, int], int]:
         """What vLLM asks last of all how many tokens a request may run, with orders to run fewer.
@@ -193,6 +204,7 @@ class BrimScheduler(AsyncScheduler):
         self._host.drafts = drafts
         plan = self._brim.ran(scheduled, self._host.given_way(), now_ns, idle=idle)
         self._host.drafts = {}
+        self._host.set_aside_loading(brim)
         return plan
 
     def _step_ended(self, brim: HostedScheduler, plan: StepPlan, known: Mapping[str, int]) -> None:
