@@ -26,11 +26,13 @@ def add_from_pool(draft: Draft) -> None:
     if turn is not None:
         heads.setdefault(turn, iter(()))
     gain_ns, refusals = planning.work_ns(time.offline_part), 0
+    together = planning.together(draft.board.tick)
     while heads and refusals < _MOST_REFUSALS and _has_room(draft, time):
         offers = [offer for view in heads if (offer := _offer(draft, view))]
         pressing = [offer for offer in offers if offer.view is turn]
         pressing = pressing or [offer for offer in offers if presses(offer.view, draft.now_ns)]
-        best = planning.best(pressing or offers, time.shape, 0.0 if pressing else gain_ns)
+        first = pressing or (planning.gaining(offers) if together else [])
+        best = planning.best(first or offers, time.shape, 0.0 if first else gain_ns)
         if best is None:
             return
         family = heads.pop(best.view)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 _SURE = 1.64  # deviations: 19 of 20
 _FEW = 8
+_MEMORY_NS = 300 * 1_000_000_000  # who came before says nothing of who comes next
 
 
 class _Arrival(NamedTuple):
@@ -33,26 +34,37 @@ class Arrivals:
         self._ttfts_ns[ttft_ns] += 1
         self._add(prompt_tokens, 1)
         if len(self._latest) > self._window:
-            _, old_ttft_ns, old_tokens = self._latest.popleft()
-            self._add(old_tokens, -1)
-            self._ttfts_ns[old_ttft_ns] -= 1
-            if not self._ttfts_ns[old_ttft_ns]:
-                del self._ttfts_ns[old_ttft_ns]
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        _, ttft_ns, tokens = self._latest.popleft()
+        self._add(tokens, -1)
+        self._ttfts_ns[ttft_ns] -= 1
+        if not self._ttfts_ns[ttft_ns]:
+            del self._ttfts_ns[ttft_ns]
 
     def _add(self, tokens: int, sign: int) -> None:
         self._tokens += sign * tokens
         self._squares += sign * tokens * tokens
+
+    def forget(self, now_ns: int) -> None:
+        """Those that arrived too long ago."""
+        while self._latest and now_ns - self._latest[0].arrival_ns > _MEMORY_NS:
+            self._drop_oldest()
 
     @property
     def few(self) -> bool:
         """Whether they tell next to nothing yet."""
         return len(self._latest) < _FEW
 
-    @property
-    def ttft_ns(self) -> int | None:
-        """The tightest target, configured or seen."""
-        targets = [*self._ttfts_ns, self._configured_ns]
-        return min((target for target in targets if target is not None), default=None)
+    def ttft_ns(self, least_ns: int = 0) -> int | None:
+        """The tightest target, the configured one or one seen that is not below `least_ns`: who can't be in
+        time in any case must not slow down all others.
+        """
+        targets = [ns for ns in self._ttfts_ns if ns is not None and ns >= least_ns]
+        if self._configured_ns is not None:
+            targets.append(self._configured_ns)
+        return min(targets, default=None)
 
     def prompt_tokens(self, span_ns: int, now_ns: int) -> int:
         """Of one that arrives now and all that follow in so long a time, in 19 of 20 cases; at least 1.

@@ -148,9 +148,13 @@ class Slack:
         if due is not None:
             yield _Bound(due.due_ns - step.start_ns, due.request_id)
         yield from self._prompt_bounds(step, decodes)
-        ttft_ns = self.arrivals.ttft_ns if step.held_back else None
+        if not step.held_back:
+            return
+        self.arrivals.forget(step.now_ns)
+        token_ns = self._predict(StepShape(1))
+        ttft_ns = self.arrivals.ttft_ns(least_ns=token_ns)
         if ttft_ns is not None:
-            shortest_ns = _WORTH_WHILE * self._predict(StepShape(1))
+            shortest_ns = _WORTH_WHILE * token_ns
             yield _Bound(max(self._until_arrivals(step, decodes, ttft_ns), shortest_ns), None)
 
     def _until_arrivals(self, step: OnlineStep, decodes: StepShape, ttft_ns: int) -> int:

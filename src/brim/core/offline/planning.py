@@ -20,6 +20,7 @@ from brim.core.request import RequestView
 _MANY = 32  # steps' work in one: what a token takes where the step's constant is shared by many
 _PATIENCE_NS = 3600 * 1_000_000_000
 _TURN = 16  # times as long as its work takes the oldest is passed over before it has its turn
+_TOGETHER = 16  # of so many steps one takes in whoever gains anything
 
 
 class Offer(NamedTuple):
@@ -94,6 +95,19 @@ class Planning:
         left = view.num_tokens - hit_tokens
         work_ns = self.work_ns(StepShape(left, attention_pairs(left, hit_tokens)))
         return now_ns - since_ns >= _TURN * work_ns
+
+    def together(self, tick: int) -> bool:
+        """Whether in the step of that tick all enter who gain anything, whatever it does to the step's score.
+
+        A prompt beside many who decode may cost more than the work it adds, and so none would ever enter:
+        several in one step share that cost, what follows are fuller steps, and what was thought of the cost
+        is put right, which nothing else would do where it is thought too dear.
+        """
+        return tick % _TOGETHER == _TOGETHER // 2
+
+    def gaining(self, offers: Iterable[Offer]) -> list[Offer]:
+        """Those whose benefit is more than their punishment."""
+        return [offer for offer in offers if self.gain_ns(offer) > 0]
 
     def best(self, offers: Iterable[Offer], step: StepShape, gain_ns: float) -> Offer | None:
         """The one with which the step scores most; None where it scores no more than without.

@@ -249,6 +249,17 @@ def test_a_content_that_others_wait_for_is_not_given_for_less():
     assert decided(Wanted(**vars(board))).admit == []
 
 
+def test_a_prompt_that_is_thought_too_dear_beside_those_who_decode_enters_with_others_all_the_same():
+    """Beside a prompt each of four decodes takes 99 ms more, so no prompt of 8 tokens is worth it."""
+    running, (a, b) = offline("wxyz"), offline("ab", 8)
+    policy = rules("bs-e-s")
+    dear = RefittedStepTime(StepTime(10 * PS, PS, (), 0, 0, 0, mixed_decode_ps=99 * PS), guard=0.0)
+    policy = replace(policy, timing=BySlack(dear, 64), planning=Planning(dear, 4))
+    board = roomy(running=running, pooled=[[a, b]])
+    assert decided(replace(board, tick=7), policy).admit == []
+    assert decided(replace(board, tick=8), policy).admit == [a, b]
+
+
 def test_blocks_given_away_before_are_not_counted_twice():
     (user, a), (b, c) = [*views("u"), *offline("a")], offline("bc", 16)
     board = roomy(running=[user, a], catching_up=[a], pooled=[[b, c]], need={b: 4, c: 4})

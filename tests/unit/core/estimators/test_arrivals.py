@@ -11,13 +11,26 @@ SECOND = 1_000_000_000
 
 def test_a_tighter_target_seen_of_late_counts_for_the_next_arrival():
     arrivals = Arrivals(1000, window=3)
-    assert (arrivals.ttft_ns, arrivals.prompt_tokens(0, 0)) == (1000, 1)
+    assert (arrivals.ttft_ns(), arrivals.prompt_tokens(0, 0)) == (1000, 1)
     for at, ttft_ns in enumerate((300, None, 2000)):
         arrivals.observe(at, ttft_ns, 21)
-    assert arrivals.ttft_ns == 300
+    assert arrivals.ttft_ns() == 300
+    assert arrivals.ttft_ns(least_ns=301) == 1000
     arrivals.observe(3, None, 0)
-    assert arrivals.ttft_ns == 1000
-    assert Arrivals().ttft_ns is None
+    assert arrivals.ttft_ns() == 1000
+    assert Arrivals().ttft_ns() is None
+
+
+def test_who_came_five_minutes_ago_is_forgotten():
+    arrivals = Arrivals()
+    arrivals.observe(0, 300, 21)
+    arrivals.observe(9 * SECOND, 500, 21)
+    arrivals.forget(300 * SECOND)
+    assert arrivals.ttft_ns() == 300
+    arrivals.forget(300 * SECOND + 1)
+    assert (arrivals.ttft_ns(), arrivals.prompt_tokens(0, 300 * SECOND)) == (500, 21)
+    arrivals.forget(1000 * SECOND)
+    assert (arrivals.ttft_ns(), arrivals.prompt_tokens(0, 1000 * SECOND)) == (None, 1)
 
 
 def test_in_no_time_there_is_one_and_it_may_be_long():

@@ -10,7 +10,7 @@ from brim.core.estimators.slack import Arrivals, Miss, OnlineStep, PromptWork, S
 from brim.core.estimators.step_time import StepShape, attention_pairs
 
 MS = 1_000_000
-LONG_AGO = -(10**18)
+LONG_AGO = -299_000 * MS  # not yet forgotten
 
 
 def predict(shape: StepShape) -> int:
@@ -31,12 +31,12 @@ def step(now_ns: int = 0, num_decodes: int = 0, *prompts: PromptWork, tick: int 
 
 
 def test_with_nobody_here_the_next_arrival_sets_the_limit():
-    """1 s for its first token, less a prefill of 300 tokens in 13 ms."""
+    """1 s for its first token, less a prefill of 300 tokens in 13 ms, and hardly anybody who follows."""
     alone = slack(ttft_ns=1000 * MS)
     for _ in range(8):
         alone.arrivals.observe(LONG_AGO, None, 300)
     limit = alone.limit(step(5 * MS))
-    assert (limit.limit_ns, limit.request_id) == (pytest.approx(987 * MS, rel=1e-4), None)
+    assert (limit.limit_ns, limit.request_id) == (pytest.approx(987 * MS, rel=1e-3), None)
 
 
 def test_before_enough_came_to_know_them_half_of_the_target_is_for_their_prompts():
@@ -44,7 +44,7 @@ def test_before_enough_came_to_know_them_half_of_the_target_is_for_their_prompts
     for _ in range(8):
         assert fresh.limit(step(5 * MS)) == StepLimit(500 * MS, 0)
         fresh.arrivals.observe(LONG_AGO, None, 300)
-    assert fresh.limit(step(5 * MS)).limit_ns == pytest.approx(987 * MS, rel=1e-4)
+    assert fresh.limit(step(5 * MS)).limit_ns == pytest.approx(987 * MS, rel=1e-3)
 
 
 def test_where_nobody_is_held_back_arrivals_are_not_looked_at():
@@ -72,9 +72,23 @@ def test_the_longer_it_may_take_the_more_arrive_meanwhile():
 
 
 def test_a_target_that_no_arrival_can_meet_leaves_steps_of_half_work():
+    assert slack(ttft_ns=1 * MS).limit(step()) == StepLimit(2 * predict(StepShape(1)), 0)
+    seen = slack()
+    seen.arrivals.observe(0, predict(StepShape(1)), 200)
+    assert seen.limit(step()) == StepLimit(2 * predict(StepShape(1)), 0)
+
+
+def test_a_target_of_a_client_below_the_shortest_step_slows_nobody_down():
     seen = slack()
     seen.arrivals.observe(0, 1 * MS, 200)
-    assert seen.limit(step()) == StepLimit(2 * predict(StepShape(1)), 0)
+    assert seen.limit(step()) == StepLimit(None, 0)
+
+
+def test_a_target_that_was_asked_for_long_ago_is_forgotten():
+    seen = slack()
+    seen.arrivals.observe(0, 1000 * MS, 200)
+    assert seen.limit(step(1 * MS)).limit_ns is not None
+    assert seen.limit(step(301_000 * MS)) == StepLimit(None, 0)
 
 
 def test_without_any_target_there_is_no_limit():

@@ -59,6 +59,13 @@ def test_what_makes_the_step_worse_stays_out():
     assert rule.best([bad, good], step, rule.work_ns(step)) is good
 
 
+def test_every_sixteenth_step_takes_in_who_gains_anything():
+    rule = planning()
+    assert [tick for tick in range(40) if rule.together(tick)] == [8, 24]
+    bad, good = offer("a", chunk=8, wanted=80), offer("b", chunk=8)
+    assert rule.gaining([bad, good]) == [good]
+
+
 def test_a_draw_keeps_the_step_as_it_is():
     """A step takes 10 ms whatever is in it, and the request is worth what it would cost."""
     free, step = Planning(RefittedStepTime(StepTime(10 * PS, 0, (), 0, 0, 0)), 4), StepShape(20)
