@@ -28,6 +28,7 @@ class ServerProcess:
             "XDG_CACHE_HOME": str(folder / "cache"),
             "BRIM_DATA_FOLDER": str(folder / "data"),
             "BRIM_KV_TOKENS": str(KV_TOKENS),
+            "BRIM_DTYPE": "float32",  # else a processor that has bfloat16 answers a little differently
             "OMP_NUM_THREADS": "1",
         }
         self._log = folder / "server.log"
