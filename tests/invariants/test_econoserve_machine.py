@@ -197,7 +197,7 @@ def everybody_ends_and_says_what_the_script_says(traffic: Traffic) -> None:
             assert host.rows[-1:] == twin.rows[-1:]
         assert host.scheduler.kv.used_blocks <= traffic.config.num_blocks
         seen = len(host.events)
-        twin.scheduler._settled = False  # the twin never takes the quiet way
+        twin.scheduler._settled.disturb()  # the twin never takes the quiet way
 
     drive(traffic, host, twin, each=compare)
     assert host.scheduler.kv.used_blocks == 0
@@ -488,7 +488,7 @@ def calls_of_a_quiet_schedule(policy: str, running: int) -> int:
         nonlocal calls
         calls += event in ("call", "c_call")
 
-    while not host.scheduler._settled or host.scheduler.batch.tick % 16 != 8:  # nobody enters a block
+    while not host.scheduler._settled.holds or host.scheduler.batch.tick % 16 != 8:  # nobody enters a block
         host.step()
     assert host.scheduler.batch.num_decoding == running
     sys.setprofile(count)

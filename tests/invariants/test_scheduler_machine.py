@@ -65,7 +65,7 @@ class SchedulerMachine(Traffic):
         """
         self.calls.append(call)
         if self.twin.scheduler.policy.lending is None:
-            self.twin.scheduler._settled = False
+            self.twin.scheduler._settled.disturb()
         seen, seen_by_twin = len(self.host.events), len(self.twin.events)
         call(self.host)
         call(self.twin)

@@ -114,7 +114,8 @@ class HostedScheduler(Scheduler):
         """It can run now; False, and nothing done, where it was not set aside."""
         state = self._states.get(request_id)
         back = state is not None and self.queues.bring_back(state, self.kv, now_ns)
-        self._settled = self._settled and not back
+        if back:
+            self._settled.disturb()
         return back
 
     def order(self, now_ns: int) -> Orders:
@@ -139,7 +140,7 @@ class HostedScheduler(Scheduler):
         decision = decide(self.policy, self._board, now_ns)
         to_run = [(self._state(view), n) for view, n in decision.chunk_tokens.items()]
         admitted = [self._state(view) for view in decision.admit]
-        self._settled = False
+        self._settled.disturb()
         intent = Intent(admitted, to_run, decision.hold_decodes and len(to_run) > 0)
         stopped = {*decision.preempt, *decision.pause, *decision.park}
         rows = () if intent.hold_decodes else [s for s in self.batch.rows() if s not in stopped]
@@ -252,7 +253,7 @@ class HostedScheduler(Scheduler):
                     self._skipped.add(state)
         rows = set(self.batch.rows())
         running = [(self._states[i], n) for i, n in scheduled.items()]
-        self._settled = False
+        self._settled.disturb()
         return Intent(entered, [(state, n) for state, n in running if state not in rows])
 
     def _known(self, request_id: str) -> RequestState:
@@ -293,7 +294,7 @@ class HostedScheduler(Scheduler):
             elif not self.kv.grow(state, state.num_scheduled_tokens + 1) and state not in self.batch.starved:
                 self.batch.pause(state)
                 self.batch.starved.append(state)
-            self._settled = False
+            self._settled.disturb()
 
     def ended(self, plan: StepPlan, over: Collection[str], now_ns: int) -> list[events.Event]:
         """The oldest step in flight is over, and so are these requests; returns all events since then.

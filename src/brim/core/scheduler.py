@@ -32,7 +32,8 @@ from brim.core.plan import Chunk, StepPlan, StepResult
 from brim.core.policies.named import named
 from brim.core.policy import Policy
 from brim.core.queues import Queues
-from brim.core.request import FinishReason, Request, RequestState, RequestView, Status, TaskClass
+from brim.core.request import FinishReason, Request, RequestState, RequestView, Status
+from brim.core.settled import Settled
 from brim.core.timekeeping import Timekeeper
 
 
@@ -62,7 +63,7 @@ class Scheduler:
         self._num_arrivals = self._num_steps = 0
         self._fed_tick = -1  # the tick for which the decoding requests have their blocks
         self.allocation_failures = 0  # times that a running request lacked the block for its next token
-        self._settled = False  # the last decision was empty, and nothing it rested on has changed
+        self._settled = Settled(self.policy, self.batch, self.queues, self._time, config.max_num_seqs)
 
     def _cache(
         self, rule: Eviction, hashing: BlockHashing | None, ledger: Ledger, pool: OfflinePool | None
@@ -120,11 +121,11 @@ class Scheduler:
         """Decides on the coming step, and does all of it but running it."""
         self._feed()
         if now_ns >= self.queues.changes_at_ns and self.queues.reorder(now_ns):
-            self._settled = False
+            self._settled.disturb()
         self._time.step_begins(now_ns, self.kv.online_blocks)
-        if not self._is_settled():
+        if not self._settled.holds:
             return self._decide(now_ns)
-        if not self._counts_time():
+        if not self._settled.counts_time:
             return Intent(quiet=True)
         return Intent() if self._all_in_time(now_ns) else self._decide(now_ns)
 
@@ -160,11 +161,11 @@ class Scheduler:
             if chunk.state not in flight.dropped:
                 chunk.state.compute(chunk.num_tokens)
                 self.kv.publish_computed(chunk.state)
-            self._settled = False  # the waiting may hit new blocks
+            self._settled.disturb()  # the waiting may hit new blocks
         self._take_tokens(flight, result, now_ns)
         for table in flight.tables:
             self.kv.give_back(table)
-            self._settled = False
+            self._settled.disturb()
         self._feed()
         return self.take_events()
 
@@ -175,7 +176,7 @@ class Scheduler:
         """
         if self._in_flight or self._fed_tick != self.batch.tick or now_ns >= self.queues.changes_at_ns:
             return 0
-        if not self._is_settled() or self._counts_time() or not self.batch.num_decoding:
+        if not self._settled.holds or self._settled.counts_time or not self.batch.num_decoding:
             return 0
         return self.batch.steps_to_an_end()
 
@@ -202,7 +203,7 @@ class Scheduler:
                 self._time.step_begins(end_ns, self.kv.online_blocks)
             if steps == 1 and after_first is not None:
                 after_first()
-            if not self._settled or end_ns >= changes_at_ns:
+            if not self._settled.holds or end_ns >= changes_at_ns:
                 break
         self._fed_tick = self.batch.tick
         ends_ns = ends_ns[:steps]
@@ -222,36 +223,16 @@ class Scheduler:
 
     # ---- how ------------------------------------------------------------------------------------------
 
-    def _is_settled(self) -> bool:
-        """Whether a decision would be empty: the last one was, or there is nobody to decide on.
-
-        Where `_counts_time`, as long as all who decode have the time.
-        """
-        if not self._settled:
-            waiting = self.queues.waiting or self.queues.parked
-            self._settled = not (waiting or self.batch.undecided or self._waits_for_time())
-        return self._settled
-
-    def _counts_time(self) -> bool:
-        return self._time.counts(self.batch, self.queues.count(TaskClass.OFFLINE))
-
     def _all_in_time(self, now_ns: int) -> bool:
         """Whether a decision is empty that would be but for the time."""
         return all_in_time(self.policy, self._board, now_ns)
-
-    def _waits_for_time(self) -> bool:
-        """Whether somebody who waits might be let in, or go first, for no other reason than the time."""
-        if not self._counts_time():
-            return False
-        has_seat = len(self.batch) < self.config.max_num_seqs
-        return bool(self.queues.waiting or self.queues.parked or (has_seat and len(self.queues)))
 
     def _feed(self) -> None:
         """Gives every running request a block for its next token, or notes that it starves."""
         hungry = self.batch.starved
         if self._fed_tick != self.batch.tick:
             if self.batch.pause_ending():
-                self._settled = False  # they leave tokens to others
+                self._settled.disturb()  # they leave tokens to others
             hungry = [*hungry, *self.batch.entering_block(self.batch.tick)]
             self._fed_tick = self.batch.tick
         if hungry:
@@ -260,14 +241,14 @@ class Scheduler:
     def _give_blocks(self, hungry: Iterable[RequestState]) -> None:
         self.batch.starved = self.kv.feed(hungry)
         if self.batch.starved:
-            self._settled = False
+            self._settled.disturb()
 
     def _decide(self, now_ns: int) -> Intent:
         while True:
             decision = decide(self.policy, self._board, now_ns)
             intent = self._carry_out(decision, now_ns)
             stopped = decision.preempt or decision.park
-            if intent.to_run or not stopped or self.batch.rows() or self._in_flight or self._is_settled():
+            if intent.to_run or not stopped or self.batch.rows() or self._in_flight or self._settled.holds:
                 return intent
             # all had to stop, and some gave way: now others can go on
 
@@ -288,17 +269,16 @@ class Scheduler:
                 self._grant(self._state(view), grant)
         chunks = [(self._state(view), n) for view, n in decision.chunk_tokens.items() if view not in late]
         changes = any((decision.preempt, decision.pause, decision.park, decision.grants, wanted, chunks))
-        restless = self._waits_for_time() or (self.policy.preempting.by_progress and len(self.queues))
         if decision.miss is not None:
             self._events += self._time.miss(decision.miss, now_ns, self._num_steps)
-        self._settled = not (changes or restless or self.batch.undecided)
+        self._settled.decided(empty=not changes)
         return Intent(admitted, chunks, decision.hold_decodes and len(chunks) > 0)
 
     def _state(self, view: RequestView) -> RequestState:
         return self._states[view.request.request_id]
 
     def _wait(self, state: RequestState, now_ns: int) -> None:
-        self._settled = False
+        self._settled.disturb()
         self.queues.push(state, self.kv, now_ns)
 
     def _prompt_done(self, state: RequestState, now_ns: int) -> None:
@@ -313,7 +293,7 @@ class Scheduler:
         self.kv.ledger.release(state)
         state.expect(self.policy.expecting.output_tokens(state))
         self.queues.parked.push(state, now_ns)
-        self._settled = False
+        self._settled.disturb()
 
     def _start_decoding(self, state: RequestState) -> None:
         self.batch.start_decoding(state)
@@ -395,7 +375,7 @@ class Scheduler:
         self._time.ended(state)
         self.kv.forget(request_id)
         del self._states[request_id]
-        self._settled = False
+        self._settled.disturb()
         num_tokens = state.num_output_tokens
         self._events.append(events.Finished(now_ns, step_id, request_id, reason, num_tokens, why))
         if reason in (FinishReason.STOP, FinishReason.LENGTH):

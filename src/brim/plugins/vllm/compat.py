@@ -27,24 +27,13 @@ from vllm.v1.core.single_type_kv_cache_manager import (
 )
 from vllm.v1.request import Request, RequestStatus
 
-__all__ = [
+__all__ = [  # what others take from vLLM through this file, beside what is defined here
     "AsyncScheduler",
     "FreeKVCacheBlockQueue",
     "Request",
     "RequestQueue",
     "RequestStatus",
-    "adapter",
-    "content_key",
-    "content_of",
     "create_request_queue",
-    "group_of",
-    "kept_tokens",
-    "lost_computed_tokens",
-    "own_order",
-    "paused",
-    "reasons_against",
-    "reasons_against_request",
-    "table_group",
 ]
 
 TESTED = ((0, 31), (0, 33))  # minor releases, the first and the last
