@@ -21,12 +21,14 @@ BAD_CHAT = [
     ({"messages": HELLO * 16_385}, 400, "invalid_value", "messages"),
     ({"messages": [{"role": "robot", "content": "x"}]}, 400, "invalid_value", "messages.0.role"),
     ({"messages": [{"role": "user"}]}, 400, "missing_required_parameter", "messages.0.content"),
+    ({"messages": [{"role": "user", "content": None}]}, 400, "invalid_value", "messages.0.content"),
+    ({"messages": [{"role": "user", "content": []}]}, 400, "invalid_value", "messages.0.content"),
     ({"messages": [{"role": "user", "content": 3}]}, 400, "invalid_value", "messages.0.content"),
     ({"messages": [{"role": "user", "content": [IMAGE]}]}, 400, "invalid_value", "messages.0.content"),
     (
         {"messages": [{"role": "assistant", "content": "", "tool_calls": [TOOL]}]},
         400,
-        "invalid_value",
+        "unsupported_parameter",
         "messages.0.tool_calls",
     ),
     ({"temperature": 2.1}, 400, "invalid_value", "temperature"),
@@ -35,7 +37,7 @@ BAD_CHAT = [
     ({"temperature": float("nan")}, 400, "invalid_value", "temperature"),
     ({"temperature": float("inf")}, 400, "invalid_value", "temperature"),
     ({"temperature": True}, 400, "invalid_value", "temperature"),
-    ({"top_p": 0}, 400, "invalid_value", "top_p"),
+    ({"top_p": -0.1}, 400, "invalid_value", "top_p"),
     ({"top_k": -2}, 400, "invalid_value", "top_k"),
     ({"top_k": 1.5}, 400, "invalid_value", "top_k"),
     ({"min_p": 2}, 400, "invalid_value", "min_p"),
@@ -52,6 +54,7 @@ BAD_CHAT = [
     ({"messages": [{"role": "user", "content": "x" * 5000}]}, 400, "context_length_exceeded", "messages"),
     ({"messages": [{"role": "user", "content": "x" * 2**21}]}, 400, "context_length_exceeded", "messages"),
     ({"max_tokens": 2, "min_tokens": 3}, 400, "invalid_value", "min_tokens"),
+    ({"min_tokens": 4096}, 400, "invalid_value", "min_tokens"),
     ({"n": 10**9}, 400, "invalid_value", "n"),
     ({"n": 17}, 400, "invalid_value", "n"),
     ({"n": 0}, 400, "invalid_value", "n"),
@@ -100,6 +103,9 @@ BAD_COMPLETIONS = [
     ({"prompt": ["x"] * 129}, 400, "invalid_value", "prompt"),
     ({"prompt": "x" * 4096}, 400, "context_length_exceeded", "prompt"),
     ({"prompt": [1] * 4090, "max_tokens": 7}, 400, "context_length_exceeded", "max_tokens"),
+    ({"prompt": "x", "min_tokens": 17}, 400, "invalid_value", "min_tokens"),
+    ({"prompt": [1] * 4090, "min_tokens": 7}, 400, "invalid_value", "min_tokens"),
+    ({"prompt": ["x", [1] * 4090], "min_tokens": 7}, 400, "invalid_value", "min_tokens"),
     ({"logprobs": 21}, 400, "invalid_value", "logprobs"),
     ({"logprobs": True}, 400, "invalid_value", "logprobs"),
     ({"logprobs": 1, "echo": True}, 400, "invalid_value", "echo"),
@@ -154,11 +160,24 @@ def test_bodies(http: httpx2.Client, body: bytes, code: str) -> None:
     _expect(http.post(CHAT, content=body), 400, code, None)
 
 
-@pytest.mark.parametrize("value", ["0", "-5", "soon", "nan", "inf", ""])
+@pytest.mark.parametrize("value", ["0", "-5", "soon", "nan", "inf", "", "1e-7", "1e9"])
 @pytest.mark.parametrize("name", ["x-llm-d-slo-ttft-ms", "x-slo-tpot-ms"])
 def test_slo_headers(http: httpx2.Client, name: str, value: str) -> None:
     body = {"model": MODEL, "messages": HELLO}
     _expect(http.post(CHAT, json=body, headers={name: value}), 400, "invalid_value", name)
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ({"role": "user", "content": None}, "null is not supported: give a text"),
+        ({"role": "user", "content": []}, "an empty list is not supported: give a text"),
+        ({"role": "assistant", "content": "", "tool_calls": [TOOL]}, "tool_calls` is not supported here"),
+    ],
+)
+def test_what_a_message_may_not_hold_is_told(http: httpx2.Client, message: dict, told: str) -> None:
+    answer = _post(http, CHAT, {"model": MODEL, "messages": [message]})
+    assert told in answer.json()["error"]["message"]
 
 
 def test_numbers_are_in_the_message(http: httpx2.Client) -> None:

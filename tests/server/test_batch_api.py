@@ -261,6 +261,7 @@ def test_unknown_ids(http: httpx2.Client, name: str) -> None:
 
 
 UPLOAD = {"purpose": "batch"}
+EXPIRY = {"anchor": "created_at", "seconds": 3_600}
 ANCHOR, SECONDS = "expires_after[anchor]", "expires_after[seconds]"
 BAD_FORMS = {
     "no purpose": ({}, "purpose"),
@@ -271,6 +272,13 @@ BAD_FORMS = {
     "no seconds": ({**UPLOAD, ANCHOR: "created_at"}, "expires_after.seconds"),
     "too soon": ({**UPLOAD, ANCHOR: "created_at", SECONDS: "3599"}, "expires_after.seconds"),
     "too late": ({**UPLOAD, ANCHOR: "created_at", SECONDS: "2592001"}, "expires_after.seconds"),
+    "not JSON": ({**UPLOAD, "expires_after": "soon"}, "expires_after"),
+    "JSON, and no object": ({**UPLOAD, "expires_after": "3600"}, "expires_after"),
+    "JSON, too soon": (
+        {**UPLOAD, "expires_after": json.dumps(EXPIRY | {"seconds": 1})},
+        "expires_after.seconds",
+    ),
+    "twice": ({**UPLOAD, "expires_after": json.dumps(EXPIRY), SECONDS: "3600"}, "expires_after"),
     "not a number": ({**UPLOAD, ANCHOR: "created_at", SECONDS: "soon"}, "expires_after.seconds"),
 }
 
@@ -279,6 +287,18 @@ BAD_FORMS = {
 def test_bad_uploads(http: httpx2.Client, form: dict[str, str], param: str) -> None:
     response = http.post("/v1/files", data=form, files={"file": ("x", b"x")})
     assert error_of(response, 400)["param"] == param
+
+
+def test_expiry_as_one_json_field(http: httpx2.Client) -> None:
+    form = {**UPLOAD, "expires_after": json.dumps(EXPIRY)}
+    made = http.post("/v1/files", data=form, files={"file": ("x", b"x")})
+    assert made.json()["expires_at"] == made.json()["created_at"] + 3_600
+    assert "x-brim-ignored-fields" not in made.headers
+
+
+def test_unknown_fields_of_an_upload_are_named_in_a_header(http: httpx2.Client) -> None:
+    made = http.post("/v1/files", data={**UPLOAD, "speed": "3", "note": "x"}, files={"file": ("x", b"x")})
+    assert made.headers["x-brim-ignored-fields"] == "note, speed"
 
 
 def test_uploads_that_are_no_form_with_a_file(http: httpx2.Client) -> None:
@@ -372,7 +392,6 @@ BAD_BATCHES = {
     "long key": ({"metadata": {"k" * 65: ""}}, None),
     "long value": ({"metadata": {"k": "v" * 513}}, "metadata.k"),
     "number as value": ({"metadata": {"k": 1}}, "metadata.k"),
-    "surrogate": ({"metadata": {"k": "\ud800"}}, "metadata.k"),
     "output expiry": (
         {"output_expires_after": {"anchor": "created_at", "seconds": 1}},
         "output_expires_after.seconds",
@@ -410,6 +429,40 @@ def test_more_bad_batches(client: openai.OpenAI, http: httpx2.Client) -> None:
         http.post("/v1/batches", json={**body, "completion_window": "1h", "endpoint": "/x"}), 400
     )
     assert ENDPOINT in served["message"]
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/x-www-form-urlencoded", ""])
+def test_a_batch_is_made_from_json_whatever_its_content_type(
+    client: openai.OpenAI, http: httpx2.Client, content_type: str
+) -> None:
+    asked = {"input_file_id": upload(client, "a"), "endpoint": ENDPOINT, "completion_window": "24h"}
+    headers = {"content-type": content_type}
+    assert http.post("/v1/batches", content=json.dumps(asked), headers=headers).status_code == 200
+
+
+BAD_BODIES = {
+    "nothing": (b"", 400, "invalid_json"),
+    "a list": (b"[]", 400, "invalid_json"),
+    "half a surrogate pair": (b'{"endpoint": "\\ud800"}', 400, "invalid_json"),
+    "deep": (b"[" * 99_000, 400, "invalid_json"),
+    "large": (b'{"endpoint": "' + b"x" * (1 << 20) + b'"}', 413, "request_too_large"),
+}
+
+
+@pytest.mark.parametrize(("body", "status", "code"), BAD_BODIES.values(), ids=BAD_BODIES)
+def test_bodies_that_make_no_batch(http: httpx2.Client, body: bytes, status: int, code: str) -> None:
+    assert error_of(http.post("/v1/batches", content=body), status)["code"] == code
+
+
+def test_the_description_names_the_body_of_a_batch(http: httpx2.Client) -> None:
+    described = http.get("/openapi.json").json()["paths"]["/v1/batches"]["post"]["requestBody"]
+    assert "input_file_id" in described["content"]["application/json"]["schema"]["required"]
+
+
+def test_an_unknown_field_of_a_batch_is_said_to_be_unsupported(http: httpx2.Client) -> None:
+    body = {"input_file_id": "f", "endpoint": ENDPOINT, "completion_window": "24h", "priority": 3}
+    error = error_of(http.post("/v1/batches", json=body), 400)
+    assert (error["code"], error["param"]) == ("unsupported_parameter", "priority")
 
 
 def test_a_model_that_is_not_served_fails_the_batch(client: openai.OpenAI) -> None:

@@ -194,6 +194,35 @@ def test_unknown_fields_are_named_in_a_header(client: openai.OpenAI) -> None:
     assert "x-brim-ignored-fields" not in plain.headers
 
 
+def test_unknown_stream_options_are_named_too(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.with_raw_response.create(
+        model=MODEL,
+        messages=HELLO,
+        max_tokens=1,
+        stream=True,
+        stream_options={"include_usage": True, "include_obfuscation": False, "pace": 1},
+    )
+    assert answer.headers["x-brim-ignored-fields"] == "stream_options.pace"
+    answer.parse().close()
+
+
+def test_the_header_of_ignored_fields_stays_short(client: openai.OpenAI) -> None:
+    names = ["é" * 64 + str(number) for number in range(500)]
+    answer = client.chat.completions.with_raw_response.create(
+        model=MODEL, messages=HELLO, max_tokens=1, extra_body=dict.fromkeys(["speed", *names], 1)
+    )
+    told = answer.headers["x-brim-ignored-fields"]
+    assert len(told) < 1100
+    first, *shown, last = told.split(", ")
+    assert (first, last) == ("speed", f"and {500 - len(shown)} more")
+
+
+def test_no_share_of_the_likeliest_tokens_is_greedy(client: openai.OpenAI, server: Running) -> None:
+    client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=1, temperature=1.5, top_p=0)
+    sampling = server.loop.requests[-1].sampling
+    assert (sampling.temperature, sampling.top_p) == (0.0, 1.0)
+
+
 def test_many_async_streams(server: Running) -> None:
     async def one(client: openai.AsyncOpenAI, number: int) -> str:
         messages = [{"role": "user", "content": f"number {number}"}]

@@ -68,6 +68,25 @@ def test_what_needs_no_key(guarded: Running) -> None:
     assert http.options("/v1/models").status_code != 401
 
 
+def test_blanks_before_a_key_are_no_part_of_it(guarded: Running) -> None:
+    assert guarded.http(headers={"authorization": "Bearer  first"}).get("/v1/models").status_code == 200
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_keys_that_are_not_ascii(encoding: str) -> None:
+    with running(server_options=ServerOptions(api_keys=("schlüssel", "鍵"))) as run:
+        http = run.http()
+        for key, status in (("schlüssel", 200), ("鍵", 200 if encoding == "utf-8" else 401), ("clé", 401)):
+            sent = f"Bearer {key}".encode(encoding, "replace")
+            assert http.get("/v1/models", headers=[(b"authorization", sent)]).status_code == status
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+def test_head_answers_as_get(server: Running, path: str) -> None:
+    answer = server.http().head(path)
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
 def test_keys_share_no_cached_prefixes(guarded: Running) -> None:
     messages = [{"role": "user", "content": "x" * 200}]
     cached = [
@@ -227,8 +246,9 @@ def test_drain_breaks_off_what_takes_too_long() -> None:
         until(lambda: run.loop.stats().num_running == 1)
         run.server.handle_exit(signal.SIGTERM, None)
         until(lambda: engine.allowed.release() or not run.thread.is_alive())
-        with stream, pytest.raises(openai.APIError, match="stopped"):
+        with stream, pytest.raises(openai.APIError, match="shutting down") as caught:
             list(stream)
+        assert caught.value.code == "server_is_draining"
 
 
 def test_second_signal_forces_the_end() -> None:

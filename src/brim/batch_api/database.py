@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from brim.core.errors import ConfigError
+from brim.wire.errors import draining
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -86,6 +87,7 @@ class Database:
         self._path = path
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="brim-batch-store")
         self._connection: sqlite3.Connection | None = None
+        self._closed = False
 
     def open(self) -> None:
         """Blocks. Raises ConfigError if the file can't be used or another server has it open."""
@@ -96,16 +98,27 @@ class Database:
         return self._connection is not None
 
     def close(self) -> None:
-        """Blocks until the transactions already asked for are done. May be called twice."""
-        if self._connection is not None:
-            self._thread.submit(self._connection.close).result()
-            self._connection = None
+        """Blocks until the transactions already asked for are done, and refuses later ones.
+
+        May be called twice.
+        """
+        if not self._closed:
+            self._thread.submit(self._close).result()
         self._thread.shutdown()
+
+    def _close(self) -> None:
+        self._closed = True
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def call(
         self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """`work(connection, ...)` as one transaction; blocks. Raises sqlite3.Error and what `work` raises."""
+        """`work(connection, ...)` as one transaction; blocks.
+
+        Raises sqlite3.Error, what `work` raises, and ApiError 503 once the store is closed.
+        """
         return self._submit(work, *args, **kwargs).result()
 
     async def run(
@@ -117,9 +130,14 @@ class Database:
     def _submit(
         self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> Future[T]:
-        return self._thread.submit(self._transaction, lambda db: work(db, *args, **kwargs))
+        try:
+            return self._thread.submit(self._transaction, lambda db: work(db, *args, **kwargs))
+        except RuntimeError:  # the thread takes nothing more
+            raise draining() from None
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._closed:
+            raise draining()
         if self._connection is None:
             raise RuntimeError("the batch API is not running; call its start() first")
         self._connection.execute("BEGIN IMMEDIATE")

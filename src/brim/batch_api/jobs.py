@@ -166,7 +166,7 @@ class Jobs:
         findings = await asyncio.to_thread(
             validation.check,
             self._folder.path(batch.input_file_id),
-            endpoint=batch.endpoint,
+            endpoints=(batch.endpoint,),
             models=self._rules.models and self._rules.models(),
             max_lines=self._rules.max_lines,
             max_line_bytes=self._rules.max_line_bytes,

@@ -10,13 +10,14 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable, Collection, Coroutine
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import FileResponse
 from fastapi.routing import APIRoute
+from starlette.datastructures import UploadFile
 
 from brim.batch_api import schemas, store, uploads
 from brim.batch_api.database import Database
@@ -24,11 +25,15 @@ from brim.batch_api.files import FileFolder, new_id
 from brim.batch_api.jobs import Jobs
 from brim.batch_api.rows import BatchRow, FileRow, NewBatch, Page
 from brim.core.estimators.completion import Completion
+from brim.wire import ignored
 from brim.wire.errors import ApiError, OpenAIRoute
+from brim.wire.json_body import documented, load_object, read_body, validated
 
 _THIRTY_DAYS = 2_592_000
 _WINDOW = re.compile(r"([1-9][0-9]{0,3})([mhd])")
 _UNIT_SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
+_MAX_BODY_BYTES = 1 << 20
+"""Of POST /v1/batches: many times what its fields may hold."""
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -80,32 +85,37 @@ class FileRoutes:
         router.add_api_route("/v1/files/{file_id}", self.delete, methods=["DELETE"])
         router.add_api_route("/v1/files/{file_id}/content", self.content, methods=["GET"])
 
-    async def upload(self, request: Request) -> schemas.FileObject:
+    async def upload(self, request: Request, response: Response) -> schemas.FileObject:
         async with uploads.limited(request, self.max_file_bytes).form(max_files=1, max_fields=16) as form:
-            file, fields = uploads.read_form(form)
+            file, fields, unknown = uploads.read_form(form)
+            if unknown:
+                response.headers[ignored.HEADER] = ignored.told(unknown)
             for_batch = fields.purpose == "batch"
             limit = self.max_batch_file_bytes if for_batch else self.max_file_bytes
             if (file.size or 0) > limit:
                 raise uploads.too_large(limit)
-            file_id = new_id("file-")
-            size = await asyncio.to_thread(self.folder.write, file_id, uploads.chunks(file))
-        now = self.now()
-        default = now + _THIRTY_DAYS if for_batch else None
-        row = FileRow(
-            id=file_id,
-            tenant=self.tenant(request),
-            filename=file.filename or "",
-            purpose=fields.purpose,
-            bytes=size,
-            created_at=now,
-            expires_at=now + fields.expires_after.seconds if fields.expires_after else default,
-        )
+            now = self.now()
+            default = now + _THIRTY_DAYS if for_batch else None
+            row = FileRow(
+                id=new_id("file-"),
+                tenant=self.tenant(request),
+                filename=file.filename or "",
+                purpose=fields.purpose,
+                bytes=0,
+                created_at=now,
+                expires_at=now + fields.expires_after.seconds if fields.expires_after else default,
+            )
+            return _file_object(await asyncio.to_thread(self._keep, row, file))
+
+    def _keep(self, row: FileRow, file: UploadFile) -> FileRow:
+        """Stores bytes and row, or neither; blocks. Where its caller is cancelled it goes on to its end."""
+        row = replace(row, bytes=self.folder.write(row.id, uploads.chunks(file)))
         try:
-            await self.db.run(store.add_file, row)
-        except sqlite3.Error:
-            await asyncio.to_thread(self.folder.remove, file_id)
+            self.db.call(store.add_file, row)
+        except BaseException:
+            self.folder.remove(row.id)
             raise
-        return _file_object(row)
+        return row
 
     async def list(
         self,
@@ -155,7 +165,8 @@ class BatchRoutes:
     endpoints: Collection[str]
 
     def add_to(self, router: APIRouter) -> None:
-        router.add_api_route("/v1/batches", self.create, methods=["POST"])
+        described = documented("/v1/batches", schemas.BatchCreate)
+        router.add_api_route("/v1/batches", self.create, methods=["POST"], openapi_extra=described)
         router.add_api_route("/v1/batches", self.list, methods=["GET"])
         router.add_api_route("/v1/batches/{batch_id}", self.retrieve, methods=["GET"])
         router.add_api_route("/v1/batches/{batch_id}/cancel", self.cancel, methods=["POST"])
@@ -163,9 +174,9 @@ class BatchRoutes:
     async def create(
         self,
         request: Request,
-        body: schemas.BatchCreate,
         idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
     ) -> schemas.Batch:
+        body = validated(load_object(await read_body(request, _MAX_BODY_BYTES)), schemas.BatchCreate)
         if body.endpoint not in self.endpoints:
             served = ", ".join(self.endpoints)
             message = f"Batches for {body.endpoint!r} are not served here; use one of: {served}."

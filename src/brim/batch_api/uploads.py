@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
+import orjson
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.types import Message
 
 from brim.batch_api.schemas import Upload
 from brim.wire.errors import ApiError
+from brim.wire.json_body import validated
 
 _CHUNK_BYTES = 1 << 20
 _FORM_BYTES = 1 << 20
@@ -43,19 +44,46 @@ def too_large(max_bytes: int) -> ApiError:
     return ApiError(413, message, param="file", code="file_too_large")
 
 
-def read_form(form: FormData) -> tuple[UploadFile, Upload]:
-    """The file part and the checked fields. Raises ApiError or RequestValidationError (both 400)."""
+class Form(NamedTuple):
+    """An upload's file, its checked fields, and the names of those that have no meaning here."""
+
+    file: UploadFile
+    fields: Upload
+    ignored: list[str]
+
+
+def read_form(form: FormData) -> Form:
+    """Raises ApiError or RequestValidationError (both 400)."""
     file = form.get("file")
     if not isinstance(file, UploadFile):
         message = "The form has no file; send multipart/form-data with a part 'file' that has a filename."
         raise ApiError(400, message, param="file", code="missing_required_parameter")
-    names = {"anchor": "expires_after[anchor]", "seconds": "expires_after[seconds]"}
-    expires_after = {key: form[name] for key, name in names.items() if name in form}
-    fields = {"purpose": form["purpose"]} if "purpose" in form else {}
+    purpose = {"purpose": form["purpose"]} if "purpose" in form else {}
+    fields = validated({**purpose, "expires_after": _expires_after(form)}, Upload)
+    return Form(file, fields, sorted(form.keys() - _KNOWN))
+
+
+def _expires_after(form: FormData) -> Any:
+    """As OpenAI's form has it, key by key, or as one field with the JSON object. Raises ApiError 400."""
+    found = {key: form[name] for key, name in _EXPIRY.items() if name in form}
+    text = form.get("expires_after")
+    if text is None:
+        return found or None
     try:
-        return file, Upload.model_validate({**fields, "expires_after": expires_after or None})
-    except ValidationError as exc:
-        raise RequestValidationError(exc.errors()) from exc
+        value = None if found or not isinstance(text, str) else orjson.loads(text)
+    except orjson.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict):
+        message = (
+            """'expires_after' must be {"anchor": "created_at", "seconds": N} as JSON; """
+            f"or send the fields {' and '.join(_EXPIRY.values())} in its place."
+        )
+        raise ApiError(400, message, param="expires_after", code="invalid_value")
+    return value
+
+
+_EXPIRY = {key: f"expires_after[{key}]" for key in ("anchor", "seconds")}
+_KNOWN = {"file", "purpose", "expires_after", *_EXPIRY.values()}
 
 
 def chunks(file: UploadFile) -> Iterator[bytes]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -39,21 +39,28 @@ class Problem:
 
 @dataclass(slots=True)
 class Findings:
-    """`lines` is complete only if `problems` is empty. `model` is the one model of all lines."""
+    """`lines` is complete only if `problems` is empty. `endpoint` and `model` are those of all lines."""
 
     lines: list[InputLine] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    endpoint: str | None = None
     model: str | None = None
 
 
 def check(
-    path: Path, *, endpoint: str, models: Collection[str] | None, max_lines: int, max_line_bytes: int
+    path: Path,
+    *,
+    endpoints: Sequence[str],
+    models: Collection[str] | None,
+    max_lines: int,
+    max_line_bytes: int,
 ) -> Findings:
     """Reads the file once, in memory bounded by its longest allowed line. Raises OSError.
 
-    Stops at the hundredth problem. `models` None means that any model name is accepted.
+    Stops at the hundredth problem. All lines must have the same one of `endpoints` as their url. `models`
+    None means that any model name is accepted.
     """
-    checker = _Checker(endpoint, models)
+    checker = _Checker(endpoints, models)
     with path.open("rb") as file:
         for number, offset, raw in _raw_lines(file, max_line_bytes):
             if number > max_lines:
@@ -90,9 +97,9 @@ def _raw_lines(file: BinaryIO, max_line_bytes: int) -> Iterator[tuple[int, int, 
 
 
 class _Checker:
-    def __init__(self, endpoint: str, models: Collection[str] | None) -> None:
+    def __init__(self, endpoints: Sequence[str], models: Collection[str] | None) -> None:
         self.findings = Findings()
-        self._endpoint = endpoint
+        self._endpoints = endpoints
         self._models = models
         self._line_of: dict[str, int] = {}
 
@@ -127,10 +134,20 @@ class _Checker:
             yield from self._custom_id_problems(number, request["custom_id"])
         if request.get("method", "POST") != "POST":
             yield "invalid_method", "'method' must be \"POST\".", "method"
-        if request.get("url", self._endpoint) != self._endpoint:
-            yield "invalid_url", f"'url' must be the batch's endpoint, {self._endpoint!r}.", "url"
+        if "url" in request:
+            yield from self._url_problems(request["url"])
         if "body" in request:
             yield from self._body_problems(request["body"])
+
+    def _url_problems(self, url: Any) -> Iterator[tuple[str, str, str]]:
+        if url not in self._endpoints:
+            served = " or ".join(map(repr, self._endpoints))
+            yield "invalid_url", f"'url' must be the batch's endpoint, {served}.", "url"
+            return
+        self.findings.endpoint = self.findings.endpoint or url
+        if url != self.findings.endpoint:
+            message = f"All lines must have the same url; earlier ones have {self.findings.endpoint!r}."
+            yield "invalid_url", message, "url"
 
     def _custom_id_problems(self, number: int, custom_id: Any) -> Iterator[tuple[str, str, str]]:
         if not isinstance(custom_id, str) or not 1 <= len(custom_id) <= MAX_CUSTOM_ID_CHARACTERS:

@@ -131,6 +131,7 @@ def _announcement(facts: dict[str, Any]) -> str:
         f"  KV cache   {facts['kv_capacity_tokens']:,} tokens; a request may have {facts['max_model_len']:,}",
         f"  scheduler  {facts['policy']}",
         f"  data       {facts['data_folder']}",
+        f"  see it     {facts['address']}/ in a browser",
     ]
     if facts["note"]:
         lines.append(f"  note       {facts['note']}")

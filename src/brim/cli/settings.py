@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from brim.core.config import SchedulerConfig
 from brim.core.errors import ConfigError
+from brim.wire.target_limits import LEAST_MS, LIMIT_MS
 
 PREFIX = "BRIM_"
 _CORE = SchedulerConfig.__dataclass_fields__  # the core's defaults hold here too
@@ -30,10 +31,14 @@ def _comma_separated(value: Any) -> Any:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
+def _target(description: str) -> Any:
+    return Field(None, ge=LEAST_MS, lt=LIMIT_MS, description=description)
+
+
 class ModelSettings(BaseModel):
     """The model and its engine."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     model: str | None = Field(
         None,
@@ -148,21 +153,15 @@ class ServeSettings(EngineSettings):
     flex_wait_seconds: float = Field(
         600.0, gt=0, description="A flex request without a token by then gets 429."
     )
-    ttft_ms: float | None = Field(
-        None,
-        gt=0,
-        description="TTFT target of online requests that bring none; kept for the first of them too.",
+    ttft_ms: float | None = _target(
+        "TTFT target of online requests that bring none; kept for the first of them too."
     )
-    tpot_ms: float | None = Field(None, gt=0, description="TPOT target of online requests that bring none.")
-    itl_ms: float | None = Field(
-        None, gt=0, description="Target for every gap between two tokens, of online requests that bring none."
+    tpot_ms: float | None = _target("TPOT target of online requests that bring none.")
+    itl_ms: float | None = _target(
+        "Target for every gap between two tokens, of online requests that bring none."
     )
-    priority_ttft_ms: float | None = Field(
-        None, gt=0, description="The same for tier `priority`; else ttft_ms."
-    )
-    priority_tpot_ms: float | None = Field(
-        None, gt=0, description="The same for tier `priority`; else tpot_ms."
-    )
+    priority_ttft_ms: float | None = _target("The same for tier `priority`; else ttft_ms.")
+    priority_tpot_ms: float | None = _target("The same for tier `priority`; else tpot_ms.")
     client_targets: bool = Field(True, description="Take the targets that clients send in headers.")
     batch_window: int = Field(512, ge=1, description="Most batch lines with the scheduler at a time.")
     max_body_mib: int = Field(32, ge=1, description="Largest JSON body, MiB.")

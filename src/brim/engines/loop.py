@@ -367,4 +367,8 @@ def _call_in(event_loop: asyncio.AbstractEventLoop, calls: list[tuple[Any, ...]]
 
 def _call_each(calls: list[tuple[Any, ...]]) -> None:
     for method, *arguments in calls:
-        method(*arguments)
+        try:
+            method(*arguments)
+        except asyncio.InvalidStateError:
+            # Ctrl-C cancels tasks between any two bytecodes: this reader was, in the midst of being woken.
+            continue

@@ -32,7 +32,7 @@ def create_app(
     app = FastAPI(title="Brim", version=brim.__version__, lifespan=lifecycle.lifespan)
     app.state.lifecycle = lifecycle
     app.include_router(OpenAIRoutes(service, lifecycle, options).router())
-    exposition = Exposition(service.loop, service.model_names[0], batch_api)
+    exposition = Exposition(service.loop, service.model_names[0], batch_api, service.targets)
     app.include_router(StatusRoutes(service.loop, lifecycle, exposition, batch_api).router())
     if batch_api is not None:
         app.include_router(batch_api.router, dependencies=[Depends(lifecycle.require_open)])

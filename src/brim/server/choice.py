@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from brim.core.errors import EngineDead, RequestRefused
+from brim.core.errors import RequestRefused
 from brim.core.plan import TokenLogprobs
 from brim.core.request import FinishReason, SamplingParams
 from brim.engines.base import TextStream
 from brim.engines.loop import Delta, TokenStream
+from brim.server.failures import ShutDown
 from brim.server.stops import StopStrings
 from brim.wire.errors import ApiError
 
@@ -90,7 +91,7 @@ def _failure(reason: FinishReason, message: str | None) -> Exception | None:
     if reason is FinishReason.REFUSED:
         return RequestRefused(message or "The request can never run here.")
     if reason is FinishReason.ABORT:
-        return EngineDead(message or "The engine stopped before the answer was complete.")
+        return ShutDown("The server was shut down before the answer was complete.")
     if reason is FinishReason.ERROR:
         return ApiError(500, message or "The engine failed on this request.", type="server_error")
     return None

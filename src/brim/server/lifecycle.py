@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from brim.batch_api.api import BatchApi
 from brim.engines.loop import EngineLoop
-from brim.server.failures import unavailable
+from brim.wire.errors import draining
 
 log = logging.getLogger("brim")
 
@@ -34,7 +34,7 @@ class Lifecycle:
     async def require_open(self) -> None:
         """Raises ApiError 503 once the server drains."""
         if self._draining is not None:
-            raise unavailable("The server is shutting down.", code="server_is_draining")
+            raise draining()
 
     async def start(self) -> None:
         """Takes batch jobs up again; from now on the server is ready."""

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import json
-import logging
 from collections.abc import Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
-from urllib.parse import quote
 
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from brim.server.schemas import GenerationRequest, StreamOptions
+from brim.wire.errors import unsupported
+from brim.wire.ignored import told
+from brim.wire.json_body import load_object, validated
 
-from brim.server.schemas import GenerationRequest
-from brim.wire.errors import ApiError
-from brim.wire.json_limits import has_too_many_parts
-
-log = logging.getLogger("brim")
 BodyT = TypeVar("BodyT", bound=GenerationRequest)
-
-MAX_NAMED_FIELDS = 32
 
 # Field -> the values of it that ask for nothing, besides null. Any other value is refused.
 UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
@@ -66,55 +57,27 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
 
 
 class Parsed(NamedTuple, Generic[BodyT]):
-    """A request, and the names of the fields that were sent and have no meaning here."""
+    """A request, and what a header of the answer says of the fields that have no meaning here."""
 
     body: BodyT
-    ignored: tuple[str, ...]
+    ignored: str
 
 
 def parse(raw: bytes, schema: type[BodyT]) -> Parsed[BodyT]:
     """The request in `raw`. Raises ApiError 400 or RequestValidationError; both name the field."""
-    return validate(_load_json(raw), schema)
+    return validate(load_object(raw), schema)
 
 
-def validate(payload: Any, schema: type[BodyT]) -> Parsed[BodyT]:
+def validate(payload: dict[str, Any], schema: type[BodyT]) -> Parsed[BodyT]:
     """As `parse`, from JSON that is already decoded."""
-    if not isinstance(payload, dict):
-        raise ApiError(400, "The body must be a JSON object.", code="invalid_json")
     unknown = [name for name in payload if name not in schema.model_fields and payload[name] is not None]
     for name in unknown:
         if name in UNSUPPORTED and payload[name] not in UNSUPPORTED[name]:
-            message = f"`{name}` is not supported here: leave it out."
-            raise ApiError(400, message, param=name, code="unsupported_parameter")
-    try:
-        body = schema.model_validate(payload)
-    except ValidationError as exc:
-        raise RequestValidationError(exc.errors(include_url=False)) from None
-    ignored = [quote(name[:64]) for name in unknown[:MAX_NAMED_FIELDS] if name not in UNSUPPORTED]
-    for name in ignored:
-        _warn_once(name)
-    return Parsed(body, tuple(ignored))
+            raise unsupported(name)
+    body = validated(payload, schema)
+    ignored = [name for name in unknown if name not in UNSUPPORTED]
+    return Parsed(body, told([*ignored, *_unknown_options(payload.get("stream_options") or {})]))
 
 
-def _load_json(raw: bytes) -> Any:
-    """The hook costs little and makes the interpreter's lock change hands in the middle of a huge body."""
-    if has_too_many_parts(raw):
-        raise ApiError(400, "The body's JSON has too many parts.", code="invalid_json")
-    try:
-        payload = json.loads(raw.decode(), object_hook=_unchanged)
-        if b"\\ud" in raw or b"\\uD" in raw:
-            json.dumps(payload, ensure_ascii=False).encode()  # half a surrogate pair passes json.loads
-    except RecursionError:
-        raise ApiError(400, "The body's JSON is nested too deeply.", code="invalid_json") from None
-    except ValueError as exc:
-        raise ApiError(400, f"The body is not valid JSON: {exc}.", code="invalid_json") from None
-    return payload
-
-
-def _unchanged(decoded: dict[str, Any]) -> dict[str, Any]:
-    return decoded
-
-
-@functools.lru_cache(maxsize=1024)
-def _warn_once(name: str) -> None:
-    log.warning("the request field %s is unknown here and was ignored; said once", name)
+def _unknown_options(options: Mapping[str, Any]) -> list[str]:
+    return [f"stream_options.{name}" for name in options if name not in StreamOptions.model_fields]

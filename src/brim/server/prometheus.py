@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from brim.batch_api.api import BatchApi
-from brim.core.request import FinishReason
+from brim.core.request import SLO, FinishReason
 from brim.engines.base import EngineCaps
 from brim.engines.loop import EngineLoop, LoopStats
 from brim.metrics.histogram import Histogram
@@ -114,8 +114,9 @@ class Exposition:
 
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
-    def __init__(self, loop: EngineLoop, model_name: str, batch_api: BatchApi | None) -> None:
-        self._engine = _EngineFigures(loop, model_name)
+    def __init__(self, loop: EngineLoop, model_name: str, batch_api: BatchApi | None, targets: SLO) -> None:
+        """`targets` are those of online requests that bring none."""
+        self._engine = _EngineFigures(loop, model_name, targets)
         self._batch_api = batch_api
 
     async def render(self) -> bytes:
@@ -129,8 +130,9 @@ class Exposition:
 
 
 class _EngineFigures(Collector):
-    def __init__(self, loop: EngineLoop, model_name: str) -> None:
+    def __init__(self, loop: EngineLoop, model_name: str, targets: SLO) -> None:
         self._loop = loop
+        self._targets = {name: getattr(targets, f"{name}_ns") for name in ("ttft", "tpot", "itl", "e2e")}
         self._model = {"model_name": model_name}
 
     def collect(self) -> Iterator[Metric]:
@@ -140,6 +142,11 @@ class _EngineFigures(Collector):
         yield gauge(
             "vllm:cache_config_info", "The KV cache's layout", self._model | _layout(self._loop.caps), 1
         )
+        targets = GaugeMetricFamily("brim:target_seconds", "Targets of online requests that bring none")
+        for name, target_ns in self._targets.items():
+            if target_ns is not None:
+                targets.add_sample(targets.name, self._model | {"slo": name}, target_ns / 1e9)
+        yield targets
         by_class = self._loop.metrics.by_class
         for counted in COUNTERS:
             yield from self._counters(counted, {str(name): counted.read(m) for name, m in by_class.items()})

@@ -56,8 +56,6 @@ class RequestMaker:
             raise refused(f"n is {body.n}; at most {self._options.max_n} are allowed.", "n")
         if body.stream_options is not None and not body.stream:
             raise refused("stream_options needs stream to be true.", "stream_options")
-        if body.requested_tokens is not None and body.min_tokens > body.requested_tokens:
-            raise refused("min_tokens is over the limit of output tokens.", "min_tokens")
         size = self._caps.vocab_size
         if any(token_id >= size for token_id in body.logit_bias):
             raise refused(f"logit_bias names a token outside the {size} known.", "logit_bias")
@@ -81,7 +79,10 @@ class RequestMaker:
         prompts: Sequence[Sequence[int]],
         answer_id: str,
     ) -> list[Request]:
-        """`n` requests for each prompt: the choices of one prompt differ in their seed only."""
+        """`n` requests for each prompt: the choices of one prompt differ in their seed only.
+
+        Raises RequestRefused where a prompt leaves an answer less room than its `min_tokens`.
+        """
         like = self._any_choice(body, context)
         return [
             replace(
@@ -90,7 +91,7 @@ class RequestMaker:
                 prompt_token_ids=prompt,
                 sampling=replace(
                     like.sampling,
-                    max_tokens=body.requested_tokens or self._default_max_tokens(body, len(prompt)),
+                    max_tokens=self._max_tokens(body, len(prompt)),
                     seed=None if body.seed is None else (body.seed + choice) % SEEDS,
                 ),
                 length_keys=length_keys(
@@ -134,8 +135,8 @@ class RequestMaker:
         return SamplingParams(
             min_tokens=body.min_tokens,
             stop_token_ids=ends.union(body.stop_token_ids),
-            temperature=body.temperature,
-            top_p=body.top_p,
+            temperature=body.temperature if body.top_p else 0.0,  # no share is left but the likeliest token's
+            top_p=body.top_p or 1.0,
             top_k=max(body.top_k, 0),
             min_p=body.min_p,
             presence_penalty=body.presence_penalty,
@@ -144,6 +145,13 @@ class RequestMaker:
             logit_bias=tuple(body.logit_bias.items()),
             logprobs=body.num_logprobs,
         )
+
+    def _max_tokens(self, body: GenerationRequest, num_prompt_tokens: int) -> int:
+        limit = body.requested_tokens or self._default_max_tokens(body, num_prompt_tokens)
+        if body.min_tokens > limit:
+            message = f"min_tokens is {body.min_tokens}, and the answer may have {limit} tokens at most"
+            raise refused(f"{message}: lower it, or give a larger {body.limit_field}.", "min_tokens")
+        return limit
 
     def _default_max_tokens(self, body: GenerationRequest, num_prompt_tokens: int) -> int:
         room = self._caps.max_model_len - num_prompt_tokens

@@ -8,7 +8,6 @@ from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
-from starlette.requests import ClientDisconnect
 
 from brim.core.errors import EngineDead
 from brim.core.request import SLO
@@ -24,12 +23,12 @@ from brim.server.requests import RequestContext
 from brim.server.schemas import ChatRequest, CompletionRequest, GenerationRequest, StreamOptions
 from brim.server.service import OpenAIService
 from brim.server.sse import EventStream
-from brim.wire.errors import ApiError, OpenAIRoute
+from brim.wire import ignored
+from brim.wire.errors import OpenAIRoute
+from brim.wire.json_body import CLIENT_LEFT, documented, read_body
 from brim.wire.targets import FAIRNESS_ID, target_ms
 
 BYTES_FOR_A_THREAD = 262_144  # parsing more than this would hold up the streams that are open
-CLIENT_LEFT = 499  # nobody reads it; access logs do
-IGNORED_FIELDS = "x-brim-ignored-fields"
 
 
 class OpenAIRoutes:
@@ -53,7 +52,7 @@ class OpenAIRoutes:
                 methods=["POST"],
                 response_model=None,
                 responses={200: {"model": answer}},
-                openapi_extra=_documented(path, request_schema),
+                openapi_extra=documented(path, request_schema),
             )
         router.add_api_route("/v1/models", self.models, methods=["GET"])
         router.add_api_route("/v1/models/{name:path}", self.model, methods=["GET"])
@@ -90,21 +89,19 @@ class OpenAIRoutes:
     async def _answer(self, request: Request, schema: type[GenerationRequest]) -> Response:
         context = self._context(request)
         await self._lifecycle.require_open()
-        try:
-            raw = await _read(request, self._options.max_body_bytes)
-        except ClientDisconnect:
-            return Response(status_code=CLIENT_LEFT)
+        raw = await read_body(request, self._options.max_body_bytes)
         parsed = await _parsed(raw, schema)
         try:
             return await self._respond(request, parsed, context)
         except EngineDead as exc:
+            await self._lifecycle.require_open()  # it came between the last answer and the end
             raise told(exc) from exc
 
     async def _respond(
         self, request: Request, parsed: Parsed[GenerationRequest], context: RequestContext
     ) -> Response:
         body = parsed.body
-        headers = {IGNORED_FIELDS: ", ".join(parsed.ignored)} if parsed.ignored else {}
+        headers = {ignored.HEADER: parsed.ignored} if parsed.ignored else {}
         if body.stream:
             generation = await run_unless(left(request.receive), self._service.start(body, context))
             if generation is not None:
@@ -136,19 +133,6 @@ class OpenAIRoutes:
         )
 
 
-async def _read(request: Request, max_bytes: int) -> bytes:
-    """The body, read no further than its limit. Raises ApiError 413."""
-    body = bytearray()
-    if int(request.headers.get("content-length", 0)) <= max_bytes:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > max_bytes:
-                break
-        else:
-            return bytes(body)
-    raise ApiError(413, f"The body is over the limit of {max_bytes} bytes.", code="request_too_large")
-
-
 async def _parsed(raw: bytes, schema: type[GenerationRequest]) -> Parsed[GenerationRequest]:
     if len(raw) > BYTES_FOR_A_THREAD:
         return await asyncio.to_thread(parse, raw, schema)
@@ -158,10 +142,3 @@ async def _parsed(raw: bytes, schema: type[GenerationRequest]) -> Parsed[Generat
 def _target_ns(request: Request, metric: str) -> int | None:
     asked_ms = target_ms(request.headers, metric)
     return None if asked_ms is None else round(asked_ms * 1e6)
-
-
-def _documented(path: str, schema: type[GenerationRequest]) -> dict[str, Any]:
-    """The request body for the API's description; read by hand, so FastAPI can't know it."""
-    pointer = f"#/paths/{path.replace('/', '~1')}/post/requestBody/content/application~1json/schema/$defs/"
-    described = schema.model_json_schema(ref_template=pointer + "{model}")
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": described}}}}

@@ -28,10 +28,14 @@ class Schema(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _null_is_absent(cls, values: Any) -> Any:
+    def _without_absent(cls, values: Any) -> Any:
         if isinstance(values, dict):
-            return {name: value for name, value in values.items() if value is not None}
+            return {name: value for name, value in values.items() if not cls._is_absent(name, value)}
         return values
+
+    @classmethod
+    def _is_absent(cls, name: str, value: Any) -> bool:
+        return value is None
 
 
 def _as_list(value: Any) -> Any:
@@ -40,6 +44,9 @@ def _as_list(value: Any) -> Any:
 
 def _flatten(content: Any) -> Any:
     """A list of text parts becomes one text; every other kind of part is refused by its name."""
+    if content is None or content == []:
+        named = "null" if content is None else "an empty list"
+        raise PydanticCustomError("no_text", "{named} is not supported: give a text", {"named": named})
     if not isinstance(content, list):
         return content
     if len(content) > MAX_TEXT_PARTS:
@@ -82,11 +89,6 @@ def _token_keys(value: Any) -> Any:
     return {int(key): bias for key, bias in value.items()}
 
 
-def _without_empty(values: Any) -> Any:
-    """Empty lists ask for nothing: a message taken from an answer carries `"tool_calls": []`."""
-    return {k: v for k, v in values.items() if v != []} if isinstance(values, dict) else values
-
-
 Count = Annotated[int, Field(ge=1, le=MAX_INT)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_INT)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
@@ -127,7 +129,10 @@ class Message(Schema):
     name: str | None = None
     tool_call_id: str | None = None
 
-    _drop_empty = model_validator(mode="before")(_without_empty)
+    @classmethod
+    def _is_absent(cls, name: str, value: Any) -> bool:
+        """Empty lists ask for nothing: a message taken from an answer carries `"tool_calls": []`."""
+        return name != "content" and (value is None or value == [])
 
 
 class GenerationRequest(Schema):
@@ -147,7 +152,7 @@ class GenerationRequest(Schema):
     stop_token_ids: list[TokenId] = Field([], max_length=MAX_STOP_TOKENS)
     ignore_eos: bool = False
     temperature: float = Field(1.0, ge=0, le=2)
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(1.0, ge=0, le=1)  # 0: greedy
     top_k: int = Field(0, ge=-1, le=MAX_INT)  # -1 and 0: no limit
     min_p: float = Field(0.0, ge=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)

@@ -15,13 +15,13 @@ from brim.engines.base import EngineCaps, Tokenizer
 from brim.engines.loop import EngineLoop
 from brim.server.answers import ChatForm, CompletionForm, Form, Head
 from brim.server.choice import Choice
-from brim.server.failures import no_room, unavailable
+from brim.server.failures import no_room
 from brim.server.generation import Generation
 from brim.server.options import ServiceOptions
 from brim.server.prompts import PromptEncoder
 from brim.server.requests import RequestContext, RequestMaker, tier_used
 from brim.server.schemas import ChatRequest, CompletionRequest, GenerationRequest
-from brim.wire.errors import ApiError
+from brim.wire.errors import ApiError, unavailable
 
 log = logging.getLogger("brim")
 
@@ -32,6 +32,7 @@ class OpenAIService:
     def __init__(self, loop: EngineLoop, tokenizer: Tokenizer, options: ServiceOptions | None = None) -> None:
         self.loop = loop
         self._options = options or ServiceOptions()
+        self.targets = self._options.default_slo
         self.model_names = self._options.model_names or (loop.caps.model,)
         self._tokenizer = tokenizer
         self._prompts = PromptEncoder(tokenizer, loop.caps, self._options.max_prompts)

@@ -1,4 +1,4 @@
-"""Routes for those who look after the server: health, readiness, version, load, metrics."""
+"""Routes for those who look after the server: a page, health, readiness, version, load, metrics."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import brim
 from brim.batch_api.api import BatchApi
 from brim.engines.loop import EngineLoop
 from brim.server.lifecycle import Lifecycle
+from brim.server.page import page
 from brim.server.prometheus import Exposition
 from brim.wire.errors import OpenAIRoute
 
@@ -27,6 +28,10 @@ class StatusRoutes:
         router = APIRouter(route_class=OpenAIRoute)
         for name in ("health", "ready", "version", "load", "metrics"):
             router.add_api_route(f"/{name}", getattr(self, name), methods=["GET"], response_model=None)
+        router.add_api_route("/", page, methods=["GET"], include_in_schema=False)
+        for name in ("health", "ready"):  # routes of their own: one with two methods is described twice
+            handler = getattr(self, name)
+            router.add_api_route(f"/{name}", handler, methods=["HEAD"], include_in_schema=False)
         return router
 
     async def health(self) -> Response:

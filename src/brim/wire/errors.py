@@ -20,6 +20,8 @@ from brim.core.errors import BrimError, RequestRefused
 
 log = logging.getLogger("brim")
 
+RETRY_AFTER_SECONDS = 5
+
 
 class ApiError(BrimError):
     """An answer that is an error: HTTP status plus the four keys of OpenAI's error object.
@@ -53,6 +55,23 @@ class ApiError(BrimError):
         return JSONResponse(self.body(), self.status, self.headers)
 
 
+def unsupported(field: str) -> ApiError:
+    """400: a field that asks for what is not done here."""
+    message = f"`{field}` is not supported here: leave it out."
+    return ApiError(400, message, param=field, code="unsupported_parameter")
+
+
+def unavailable(message: str, *, code: str) -> ApiError:
+    """503: the server can't take this now, whoever asks."""
+    headers = {"retry-after": str(RETRY_AFTER_SECONDS)}
+    return ApiError(503, message, type="service_unavailable_error", code=code, headers=headers)
+
+
+def draining() -> ApiError:
+    """503: the server is on its way down."""
+    return unavailable("The server is shutting down: try again in a moment.", code="server_is_draining")
+
+
 def as_api_error(exc: Exception) -> ApiError:
     """Any exception as the error the client should see; unknown ones become a 500 that tells nothing."""
     if isinstance(exc, ApiError):
@@ -72,6 +91,8 @@ def _validation_error(exc: RequestValidationError) -> ApiError:
     if first["type"] == "json_invalid":
         return ApiError(400, f"The body is not valid JSON: {first['ctx']['error']}.", code="invalid_json")
     where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
+    if first["type"] == "extra_forbidden":
+        return unsupported(where)
     message = f"{where}: {first['msg']}" if where else first["msg"]
     code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
     return ApiError(400, message, param=where or None, code=code)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from brim.wire.errors import ApiError
+from brim.wire.target_limits import LEAST_MS, LIMIT_MS
 
 FAIRNESS_ID = "x-llm-d-inference-fairness-id"
 
@@ -13,7 +14,8 @@ FAIRNESS_ID = "x-llm-d-inference-fairness-id"
 def target_ms(headers: Mapping[str, str], metric: str) -> float | None:
     """The target for `metric` (`ttft`, `tpot` ...) in milliseconds, under its present or its old name.
 
-    `headers` must not mind upper and lower case. Raises ApiError 400 for what is no number above 0.
+    `headers` must not mind upper and lower case. Raises ApiError 400 for what is no number between
+    the limits of targets.
     """
     for name in (f"x-llm-d-slo-{metric}-ms", f"x-slo-{metric}-ms"):
         if name in headers:
@@ -26,7 +28,7 @@ def _milliseconds(name: str, text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < 1e9:
-        message = f"{name} must be a number of milliseconds above 0."
+    if not LEAST_MS <= value < LIMIT_MS:
+        message = f"{name} must be a number of milliseconds from {LEAST_MS:f} to below {LIMIT_MS:.0f}."
         raise ApiError(400, message, param=name, code="invalid_value")
     return value

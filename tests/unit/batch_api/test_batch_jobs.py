@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import sqlite3
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -328,5 +330,57 @@ def test_start_clears_what_a_crash_left(tmp_path: Path) -> None:
         (tmp_path / "files" / "file-unknown").write_bytes(b"whole, but never published")
         async with serving(tmp_path):
             assert [path.name for path in (tmp_path / "files").iterdir()] == [kept["id"]]
+
+    asyncio.run(scenario())
+
+
+class SlowDisk:
+    """Holds each file between its bytes and its row."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.written, self.go_on = threading.Event(), threading.Event()
+        write = FileFolder.write
+
+        def slow(folder: FileFolder, file_id: str, chunks: Iterator[bytes]) -> int:
+            size = write(folder, file_id, chunks)
+            self.written.set()
+            self.go_on.wait()
+            return size
+
+        monkeypatch.setattr(FileFolder, "write", slow)
+
+
+def test_an_upload_during_the_stop_is_a_503_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        disk = SlowDisk(monkeypatch)
+        async with serving(tmp_path) as (api, client):
+            uploading = asyncio.create_task(client.upload(good_file(1), expect=503))
+            await asyncio.to_thread(disk.written.wait)
+            await api.stop()
+            disk.go_on.set()
+            assert (await uploading)["code"] == "server_is_draining"
+            assert (await client.call("GET", "/v1/files", expect=503))["code"] == "server_is_draining"
+        assert list((tmp_path / "files").iterdir()) == []
+
+    asyncio.run(scenario())
+
+
+def test_an_upload_that_is_cancelled_late_is_there_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        disk = SlowDisk(monkeypatch)
+        async with serving(tmp_path) as (_, client):
+            uploading = asyncio.create_task(client.upload(b"bytes"))
+            await asyncio.to_thread(disk.written.wait)
+            uploading.cancel()
+            await asyncio.gather(uploading, return_exceptions=True)
+            disk.go_on.set()
+            while not (files := (await client.call("GET", "/v1/files"))["data"]):
+                await asyncio.sleep(0.002)
+            assert (tmp_path / "files" / files[0]["id"]).read_bytes() == b"bytes"
+            assert files[0]["bytes"] == 5
 
     asyncio.run(scenario())

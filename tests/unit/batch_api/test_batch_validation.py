@@ -17,8 +17,8 @@ GOOD = json.dumps(request_line("good")).encode()
 
 def check(path: Path, content: bytes, **changes: Any) -> Findings:
     (path / "input").write_bytes(content)
-    rules = {"endpoint": ENDPOINT, "models": None, "max_lines": 50_000, "max_line_bytes": 8 << 20, **changes}
-    return validation.check(path / "input", **rules)
+    rules = {"endpoints": [ENDPOINT], "models": None, "max_lines": 50_000, "max_line_bytes": 8 << 20}
+    return validation.check(path / "input", **rules | changes)
 
 
 def without(name: str) -> dict[str, Any]:
@@ -123,3 +123,14 @@ def test_a_line_with_two_faults_reports_both_and_the_list_ends_at_a_hundred(tmp_
     codes = [problem.code for problem in check(tmp_path, both).problems]
     assert codes == ["invalid_custom_id", "invalid_method"]
     assert len(check(tmp_path, b"{\n" * 1_000).problems) == 100
+
+
+def test_one_url_of_several_is_that_of_all_lines(tmp_path: Path) -> None:
+    lines = jsonl(request_line(name, url=url) for name, url in (("a", "/x"), ("b", "/y"), ("c", "/z")))
+    findings = check(tmp_path, lines, endpoints=["/x", "/y"])
+    assert findings.endpoint == "/x"
+    told = [(problem.line, problem.code, problem.message) for problem in findings.problems]
+    assert told == [
+        (2, "invalid_url", "All lines must have the same url; earlier ones have '/x'."),
+        (3, "invalid_url", "'url' must be the batch's endpoint, '/x' or '/y'."),
+    ]

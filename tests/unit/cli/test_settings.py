@@ -69,3 +69,15 @@ def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="can't read the configuration file"):
         read(ServeSettings, {}, tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize("value", [0, -1, 1e-7, 1e9, float("inf"), float("nan")])
+@pytest.mark.parametrize("name", ["ttft_ms", "tpot_ms", "itl_ms", "priority_ttft_ms", "priority_tpot_ms"])
+def test_a_target_that_is_none_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"{name} = "):
+        read(ServeSettings, {name: value}, None)
+
+
+def test_a_time_without_end_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"flex_wait_seconds = inf .*finite"):
+        read(ServeSettings, {"flex_wait_seconds": float("inf")}, None)

@@ -16,7 +16,7 @@ from brim.core.events import Event, Tokens
 from brim.core.plan import StepPlan, StepResult
 from brim.core.request import FinishReason
 from brim.core.scheduler import Scheduler
-from brim.engines.loop import Delta, EngineLoop, TokenStream
+from brim.engines.loop import Delta, EngineLoop, TokenStream, _call_each
 from brim.engines.scripted import ScriptedEngine
 from tests.helpers import reference, request, script
 
@@ -404,5 +404,16 @@ def test_an_observer_that_raises_ends_the_loop_and_not_in_silence():
             _, last = await read(loop.submit(request("a")))
             assert last.message == "ZeroDivisionError: by whom"
             assert not loop.alive
+
+    run(test)
+
+
+def test_a_reader_cancelled_while_it_is_woken_takes_nothing_from_the_others():
+    async def test() -> None:
+        cancelled = asyncio.get_running_loop().create_future()
+        cancelled.cancel()
+        stream = TokenStream(request("r", [1]), lambda *_: None)
+        _call_each([(cancelled.set_result, True), (stream.take, 7, None)])
+        assert (await anext(stream)).token_ids == (7,)
 
     run(test)

@@ -110,6 +110,20 @@ def test_a_batch_for_a_model_that_is_not_there_fails_at_once(tmp_path: Path) -> 
     assert Host(FakeEngine(), tmp_path).run(scene)["status"] == "failed"
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b'{"endpoint": "\\ud800"}', 400, "invalid_json"),
+        (b'{"endpoint": "' + b"x" * (1 << 20) + b'"}', 413, "request_too_large"),
+    ],
+)
+def test_the_body_of_a_batch_is_read_as_by_brims_own_server(
+    tmp_path: Path, body: bytes, status: int, code: str
+) -> None:
+    answer = Host(FakeEngine(), tmp_path).run(lambda http: http.post("/v1/batches", content=body))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
 def test_a_tier_becomes_facts_and_a_bad_target_an_error() -> None:
     host = Host(FakeEngine())
     answer = host.post("/v1/chat/completions", HELLO | {"service_tier": "flex"}, **{"x-slo-e2e-ms": "9"})

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from brim.batch_api.api import Limits
 from brim.core.errors import ConfigError
 from brim.plugins.vllm.tiers import TierRules
+from brim.wire.target_limits import LEAST_MS, LIMIT_MS
 
 PREFIX = "BRIM_"  # as in `brim serve`
 
@@ -28,8 +29,8 @@ class HttpOptions(BaseModel):
     max_line_mib: int = Field(8, ge=1)
     max_batch_lines: int = Field(50_000, ge=1)
     client_targets: bool = True
-    priority_ttft_ms: float | None = Field(None, gt=0)
-    priority_tpot_ms: float | None = Field(None, gt=0)
+    priority_ttft_ms: float | None = Field(None, ge=LEAST_MS, lt=LIMIT_MS)
+    priority_tpot_ms: float | None = Field(None, ge=LEAST_MS, lt=LIMIT_MS)
     flex_wait_seconds: float = Field(600.0, gt=0)
 
     @property

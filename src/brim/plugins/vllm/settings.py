@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
@@ -13,6 +12,7 @@ from brim.core.errors import ConfigError
 from brim.core.policies.named import refuse_unknown
 from brim.core.request import SLO
 from brim.plugins.hosting import MODES, Settings
+from brim.wire.target_limits import LEAST_MS, LIMIT_MS
 
 HOSTS = (  # limits that vLLM's own configuration gives
     "num_blocks",
@@ -47,14 +47,16 @@ def read(additional_config: object) -> Settings:
 
 
 def slo_of(told: Mapping[str, Any]) -> SLO:
-    """Targets in milliseconds. Raises ConfigError where one is not a number above 0."""
+    """Targets in milliseconds. Raises ConfigError where one is no number between the limits of targets."""
     found = {}
     for name in TARGETS:
         value = told.get(name)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise ConfigError(f"{name} must be a number of milliseconds above 0, not {value!r}")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not LEAST_MS <= value < LIMIT_MS:
+            limits = f"from {LEAST_MS:f} to below {LIMIT_MS:.0f}"
+            raise ConfigError(f"{name} must be a number of milliseconds {limits}, not {value!r}")
         found[name.removesuffix("_ms") + "_ns"] = round(value * 1e6)
     return SLO(**found)
 
