@@ -48,20 +48,22 @@ class Groups:
     @property
     def num_blocks(self) -> int:
         """What it may have beside what all who run hold in other groups."""
-        self._look()
+        if self._others:
+            self._look()
         return self.most_blocks - self._wanted
 
     @property
     def free_blocks(self) -> int:
         """What it can still take; below 0 where that was not to be foreseen."""
-        self._look()
         free = int(self._pool.get_num_free_blocks())
-        alone = len(self._scheduler.running) == 1  # then nothing has to be left for others
-        return free if alone else free - self._lacking
+        if not self._others or len(self._scheduler.running) == 1:  # then nothing has to be left for others
+            return free
+        self._look()
+        return free - self._lacking
 
     def _look(self) -> None:
         seen = self._pool.get_num_free_blocks(), len(self._scheduler.running)
-        if not self._others or seen == self._seen:
+        if seen == self._seen:
             return
         self._seen, self._wanted, self._lacking = seen, 0, 0
         for request in self._scheduler.running:
