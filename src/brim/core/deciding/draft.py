@@ -64,8 +64,9 @@ class Draft:
         )
 
     def half_done(self) -> list[RequestView]:
-        """The running that catch up, less those that were stopped."""
-        return [v for v in self.board.catching_up if v not in self.pause and v not in self.park]
+        """The running that catch up, less those that were stopped; who ends by itself needs nothing more."""
+        stopped = (*self.pause, *self.park)
+        return [v for v in self.board.catching_up if not v.ending and v not in stopped]
 
     def victims(self) -> list[RequestView]:
         """The running that are left, first to give way first; who ends by itself need not."""
