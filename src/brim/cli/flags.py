@@ -11,11 +11,20 @@ import typer
 from pydantic.fields import FieldInfo
 
 from brim.cli.settings import ModelSettings, read
+from brim.core.errors import ConfigError
 
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings by name.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, for programs.")]
 
 Command = Callable[..., None]
+
+
+def refuse_without_folder(flag: str, path: Path) -> None:
+    """Before a long run. Raises ConfigError."""
+    if not path.parent.is_dir():
+        raise ConfigError(f"{flag} {path}: there is no folder {path.parent}; make it first")
+
+
 ARGUMENT = "model"  # the one setting that is given without its name
 
 

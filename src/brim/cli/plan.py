@@ -14,9 +14,11 @@ import typer
 
 from brim.cli import flags
 from brim.cli.progress import bars
+from brim.cli.simulation_options import MOST_KV_TOKENS
 from brim.core.errors import ConfigError
 from brim.core.policies.named import refuse_unknown
 from brim.core.request import TaskClass
+from brim.planning.backlog import KEPT, Backlog
 from brim.planning.plan import Question, plan
 from brim.planning.question import Aim, Kind
 from brim.profiles.loader import load
@@ -26,11 +28,11 @@ from brim.workloads.arrivals import Poisson
 from brim.workloads.formats import read
 from brim.workloads.lengths import synthetic
 from brim.workloads.trace import Trace, rescaled, with_arrivals
+from brim.workloads.wording import counted
 
 INFEASIBLE = 1
 LONGEST_SECONDS = 1e6
 OFFLINE_SHAPE = "sharegpt"  # where only the tokens of a backlog are given
-OFFLINE_KEPT = 5000  # lengths of offline requests, which are drawn again and again
 
 
 OfflineTokens = Annotated[float, typer.Option(help="Offline tokens, input and output, that come every day.")]
@@ -45,7 +47,9 @@ MaxRequests = Annotated[int, typer.Option(min=1, help="Search on the busiest so 
 CheckRequests = Annotated[
     int, typer.Option(min=1, help="Of a longer trace, simulate so many from all over it at the answer.")
 ]
-KvTokens = Annotated[int | None, typer.Option(min=16, help="KV cache of a replica; else the profile's.")]
+KvTokens = Annotated[
+    int | None, typer.Option(min=16, max=MOST_KV_TOKENS, help="KV cache of a replica; else the profile's.")
+]
 
 
 def plan_command(
@@ -77,17 +81,16 @@ def plan_command(
     """
     profiles, policies = _known(profile, policy)
     prices = _prices(price or [], profiles)
-    _refuse_unwritable(html)
+    if html is not None:
+        flags.refuse_without_folder("--html", html)
     _refuse_senseless(ttft, tpot, attainment, offline_tokens_per_day, startup)
     online = _online(trace, target_request_rate, seed)
-    lengths, backlog_tokens = _offline(offline, offline_tokens_per_day, seed)
     question = Question(
         online,
         Aim(round(ttft * 1e6), round(tpot * 1e6), attainment),
         [Kind(name, each, routing, kv_tokens=kv_tokens) for each in policies for name in profiles],
         prices,
-        lengths,
-        backlog_tokens,
+        _backlog(offline, offline_tokens_per_day, seed),
         samples,
         startup,
         *(max_requests, check_requests, max_replicas, seed),
@@ -150,20 +153,20 @@ def _online_only(trace: Trace) -> Trace:
     if not left_out:
         return trace
     kept = replace(trace, requests=online)
-    return kept.noted(f"{left_out} offline requests left out: to fit them in, give them as --offline")
+    return kept.noted(
+        f"{counted(left_out, 'offline request')} left out: to fit them in, give them as --offline"
+    )
 
 
-def _offline(
-    path: Path | None, tokens_per_day: float, seed: int
-) -> tuple[tuple[tuple[int, int], ...], float]:
-    """Lengths of offline requests, and all tokens of the backlog: that of a file, or of a day."""
+def _backlog(path: Path | None, tokens_per_day: float, seed: int) -> Backlog | None:
+    """That of a file, or of a day."""
     if path is not None and tokens_per_day:
         raise ConfigError("give --offline or --offline-tokens-per-day, not both")
     if path is None and not tokens_per_day:
-        return (), 0.0
-    requests = (read(path) if path else synthetic(OFFLINE_SHAPE, OFFLINE_KEPT, seed)).requests
-    lengths = tuple((r.input_tokens, r.output_tokens) for r in requests)
-    return lengths[:OFFLINE_KEPT], tokens_per_day or float(sum(i + o for i, o in lengths))
+        return None
+    trace = read(path) if path else synthetic(OFFLINE_SHAPE, KEPT, seed)
+    trace = trace.as_class(TaskClass.OFFLINE)
+    return Backlog(trace, tokens_per_day or sum(r.input_tokens + r.output_tokens for r in trace.requests))
 
 
 def _prices(given: list[str], profiles: list[str]) -> dict[str, float]:
@@ -184,12 +187,6 @@ def _prices(given: list[str], profiles: list[str]) -> dict[str, float]:
             raise ConfigError(f"--price gives {name} two prices, {prices[name]:g} and {dollars:g}: keep one")
         prices[name] = dollars
     return prices
-
-
-def _refuse_unwritable(path: Path | None) -> None:
-    """Before a long run."""
-    if path is not None and not path.parent.is_dir():
-        raise ConfigError(f"--html {path}: there is no folder {path.parent}; make it first")
 
 
 def _planned(question: Question, jobs: int) -> Figures:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from brim.cli.flags import Json, takes_settings
+from brim.cli.flags import Json, refuse_without_folder, takes_settings
 from brim.cli.settings import MeasureSettings
 from brim.core.errors import ConfigError
 
@@ -146,6 +146,7 @@ def roofline(
     from brim.profiling.roofline import roofline as make
 
     _check_output(output)
+    refuse_without_folder("--output", output)
     profile = make(output.stem, models.model_sizes(model_config), gpus.gpu(gpu), tensor_parallel)
     _written(profile, output)
 

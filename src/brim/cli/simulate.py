@@ -146,9 +146,18 @@ def _print(
     as_json: bool,
 ) -> None:
     config, trace = setup.config, traces[0]
+    notes = dict.fromkeys(one.note for one in traces if one.note)
     if as_json:
-        head = {"trace": trace.name, "profile": profile.name, "kv_blocks": config.num_blocks}
-        print(json.dumps({**head, "block_size": config.block_size, "seed": options.seed, "runs": runs}))
+        head = {
+            "trace": trace.name,
+            "trace_note": "; ".join(notes),
+            "profile": profile.name,
+            "profile_kind": profile.kind,
+            "kv_blocks": config.num_blocks,
+            "block_size": config.block_size,
+            "seed": options.seed,
+        }
+        print(json.dumps({**head, "runs": runs}))
         return
     from brim.cli.simulation_tables import show
 
@@ -157,6 +166,6 @@ def _print(
         f"KV cache of {config.capacity_tokens} tokens; prompt and output up to {config.max_model_len} tokens",
         f"prefix caching {'on' if config.enable_prefix_caching else 'off'}"
         + ("" if trace.block_tokens else ": the trace does not say which prompts begin alike"),
-        *dict.fromkeys(f"trace: {one.note}" for one in traces if one.note),
+        *(f"trace: {note}" for note in notes),
     ]
     show(about, runs)

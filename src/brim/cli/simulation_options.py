@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
@@ -32,6 +31,8 @@ MAY_BE_ZERO = {
     *("max_prefill_chunk_tokens", "prompt_floor_tokens", "reserve_share", "length_padding"),
     *("loan_buffer_tokens", "offline_step_tokens", "step_limit_ms", "slack_share"),
 }
+MOST_KV_TOKENS = 10**8
+MOST = {"kv_tokens": MOST_KV_TOKENS, "e2e_s": 1e6, "seed": 2**63}  # of others a billion
 AS_THEY_ARE = (  # settings of the scheduler that follow from nothing else
     *(
         "block_size",
@@ -178,9 +179,12 @@ class Options:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return
         least = 0 if name in MAY_BE_ZERO else None
-        if not math.isfinite(value) or value < 0 or (least is None and value == 0):
+        most = MOST.get(name, 1e9)
+        if not 0 <= value <= most or (least is None and value == 0):
             wanted = "0 or more" if least == 0 else "more than 0"
-            raise ConfigError(f"--{name.replace('_', '-')} must be {wanted}, not {value}")
+            raise ConfigError(
+                f"--{name.replace('_', '-')} must be {wanted}, and {most:g} at most, not {value}"
+            )
 
     # ---- the trace -------------------------------------------------------------------------------------
 

@@ -11,6 +11,9 @@ from rich.table import Table
 
 from brim.core.request import TaskClass
 from brim.simulation.results import Figures
+from brim.workloads.wording import counted
+
+ANY_WIDTH = 10_000  # columns, where no terminal sets a limit
 
 
 class Row(NamedTuple):
@@ -44,22 +47,36 @@ ROWS = (
 
 
 def show(about: Sequence[str], runs: Sequence[Figures]) -> None:
-    """Rows that have nothing to say are left out."""
+    """Rows that have nothing to say are left out; what is too wide for the terminal goes below the rest."""
     console = Console()
+    width = console.width if console.is_terminal else ANY_WIDTH
     for text in about:
-        console.print(text, highlight=False, markup=False)
+        Console(width=width).print(text, highlight=False, markup=False)
     rates = dict.fromkeys(run.get("rate_requests_per_second") for run in runs)
     for rate in rates:
         at_rate = [run for run in runs if run.get("rate_requests_per_second") == rate]
         for task_class in TaskClass:
             if mine := [run for run in at_rate if run[task_class] is not None]:
-                console.print(_table(task_class, rate, mine))
+                _show_table(task_class, rate, mine, width)
+
+
+def _show_table(task_class: TaskClass, rate: float | None, runs: Sequence[Figures], width: int) -> None:
+    """In two, and these in two, until all fits; a table of one run is never cut."""
+    table = _table(task_class, rate, runs)
+    needed = Console(width=ANY_WIDTH).measure(table).maximum
+    if needed <= width or len(runs) == 1:
+        Console(width=max(needed, width)).print(table)
+        return
+    middle = (len(runs) + 1) // 2
+    for part in (runs[:middle], runs[middle:]):
+        _show_table(task_class, rate, part, width)
 
 
 def _table(task_class: TaskClass, rate: float | None, runs: Sequence[Figures]) -> Table:
     counts = runs[0][task_class]
-    title = f"{task_class}: {counts['requests']} requests"
+    title = f"{task_class}: {counted(counts['requests'], 'request')}"
     title += f", {counts['refused']} of them refused" if counts["refused"] else ""
+    title += f", {counted(counts['cut'], 'answer')} cut" if counts["cut"] else ""
     title += f", at {rate:g} requests/s" if rate is not None else ""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")

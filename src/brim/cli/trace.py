@@ -27,6 +27,7 @@ from brim.workloads.trace import (
     unshared,
     with_arrivals,
 )
+from brim.workloads.wording import counted
 
 trace_app = typer.Typer(help="Request traces: look at them, convert them, make synthetic ones.")
 
@@ -77,6 +78,8 @@ def convert(
     seed: SeedFlag = 0,
 ) -> None:
     """Read any known format and write Brim's own. Changes happen in the order of the flags listed here."""
+    if output.exists() and file.exists() and output.samefile(file):
+        raise ConfigError(f"--output {output} is the trace that is read: give another name")
     trace = read(file, format)
     if first is not None:
         trace = trace.first(first)
@@ -167,7 +170,7 @@ def _written(trace: Trace, task_class: TaskClass | None, path: Path) -> None:
         write(trace, path)
     except OSError as exc:
         raise ConfigError(f"{path}: {exc.strerror}: give a path that can be written") from exc
-    print(f"{len(trace)} requests written to {path}")
+    print(f"{counted(len(trace), 'request')} written to {path}")
     if trace.note:
         print(f"note: {trace.note}")
 

@@ -72,13 +72,15 @@ def _plots(one: Figures, target: float, where: str) -> Iterator[str]:
     windows = one["run"]["windows"]
     tried = sorted((float(n), share) for n, share in one["attempts"].items())
     wanted = Line("asked for", [(0.0, target), (tried[-1][0], target)], dashed=True)
-    yield plot("attainment by replicas", "replicas", [Line("simulated", tried, dots=True), wanted])
+    lines = [Line("simulated", tried, dots=True), wanted]
+    yield plot("attainment by replicas", "replicas", lines, zoomed=True)
     rates = [(w["until_seconds"] / 3600, w["arrivals_per_second"]) for w in windows]
     yield plot(f"arrivals{where}", "hours", [Line("online requests/s", rates, step=True)])
     yield from _over_time(one)
     if whole := one.get("whole"):
         met = sorted((s["start_seconds"] / 3600, s["attainment"]) for s in whole["by_stretch"])
-        yield plot("attainment over the whole trace", "hours", [Line("stretches simulated", met, dots=True)])
+        stretches = [Line("stretches simulated", met, dots=True)]
+        yield plot("attainment over the whole trace", "hours", stretches, zoomed=True)
     if offline := one.get("offline"):
         done = zip(offline["until_seconds"], offline["tokens_done"], strict=True)
         points = [(0.0, 0.0), *((seconds / 3600, tokens / 1e6) for seconds, tokens in done)]

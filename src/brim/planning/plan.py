@@ -4,27 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from math import ceil
 
 from brim.core.errors import ConfigError
+from brim.planning.backlog import KEPT, Backlog
 from brim.planning.demand import busiest, resampled
 from brim.planning.measure import Measure, Tell, measuring
 from brim.planning.offline import backlog_done, fillings, offline_figures
 from brim.planning.over_time import over_time
 from brim.planning.parts import SHARES, Parts
-from brim.planning.question import Aim, Kind, Load, cluster, error_of, reachable, too_long
+from brim.planning.question import Aim, Kind, Load, cluster, error_of, fits, reachable, too_long
 from brim.planning.scaling import autoscaling, tries
 from brim.planning.tasks import Scaled, Search, Task
 from brim.planning.whole import checks, whole_figures
 from brim.simulation.results import Figures
-from brim.workloads.trace import NANOSECONDS, Trace
+from brim.simulation.truth import refuse_unchained
+from brim.workloads.trace import NANOSECONDS, Trace, apart
 
 BUSY = 0.8  # a first guess: how busy a replica may be at its targets
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`prices` are dollars for an hour of one GPU, by profile; `backlog_tokens` are input and output.
+    """`prices` are dollars for an hour of one GPU, by profile.
 
     Of a trace longer than `max_requests` only the busiest so many in a row are searched on, and stretches
     with `check_requests` in all are simulated at the answer.
@@ -34,8 +37,7 @@ class Question:
     aim: Aim
     kinds: Sequence[Kind]
     prices: dict[str, float]
-    offline: tuple[tuple[int, int], ...] = ()
-    backlog_tokens: float = 0.0
+    backlog: Backlog | None = None
     samples: int = 4
     startup_seconds: float = 120.0
     max_requests: int = 30_000
@@ -46,6 +48,7 @@ class Question:
 
 def plan(question: Question, jobs: int, tell: Tell) -> Figures:
     """Plans for each profile with the first policy; with the others the least replicas alone."""
+    question = _apart(question)
     load, parts = _load(question), Parts(question.trace)
     kinds = [
         kind for kind in question.kinds if reachable(kind, load, question.aim) >= question.aim.attainment
@@ -62,29 +65,37 @@ def plan(question: Question, jobs: int, tell: Tell) -> Figures:
     tasks = {kind: list(_further(question, kind, load, parts, by_kind[kind])) for kind in least}
     further = measure("band, scaling, the whole trace", tasks)
     scaling = _scaling(question, parts, by_kind, tasks, further, measure)
-    offline = _offline(question, load, parts, least, measure) if question.offline else {}
+    fitting = _fitting(question, load, least)
+    offline = _offline(question, load, parts, least, fitting, measure)
     plans = []
     for kind in question.kinds:
         one = _plan(question, kind, load, by_kind.get(kind))
         if kind in least:
             one |= _rest(question, kind, parts, one["replicas"], further[kind])
             one |= {"scaling": scaling[kind], "offline": offline.get(kind)}
+            one |= _left_out(question, fitting.get(kind))
         plans.append(one)
-    return {**_about(question, load), "plans": plans, "best": _best(plans, first)}
+    best = _best(plans, first)
+    return {**_about(question, load), "plans": plans, "best": next(iter(best), None), "as_good": best[1:]}
+
+
+def _apart(question: Question) -> Question:
+    """Prefixes of the backlog are none of the online requests'. Raises TraceError and ConfigError."""
+    if question.backlog is None:
+        return question
+    online, offline = apart(question.trace, question.backlog.trace)
+    refuse_unchained(offline)
+    return replace(question, trace=online, backlog=replace(question.backlog, trace=offline))
 
 
 def _load(question: Question) -> Load:
     trace = busiest(question.trace, question.max_requests)
-    longest = max(r.input_tokens + r.output_tokens for r in question.trace.requests)
+    backlog = question.backlog.trace.requests if question.backlog else ()
+    longest = max(r.input_tokens + r.output_tokens for r in chain(question.trace.requests, backlog))
     span_ns = trace.requests[-1].arrival_ns
     if not span_ns:
         raise ConfigError(f"{trace.name}: all requests arrive at once: give a trace over some time")
-    return Load(
-        trace,
-        1 << longest.bit_length(),
-        window_ns=max(span_ns // 48, NANOSECONDS),
-        spare=question.offline,
-    )
+    return Load(trace, 1 << longest.bit_length(), window_ns=max(span_ns // 48, NANOSECONDS))
 
 
 def _search(question: Question, kind: Kind, load: Load) -> Search:
@@ -131,14 +142,38 @@ def _scaling(
     return autoscaling(tried, searches, parts, question.check_requests, question.seed, measure)
 
 
+def _fitting(question: Question, load: Load, least: Mapping[Kind, int]) -> dict[Kind, Backlog]:
+    """What of the backlog a replica of each kind can hold."""
+    if (backlog := question.backlog) is None:
+        return {}
+    setups = {kind: cluster(kind, load, question.aim, 1) for kind in least}
+    return {
+        kind: backlog.without(r for r in backlog.trace.requests if not fits(setup, r))
+        for kind, setup in setups.items()
+    }
+
+
 def _offline(
-    question: Question, load: Load, parts: Parts, least: dict[Kind, int], measure: Measure
+    question: Question,
+    load: Load,
+    parts: Parts,
+    least: Mapping[Kind, int],
+    fitting: Mapping[Kind, Backlog],
+    measure: Measure,
 ) -> dict[Kind, Figures]:
-    """Beside the online load, with up to a quarter more replicas where the aim is missed otherwise."""
+    """Beside the online load, with up to a quarter more replicas where the aim is missed otherwise.
+
+    Kinds that can hold nothing of the backlog are left out.
+    """
     found: dict[Kind, Figures] = {}
-    wanted = dict(least)
+    loads = {
+        kind: replace(load, spare=backlog.drawn(question.seed))
+        for kind, backlog in fitting.items()
+        if backlog.trace.requests
+    }
+    wanted = {kind: least[kind] for kind in loads}
     while wanted:
-        tasks = {kind: fillings(kind, load, parts, question.aim, n) for kind, n in wanted.items()}
+        tasks = {kind: fillings(kind, loads[kind], parts, question.aim, n) for kind, n in wanted.items()}
         for kind, filled in measure("offline work beside it", tasks).items():
             found[kind] = offline_figures(filled, parts)
         most = {kind: min(n + max(n // 4, 1), question.most_replicas) for kind, n in least.items()}
@@ -147,8 +182,8 @@ def _offline(
             for kind, n in wanted.items()
             if found[kind]["attainment"] < question.aim.attainment and n < most[kind]
         }
-    for figures in found.values():
-        figures["backlog"] = backlog_done(figures, question.backlog_tokens)
+    for kind, figures in found.items():
+        figures["backlog"] = backlog_done(figures, fitting[kind].tokens)
     return found
 
 
@@ -164,11 +199,25 @@ def _about(question: Question, load: Load) -> Figures:
         "simulated_requests": len(load.trace),
         "simulated_seconds": load.span_ns / NANOSECONDS,
         "note": load.trace.note,
+        "backlog": _of_backlog(question.backlog.trace) if question.backlog else None,
         "ttft_ms": question.aim.ttft_ns / 1e6,
         "tpot_ms": question.aim.tpot_ns / 1e6,
         "attainment": question.aim.attainment,
         "seed": question.seed,
     }
+
+
+def _of_backlog(trace: Trace) -> Figures:
+    drawn = f"{KEPT} of its {len(trace)} requests at most, drawn from all over it, stand for all"
+    note = trace.noted(drawn).note if len(trace) > KEPT else trace.note
+    return {"trace": trace.name, "requests": len(trace), "note": note}
+
+
+def _left_out(question: Question, fitting: Backlog | None) -> Figures:
+    """How many of the backlog's requests fit in no replica of a kind."""
+    if question.backlog is None or fitting is None:
+        return {"backlog_too_long": 0}
+    return {"backlog_too_long": len(question.backlog.trace) - len(fitting.trace)}
 
 
 def _plan(question: Question, kind: Kind, load: Load, found: Figures | None) -> Figures:
@@ -217,9 +266,9 @@ def _rest(question: Question, kind: Kind, parts: Parts, least: int, further: Seq
     }
 
 
-def _best(plans: Sequence[Figures], policy: str) -> str | None:
-    """The profile that costs least, by its price where all feasible ones have one, else by its GPUs."""
+def _best(plans: Sequence[Figures], policy: str) -> list[str]:
+    """The profiles that cost least, to a cent where all feasible ones have a price, else by their GPUs."""
     feasible = [one for one in plans if one["feasible"] and one["policy"] == policy]
     priced = all(one["cost_per_hour"] is not None for one in feasible)
-    key = "cost_per_hour" if priced else "gpus"
-    return min(feasible, key=lambda one: float(one[key]))["profile"] if feasible else None
+    costs = [round(one["cost_per_hour"] if priced else one["gpus"], 2) for one in feasible]
+    return [one["profile"] for one, cost in zip(feasible, costs, strict=True) if cost == min(costs)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from brim.core.config import SchedulerConfig
 from brim.core.errors import ConfigError
 from brim.core.estimators.response_length import History
 from brim.core.estimators.step_time import StepTime
 from brim.core.policies.named import named
+from brim.planning.backlog import Run
 from brim.profiles.loader import Profile, load
 from brim.profiles.unevenness import EVEN
 from brim.simulation.cluster.routing import routing
@@ -50,13 +51,13 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The online requests, and what each may need at most."""
+    """The online requests, offline ones to fit in, and the tokens that any of them may need at most."""
 
     trace: Trace
     max_model_len: int
     window_ns: int
     measured_from_ns: int = 0
-    spare: tuple[tuple[int, int], ...] = field(default=())  # (input, output) of offline requests
+    spare: tuple[Run, ...] = ()
 
     @property
     def span_ns(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from brim.simulation.results import Figures
+from brim.workloads.wording import counted
 
 
 def text(plan: Figures) -> str:
@@ -15,6 +16,8 @@ def lines(plan: Figures) -> Iterator[str]:
     yield asked(plan)
     if plan["trace_note"]:
         yield f"of the trace: {plan['trace_note']}"
+    if plan["backlog"] and plan["backlog"]["note"]:
+        yield f"of the backlog: {plan['backlog']['note']}"
     if plan["simulated_requests"] < plan["requests"]:
         yield (
             f"searched on the busiest {plan['simulated_requests']} requests in a row, "
@@ -22,7 +25,7 @@ def lines(plan: Figures) -> Iterator[str]:
         )
     for one in plan["plans"]:
         yield ""
-        yield from _one(one, plan["attainment"])
+        yield from _one(one, plan["attainment"], plan["backlog"])
     yield from _savings(plan)
     yield ""
     yield answer(plan)
@@ -30,7 +33,7 @@ def lines(plan: Figures) -> Iterator[str]:
 
 def asked(plan: Figures) -> str:
     return (
-        f"{plan['trace']}: {plan['requests']} requests in {span(plan['span_seconds'])}; "
+        f"{plan['trace']}: {counted(plan['requests'], 'request')} in {span(plan['span_seconds'])}; "
         f"TTFT {plan['ttft_ms']:g} ms and TPOT {plan['tpot_ms']:g} ms for {plan['attainment']:.4g} of them"
     )
 
@@ -41,9 +44,10 @@ def answer(plan: Figures) -> str:
         return "no profile holds the SLO"
     feasible = [p for p in plan["plans"] if p["feasible"] and p["policy"] == plan["plans"][0]["policy"]]
     unpriced = [p["profile"] for p in feasible if p["cost_per_hour"] is None]
+    best = " and ".join([plan["best"], *plan["as_good"]])
     if not unpriced:
-        return f"cheapest: {plan['best']}"
-    return f"fewest GPUs: {plan['best']} (--price was not given for {', '.join(unpriced)})"
+        return f"cheapest: {best}"
+    return f"fewest GPUs: {best} (--price was not given for {', '.join(unpriced)})"
 
 
 def span(seconds: float) -> str:
@@ -53,29 +57,41 @@ def span(seconds: float) -> str:
     return f"{seconds:.3g} s"
 
 
-def _one(one: Figures, target: float) -> Iterator[str]:
+def _one(one: Figures, target: float, backlog: Figures | None) -> Iterator[str]:
     steps = "fitted step times" if one["profile_kind"] == "fitted" else "step times from data sheets"
     yield f"{one['profile']} under {one['policy']} ({steps}, {one['routing']})"
     if not one["feasible"]:
         yield f"  INFEASIBLE: {why_not(one)}"
         return
     if one["too_long"]:
-        yield f"  {_count(one['too_long'], 'request')} of those simulated {_cut(one)}"
+        yield f"  {counted(one['too_long'], 'request')} of those simulated {_cut(one)}"
     run = one["run"]["online"]
     cost = "" if one["cost_per_hour"] is None else f", ${one['cost_per_hour']:.2f} an hour"
-    yield f"  {_count(one['replicas'], 'replica')}, {_count(one['gpus'], 'GPU')}{cost}"
+    yield f"  {counted(one['replicas'], 'replica')}, {counted(one['gpus'], 'GPU')}{cost}"
     yield (
         f"  attainment {run['slo_attainment']:.4f}; TTFT p50 {_ms(run['ttft_seconds']['p50'])}, "
         f"p99 {_ms(run['ttft_seconds']['p99'])}; TPOT p50 {_ms(run['tpot_seconds']['p50'])}, "
-        f"p99 {_ms(run['tpot_seconds']['p99'])}; busy {one['run']['busy_share']:.0%}"
+        f"p99 {_ms(run['tpot_seconds']['p99'])}; busy (a step ran) {one['run']['busy_share']:.0%} of the time"
     )
+    yield from _ceiling(one, target)
     fewer = one["attempts"].get(one["replicas"] - 1)
     if fewer is not None:
         yield f"  one replica fewer reaches {fewer:.4f}"
     if "band" in one:
         yield from _rest(one)
         yield from _whole(one, target)
+        yield from _of_the_backlog(one, backlog)
         yield from _beside(one, target)
+
+
+def _ceiling(one: Figures, target: float) -> Iterator[str]:
+    """Where half of the misses that the target allows are such as no replica can help."""
+    most = one["reachable_attainment"]
+    if 2 * (1 - most) >= 1 - target and most < 1:
+        yield (
+            f"  at most {most:.4f} can be reached, however many replicas: "
+            "the others miss even alone on an idle one"
+        )
 
 
 def _cut(one: Figures) -> str:
@@ -94,7 +110,7 @@ def why_not(one: Figures) -> str:
         )
     most = max(one["attempts"], key=int)
     return (
-        f"{most} replicas reach {one['attempts'][most]:.4f}: "
+        f"{counted(most, 'replica')} {'reaches' if most == 1 else 'reach'} {one['attempts'][most]:.4f}: "
         "relax --ttft, --tpot or --attainment, or raise --max-replicas"
     )
 
@@ -102,7 +118,7 @@ def why_not(one: Figures) -> str:
 def _rest(one: Figures) -> Iterator[str]:
     band, scaling, over_time = (one[k] for k in ("band", "scaling", "over_time"))
     beyond = f", and {band['infeasible']} runs that no number held" if band["infeasible"] else ""
-    replicas = _count(band["most"], "replica")
+    replicas = counted(band["most"], "replica")
     if band["least"] < band["most"]:
         replicas = f"{band['least']} to {replicas}"
     yield (f"  {replicas} over resampled arrivals and step times {band['step_time_error']:.1%} off{beyond}")
@@ -163,16 +179,27 @@ def _beside(one: Figures, target: float) -> Iterator[str]:
     if offline := one["offline"]:
         more = offline["replicas"] - one["replicas"]
         missed = "" if offline["attainment"] >= target else "; the SLO is NOT held with it"
-        where = f"on {_count(more, 'more replica')}" if more else "for nothing, on the same replicas"
+        where = f"on {counted(more, 'more replica')}" if more else "for nothing, on the same replicas"
         yield (
             f"  offline work beside it {where}: "
             f"{offline['tokens_per_second']:.0f} tokens/s, {offline['tokens_per_day']:.3g} a day, "
-            f"attainment {offline['attainment']:.4f}, busy {offline['busy_share']:.0%}{missed} "
+            f"attainment {offline['attainment']:.4f}, "
+            f"busy {offline['busy_share']:.0%} of the time{missed} "
             f"({span(offline['simulated_seconds'])} of it simulated)"
         )
         if offline["backlog"]:
             done = offline["backlog"]
             yield f"  a backlog of {done['tokens']:.3g} tokens is done after {span(done['done_seconds'])}"
+
+
+def _of_the_backlog(one: Figures, backlog: Figures | None) -> Iterator[str]:
+    """What of it is left out, and why."""
+    if backlog and one["backlog_too_long"]:
+        yield (
+            f"  {one['backlog_too_long']} of the backlog's {counted(backlog['requests'], 'request')} "
+            f"{'does' if one['backlog_too_long'] == 1 else 'do'} not fit in the {one['kv_tokens']} tokens of "
+            "a replica's KV cache: left out (--kv-tokens)"
+        )
 
 
 def _savings(plan: Figures) -> Iterator[str]:
@@ -184,13 +211,11 @@ def _savings(plan: Figures) -> Iterator[str]:
         yield ""
     for other in others:
         ours = by_profile[other["profile"]]
+        told = f"{first} on {ours['profile']}: {counted(ours['gpus'], 'GPU')}"
         if not other["feasible"]:
-            yield f"{first} on {ours['profile']}: {ours['gpus']} GPUs; {other['policy']}: {why_not(other)}"
+            yield f"{told}; {other['policy']}: {why_not(other)}"
             continue
-        yield (
-            f"{first} on {ours['profile']}: {_count(ours['gpus'], 'GPU')}, {other['policy']} "
-            f"{other['gpus']}: {_difference(ours, other)}"
-        )
+        yield (f"{told}, {other['policy']} {other['gpus']}: {_difference(ours, other)}")
 
 
 def _difference(ours: Figures, other: Figures) -> str:
@@ -200,10 +225,6 @@ def _difference(ours: Figures, other: Figures) -> str:
     share, word = abs(more) / other["gpus"], "more" if more > 0 else "fewer"
     dollars = "" if price is None else f", ${price * abs(more):.2f} an hour {'more' if more > 0 else 'less'}"
     return f"{share:.0%} {word}{dollars}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _ms(seconds: float | None) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import cycle
 from math import ceil
 from statistics import fmean
 
+from brim.planning.backlog import Run, endless
 from brim.planning.demand import work_tokens
 from brim.planning.question import Aim, Kind, Load, cluster
 from brim.simulation.cluster.figures import figures
@@ -15,7 +15,7 @@ from brim.simulation.cluster.run import simulate_cluster
 from brim.simulation.cluster.setup import ClusterSetup, Scaling
 from brim.simulation.least import least_that
 from brim.simulation.results import Figures
-from brim.workloads.trace import NANOSECONDS, TraceRequest
+from brim.workloads.trace import NANOSECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,7 @@ class Filled:
     def do(self) -> Figures:
         setup = cluster(self.kind, self.load, self.aim, self.replicas)
         setup = replace(setup, spare_until_ns=self.load.span_ns)
-        spare = (TraceRequest(0, *lengths) for lengths in cycle(self.load.spare))
-        found = simulated(self.load, setup, spare)
+        found = simulated(self.load, setup, endless(self.load.spare))
         return {
             "label": self.label,
             "profile": self.kind.profile,
@@ -143,7 +142,7 @@ def do(task: Task) -> Figures:
         raise
 
 
-def simulated(load: Load, setup: ClusterSetup, spare: Iterable[TraceRequest] = ()) -> Figures:
+def simulated(load: Load, setup: ClusterSetup, spare: Iterable[Run] = ()) -> Figures:
     """All figures of the load on this cluster."""
     return figures(simulate_cluster(load.trace, setup, spare=spare))
 
@@ -160,7 +159,9 @@ def filled_figures(run: Figures, load: Load) -> Figures:
     last arrival, while nothing new is begun, is left out.
     """
     span, counted = load.span_ns / NANOSECONDS, inside(run["windows"], load)
-    per_output = sum(i + o for i, o in load.spare) / sum(o for _, o in load.spare)
+    offline = [request for run in load.spare for request in run]
+    outputs = sum(max(r.output_tokens, 1) for r in offline)
+    per_output = sum(r.input_tokens for r in offline) / outputs + 1
     work = sum(work_tokens(r) for r in load.trace.requests)
     return {
         "rate": work / max(span, 1e-9),

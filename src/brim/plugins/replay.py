@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,36 +93,60 @@ class _Answers:
 def replay(path: Path) -> Replay:
     """Makes the calls of a journal again, up to the first decision that comes out another way.
 
-    Where a server began anew in between, so does this. Raises ConfigError where the file is no journal.
+    Where a server began anew in between, so does this. Raises ConfigError where the file is no journal, and
+    where a line can't be one.
     """
     player: _Player | None = None
     calls = steps = 0
     for number, line in _lines(path):
-        if "brim_journal" in line:
-            player = _Player(line)
-            continue
-        if player is None:
-            raise ConfigError(f"{path} does not begin with a configuration: it is no journal of decisions")
-        calls, steps = calls + 1, steps + (line["call"] == "ran")
-        try:
-            difference = player.play(line)
-        except _Differs as exc:
-            difference = str(exc)
+        with _readable(path, number):
+            if "brim_journal" in line:
+                player = _Player(line)
+                continue
+            if player is None:
+                raise ConfigError(
+                    f"{path} does not begin with a configuration: it is no journal of decisions"
+                )
+            calls, steps = calls + 1, steps + (line["call"] == "ran")
+            difference = player.outcome(line)
         if difference is not None:
             return Replay(calls, steps, f"line {number} ({line['call']}): {difference}")
+    if player is None:
+        raise ConfigError(f"{path} is empty: give what a scheduler wrote (`decision_log` of Brim's settings)")
     return Replay(calls, steps)
 
 
+@contextmanager
+def _readable(path: Path, number: int) -> Iterator[None]:
+    """Whatever a line lacks, or has too much of, is told with its number."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError) as exc:
+        raise ConfigError(
+            f"line {number} of {path} can't be played ({exc!r}): give a journal that nobody changed, "
+            "of this version of Brim"
+        ) from exc
+
+
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8") as file:
-        for number, text in enumerate(file, 1):
-            try:
-                line = json.loads(text)
-            except ValueError:
-                raise ConfigError(f"line {number} of {path} is no JSON: was the file cut?") from None
-            if not isinstance(line, dict) or not {"brim_journal", "call"} & set(line):
-                raise ConfigError(f"line {number} of {path} is no line of a journal of decisions")
-            yield number, line
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, text in enumerate(file, 1):
+                yield number, _parsed(path, number, text)
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is no text: give a journal of decisions, unpacked") from None
+    except OSError as exc:
+        raise ConfigError(f"can't read {path}: {exc.strerror}: give a journal of decisions") from exc
+
+
+def _parsed(path: Path, number: int, text: str) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ConfigError(f"line {number} of {path} is no JSON: was the file cut?") from None
+    if not isinstance(line, dict) or not {"brim_journal", "call"} & set(line):
+        raise ConfigError(f"line {number} of {path} is no line of a journal of decisions")
+    return line
 
 
 class _Player:
@@ -135,7 +160,14 @@ class _Player:
         )
         self._in_flight: list[StepPlan] = []
 
-    def play(self, line: Mapping[str, Any]) -> str | None:
+    def outcome(self, line: Mapping[str, Any]) -> str | None:
+        """What came out otherwise; None where nothing did."""
+        try:
+            return self._play(line)
+        except _Differs as exc:
+            return str(exc)
+
+    def _play(self, line: Mapping[str, Any]) -> str | None:
         if "host" not in line:
             self._told(line)
             return None
@@ -147,7 +179,8 @@ class _Player:
 
     def _told(self, line: Mapping[str, Any]) -> None:
         observer = self._scheduler.observer
-        assert observer is not None
+        if observer is None:
+            raise ValueError("the policy keeps no books of prefixes")
         if line["call"] == "published":
             observer.published(line["chain"], line["start"], len(line["chain"]))
         else:

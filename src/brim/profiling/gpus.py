@@ -62,5 +62,5 @@ def memory_of(gpu: Gpu, model: ModelSizes, tensor_parallel: int) -> Memory:
         memory_bytes=gpu.memory_bytes * tensor_parallel,
         weight_bytes=model.weight_bytes,
         activation_bytes=ACTIVATION_BYTES * tensor_parallel,
-        kv_bytes_per_token=model.kv_bytes_per_token,
+        kv_bytes_per_token=model.kv_bytes_on(tensor_parallel),
     )

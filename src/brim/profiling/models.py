@@ -62,6 +62,22 @@ class ModelSizes:
     def kv_bytes_per_token(self) -> int:
         return 2 * WEIGHT_BYTES * self.layers * self.kv_heads * self.head_dim
 
+    def kv_bytes_on(self, tensor_parallel: int) -> int:
+        """Of a token on so many GPUs together: where they outnumber the KV heads, each head has copies."""
+        return self.kv_bytes_per_token * max(tensor_parallel // self.kv_heads, 1)
+
+    def refuse_uneven(self, tensor_parallel: int) -> None:
+        """Raises ConfigError where so many GPUs can't share the heads of a layer alike."""
+        works = [n for n in range(1, self.heads + 1) if self._shared_alike(n)]
+        if tensor_parallel not in works:
+            raise ConfigError(
+                f"--tensor-parallel {tensor_parallel} does not divide the {self.heads} attention and "
+                f"{self.kv_heads} KV heads of {self.name}: give one of {', '.join(map(str, works))}"
+            )
+
+    def _shared_alike(self, gpus: int) -> bool:
+        return not self.heads % gpus and not (self.kv_heads % gpus and gpus % self.kv_heads)
+
 
 PRESETS = {
     "llama-2-7b": ModelSizes("meta-llama/Llama-2-7b", 32, 4096, 32, 32, 128, 11008, 32000),

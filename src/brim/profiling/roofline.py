@@ -23,7 +23,8 @@ REDUCE_SECONDS = 10e-6  # floor of one all-reduce
 
 
 def roofline(name: str, model: ModelSizes, gpu: Gpu, tensor_parallel: int = 1) -> Profile:
-    """The profile of `tensor_parallel` GPUs. Raises ConfigError where the model doesn't fit in them."""
+    """The profile of `tensor_parallel` GPUs. Raises ConfigError where they can't share or hold the model."""
+    model.refuse_uneven(tensor_parallel)
     memory = memory_of(gpu, model, tensor_parallel)
     memory.kv_tokens()
     step_time = _step_time(model, gpu, tensor_parallel)
@@ -62,7 +63,7 @@ def _step_time(model: ModelSizes, gpu: Gpu, tensor_parallel: int) -> StepTime:
         knees=((round(reading / multiply), _ps(multiply)),),
         per_pair_ps=_ps(pair),
         per_decode_ps=0,
-        per_context_ps=_ps(model.kv_bytes_per_token / bandwidth),
+        per_context_ps=_ps(model.kv_bytes_on(tensor_parallel) / bandwidth),
     )
 
 

@@ -106,6 +106,7 @@ def _of_class(
         "requests": len(own) + len(lost),
         "finished": len(own),
         "refused": len(lost),
+        "cut": sum(need.cut for need in own),
         "throughput_requests_per_second": len(own) / seconds if seconds > 0 else None,
         "output_tokens_per_second": sum(n.draws for n in own) / seconds if seconds > 0 else None,
         "goodput_requests_per_second": met / seconds if attainable and seconds > 0 else None,

@@ -29,6 +29,7 @@ class Need:
     alone_first_ps: float
     alone_ps: float
     longest_gap_ps: float
+    cut: bool  # there is no room for the whole answer
 
     @property
     def tpot_ps(self) -> float:
@@ -109,6 +110,7 @@ class Costs:
             alone_first_ps=alone_first,
             alone_ps=alone_first + (draws - 1) * step + later,
             longest_gap_ps=step + self._decode_ps(prompt + draws - 1, prompt + draws) if draws > 1 else 0,
+            cut=request.output_tokens > draws,
         )
 
     def line(self, tokens: float) -> float:

@@ -84,6 +84,7 @@ def _of_class(run: Run, task_class: TaskClass) -> Figures | None:
         "requests": metrics.arrived,
         "finished": metrics.ended_well,
         "refused": metrics.finished[FinishReason.REFUSED],
+        "cut": metrics.finished[FinishReason.LENGTH],  # of whole answers the last token drawn is a stop
         "throughput_requests_per_second": between.rate("finished", task_class),
         "output_tokens_per_second": between.rate("output_tokens", task_class),
         "goodput_requests_per_second": between.rate("met", task_class) if metrics.judged else None,

@@ -92,14 +92,14 @@ def _layout(table: Table, format: str) -> Layout:
     for layout in chosen:
         if not layout.missing(table.columns):
             return layout
-    found = ", ".join(table.columns)
+    found = ", ".join(table.columns)[:200] or "without names"
     if format == AUTO:
         raise TraceError(
-            f"{table.path}: no known format has the columns {found[:200]}: the first line must name columns, "
+            f"{table.path}: no known format has the columns {found}: the first line must name columns, "
             f"such as arrival_s,input_tokens,output_tokens; known are {', '.join(FORMATS[1:])}"
         )
     missing = ", ".join(chosen[0].missing(table.columns))
-    raise TraceError(f"{table.path}: format {format} needs the columns {missing}; the file has {found[:200]}")
+    raise TraceError(f"{table.path}: format {format} needs the columns {missing}; the file has {found}")
 
 
 def _trace(path: Path, reading: Reading, note: str) -> Trace:

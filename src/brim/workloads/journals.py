@@ -18,6 +18,7 @@ from brim.core.request import TaskClass
 from brim.workloads.rows import Reading
 from brim.workloads.source import JOURNAL, Table, opened
 from brim.workloads.trace import NANOSECONDS, TraceRequest
+from brim.workloads.wording import counted
 
 FORMAT = 2
 TARGETS = ("ttft_ns", "tpot_ns", "itl_ns", "e2e_ns")
@@ -142,7 +143,7 @@ class Journal:
 
 def load_journal(path: str | Path) -> Journal:
     """Raises TraceError where the file is none, with its line."""
-    with opened(Path(path)) as table:
+    with opened(Path(path), "a journal of decisions") as table:
         if JOURNAL not in table.columns:
             raise TraceError(f"{path} is no journal of decisions: give what `decision_log` wrote")
         return read_journal(table)
@@ -170,10 +171,10 @@ def read_requests(table: Table) -> Reading:
     remarks = [f"from a journal of decisions, policy {journal.config['policy']}"]
     running = sum(served.end_ns is None for served in seen)
     for left_out, why in (
-        (running, "requests that had not ended"),
-        (len(seen) - running - len(requests), "requests without output tokens"),
+        (running, "that had not ended"),
+        (len(seen) - running - len(requests), "without output tokens"),
     ):
         if left_out:
-            remarks.append(f"{left_out} {why} left out")
+            remarks.append(f"{counted(left_out, 'request')} {why} left out")
     caching = journal.config["enable_prefix_caching"]
     return Reading(requests, remarks, journal.config["block_size"] if caching else 0)

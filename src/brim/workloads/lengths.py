@@ -9,6 +9,7 @@ from statistics import NormalDist
 
 from brim.core.errors import ConfigError, TraceError
 from brim.workloads.trace import Trace, TraceRequest
+from brim.workloads.wording import counted
 
 NORMAL = NormalDist()
 NO_LOWER = 1e-12  # `NormalDist.inv_cdf` takes neither 0 nor 1
@@ -113,7 +114,7 @@ def sampled(trace: Trace, count: int, seed: int = 0) -> Trace:
         block_tokens=0,
         has_arrivals=False,
     )
-    return bare.noted(f"{count} requests drawn with replacement from {len(trace)}, seed {seed}")
+    return bare.noted(f"{counted(count, 'request')} drawn with replacement from {len(trace)}, seed {seed}")
 
 
 def refuse_none(count: int, what: str) -> None:

@@ -12,6 +12,7 @@ from brim.core.request import TaskClass
 from brim.workloads.layouts import Layout
 from brim.workloads.source import Table, exact, whole
 from brim.workloads.trace import TraceRequest
+from brim.workloads.wording import counted
 
 IDS_COLUMN = re.compile(r"hash_ids_([1-9]\d{0,8})")
 Row = Sequence[Any]
@@ -48,7 +49,7 @@ def read_rows(table: Table, layout: Layout, block_tokens: int) -> Reading:
         reading.block_tokens = block_tokens
         reading.remarks.append(f"prefix blocks of {block_tokens} tokens made: {layout.sharing.meaning}")
     if silent:
-        reading.remarks.append(f"{silent} requests without output tokens left out")
+        reading.remarks.append(f"{counted(silent, 'request')} without output tokens left out")
     if layout.own_clock and reading.has_arrivals:
         reading.requests = _from_zero(requests)
     return reading

@@ -9,6 +9,7 @@ from brim.workloads.rows import Reading
 from brim.workloads.sharing import SessionBlocks
 from brim.workloads.source import Table
 from brim.workloads.trace import TraceRequest
+from brim.workloads.wording import counted
 
 ANSWERERS = frozenset({"gpt", "assistant", "chatgpt", "bing", "bard", "model"})
 BYTES_PER_TOKEN = 4
@@ -44,9 +45,12 @@ def read_conversations(table: Table, count_tokens: CountTokens | None, block_tok
     remarks.append(f"prefix blocks of {block_tokens} tokens made: a reply's prompt continues the one before")
     if count_tokens is None:
         remarks.append(f"token counts APPROXIMATE: UTF-8 bytes / {BYTES_PER_TOKEN}, no tokenizer was given")
-    for left_out, why in ((unasked, "replies to nothing"), (silent, "requests without output tokens")):
+    for left_out, what, why in (
+        (unasked, "reply", "to nothing"),
+        (silent, "request", "without output tokens"),
+    ):
         if left_out:
-            remarks.append(f"{left_out} {why} left out")
+            remarks.append(f"{counted(left_out, what)} {why} left out")
     return Reading(requests, remarks, block_tokens, has_arrivals=False)
 
 

@@ -41,13 +41,19 @@ class Table:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Table]:
-    """The file's records, read as they are asked for. Raises TraceError for whatever is wrong with it."""
+def opened(path: Path, wanted: str = "a trace") -> Iterator[Table]:
+    """The file's records, read as they are asked for. Raises TraceError for whatever is wrong with it.
+
+    `wanted` is what it tells to give instead of a file that is missing or empty.
+    """
     try:
         with path.open("rb") as raw:
             binary = gzip.GzipFile(fileobj=raw) if raw.peek(2).startswith(GZIP_MAGIC) else raw
             with TextIOWrapper(binary, encoding="utf-8-sig", newline="") as text:
-                yield _table(path, text)
+                table = _table(path, text)
+                if not table.columns:
+                    raise TraceError(f"{path}: the file is empty, or names nothing: give {wanted}")
+                yield table
     except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
         raise TraceError(
             f"{path}: the gzip data is damaged or cut off ({exc}): fetch the file again"
@@ -55,7 +61,7 @@ def opened(path: Path) -> Iterator[Table]:
     except UnicodeDecodeError as exc:
         raise TraceError(f"{path}: not UTF-8 text: give CSV or JSON, plain or gzip") from exc
     except OSError as exc:
-        raise TraceError(f"{path}: {exc.strerror or exc}: give the path of a trace file") from exc
+        raise TraceError(f"{path}: {exc.strerror or exc}: give the path of {wanted}") from exc
 
 
 def _table(path: Path, text: TextIO) -> Table:
@@ -69,7 +75,7 @@ def _table(path: Path, text: TextIO) -> Table:
 
 def _records(path: Path, text: TextIO, first: str, skipped: int) -> Table:
     if not first:
-        raise TraceError(f"{path}: the file is empty: give a trace")
+        return Table(path, {}, iter(()))
     if first.startswith("version https://git-lfs"):
         raise TraceError(f"{path}: a Git LFS pointer, not the data: run `git lfs pull` where it comes from")
     if first.lstrip().startswith("["):

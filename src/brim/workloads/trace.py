@@ -19,6 +19,7 @@ from brim.core.errors import ConfigError, TraceError
 from brim.core.request import TaskClass
 
 NANOSECONDS = 1_000_000_000
+MAKE_ARRIVALS = "make some, as with `brim trace convert --arrivals poisson:5`"
 
 
 class TraceRequest(NamedTuple):
@@ -65,7 +66,7 @@ class Trace:
         """The first `count` requests; all of them where there are fewer."""
         if count < 1:
             raise ConfigError(f"the first {count} requests are none: give 1 or more")
-        return replace(self, requests=self.requests[:count])
+        return self._kept(self.requests[:count], f"the first {count} of {len(self)} requests kept")
 
     def window(self, seconds: float) -> Trace:
         """What arrives in less than `seconds` after the first request."""
@@ -73,7 +74,11 @@ class Trace:
             raise ConfigError(f"a window of {seconds:g} s holds nothing: give more than 0")
         requests = _with_arrivals_of(self)
         end_ns = requests[0].arrival_ns + seconds * NANOSECONDS
-        return replace(self, requests=tuple(r for r in requests if r.arrival_ns < end_ns))
+        kept = tuple(r for r in requests if r.arrival_ns < end_ns)
+        return self._kept(kept, f"the first {seconds:g} s kept, {len(kept)} of {len(self)} requests")
+
+    def _kept(self, requests: Sequence[TraceRequest], remark: str) -> Trace:
+        return self if len(requests) == len(self) else replace(self, requests=requests).noted(remark)
 
     def as_class(self, task_class: TaskClass, deadline_s: float | None = None) -> Trace:
         """Every request of this class; with `deadline_s`, due so many seconds after its arrival."""
@@ -91,13 +96,13 @@ def rescaled(trace: Trace, *, rate: float | None = None, scale: float | None = N
     """
     if (rate is None) == (scale is None):
         raise ConfigError("rescale to a rate or by a scale: give one of the two")
-    if not (wanted := rate if rate is not None else scale) or not 0 < wanted < float("inf"):
-        raise ConfigError(f"a rate or scale of {wanted} is no pace: give a number above 0")
+    if not (wanted := rate if rate is not None else scale) or not 1e-6 <= wanted <= 1e9:
+        raise ConfigError(f"a rate or scale of {wanted} is no pace: give a number from 1e-6 to 1e9")
     requests = _with_arrivals_of(trace)
     first_ns, span_ns = requests[0].arrival_ns, requests[-1].arrival_ns - requests[0].arrival_ns
     if not span_ns:
         raise TraceError(
-            f"{trace.name}: all requests arrive at once, there is no gap to scale: make arrivals"
+            f"{trace.name}: all requests arrive at once, there is no gap to scale: {MAKE_ARRIVALS}"
         )
     stretch = 1 / scale if scale else (len(requests) - 1) / wanted * NANOSECONDS / span_ns
     paced = _each(
@@ -128,7 +133,7 @@ def spread_quantised(trace: Trace, seed: int = 0) -> Trace:
     crowd = Counter(r.arrival_ns for r in requests)
     stamps = sorted(crowd)
     if len(stamps) < 2:
-        raise TraceError(f"{trace.name}: has a single time stamp, so no tick to spread over: make arrivals")
+        raise TraceError(f"{trace.name}: has a single time stamp, so no tick to spread over: {MAKE_ARRIVALS}")
     tick_ns = median(b - a for a, b in pairwise(stamps))
     rng, moments = Random(seed), []
     for stamp, following in zip(stamps, [*stamps[1:], stamps[-1] + tick_ns], strict=True):
@@ -185,25 +190,43 @@ def merged(*traces: Trace) -> Trace:
         raise ConfigError("nothing to merge: give a trace")
     if len({t.has_arrivals for t in traces}) > 1:
         bare = ", ".join(t.name for t in traces if not t.has_arrivals)
-        raise TraceError(f"{bare}: lengths only, beside a trace with arrivals: make arrivals first")
+        raise TraceError(f"{bare}: lengths only, beside a trace with arrivals: {MAKE_ARRIVALS}")
+    separate = apart(*traces)
+    return Trace(
+        name=" + ".join(t.name for t in traces),
+        requests=[r for trace in separate for r in trace.requests],
+        block_tokens=separate[0].block_tokens,
+        has_arrivals=traces[0].has_arrivals,
+        note="; ".join(f"{t.name}: {t.note}" for t in traces if t.note),
+    )
+
+
+def apart(*traces: Trace) -> list[Trace]:
+    """The same, with prefix blocks of one size and no id in two of them.
+
+    Of n traces the ids of the first are 0 modulo n, those of the second 1, and so on. Raises TraceError for
+    blocks of several sizes.
+    """
     sizes = sorted({t.block_tokens for t in traces} - {0})
     if len(sizes) > 1:
         raise TraceError(
             f"prefix blocks of {' and '.join(map(str, sizes))} tokens don't compare: "
             f"join the small ones first, as with `brim trace convert --block-tokens {sizes[-1]}`"
         )
-    requests = [
-        r._replace(block_ids=tuple(block_id * len(traces) + lane for block_id in r.block_ids))
+    block_tokens = sizes[0] if sizes else 0
+    return [
+        replace(_renamed(trace, len(traces), lane), block_tokens=block_tokens)
         for lane, trace in enumerate(traces)
-        for r in trace.requests
     ]
-    return Trace(
-        name=" + ".join(t.name for t in traces),
-        requests=requests,
-        block_tokens=sizes[0] if sizes else 0,
-        has_arrivals=traces[0].has_arrivals,
-        note="; ".join(f"{t.name}: {t.note}" for t in traces if t.note),
-    )
+
+
+def _renamed(trace: Trace, factor: int, lane: int) -> Trace:
+    """Requests that have one tuple of ids have one afterwards: a long document costs its ids once."""
+    if not trace.block_tokens:
+        return trace
+    names = {id(r.block_ids): r.block_ids for r in trace.requests}
+    new = {key: tuple(block_id * factor + lane for block_id in ids) for key, ids in names.items()}
+    return _each(trace, lambda r: r._replace(block_ids=new[id(r.block_ids)]))
 
 
 def _each(trace: Trace, change: Callable[[TraceRequest], TraceRequest]) -> Trace:
@@ -213,7 +236,7 @@ def _each(trace: Trace, change: Callable[[TraceRequest], TraceRequest]) -> Trace
 def _with_arrivals_of(trace: Trace) -> Sequence[TraceRequest]:
     """Its requests, of which there is at least one and whose arrivals mean something."""
     if not trace.has_arrivals:
-        raise TraceError(f"{trace.name}: has lengths only, no arrivals: make them, such as with poisson:5")
+        raise TraceError(f"{trace.name}: has lengths only, no arrivals: {MAKE_ARRIVALS}")
     if not trace.requests:
         raise TraceError(f"{trace.name}: has no requests")
     return trace.requests

@@ -70,6 +70,7 @@ def test_no_profile_that_holds_is_exit_status_1(trace: Path):
         (["--profile", "a100-opt-13b", "--price", "a100-opt-13b=nan"], "give 0 dollars or more"),
         (["--profile", "a100-opt-13b", "--price", "a100-opt-13b=1,a100-opt-13b=2"], "two prices, 1 and 2"),
         (["--profile", "a100-opt-13b", "--html", "/no/folder/x.html"], "there is no folder"),
+        (["--profile", "a100-opt-13b", "--target-request-rate", "1e-300"], "give a number from 1e-6"),
         (["--profile", "a100-opt-13b", "--policy", "vlm"], "did you mean 'vllm'"),
         (["--profile", "a100-opt-13b", "--routing", "random"], "there is no routing"),
     ],
@@ -96,7 +97,7 @@ def of_classes(tmp_path: Path, *classes: str) -> Path:
 def test_offline_requests_of_a_trace_are_told_and_not_planned_for(tmp_path: Path):
     done = plan("--trace", of_classes(tmp_path, "online", "offline", "online"), "--profile", "a100-opt-13b")
     assert "classes: 2 requests" in done.stdout
-    assert "1 offline requests left out: to fit them in, give them as --offline" in done.stdout
+    assert "1 offline request left out: to fit them in, give them as --offline" in done.stdout
 
 
 def test_a_trace_of_offline_requests_alone_is_refused(tmp_path: Path):
@@ -111,6 +112,22 @@ def test_requests_that_fit_in_no_replica_are_counted_as_misses(trace: Path):
     assert done.exit_code == 1
     assert one["too_long"] == longer > 0
     assert one["reachable_attainment"] == pytest.approx(1 - longer / 60)
+
+
+def test_a_backlog_of_documents_is_done_sooner_than_one_of_prompts(trace: Path, tmp_path: Path):
+    """Prompts of 640 tokens, longer than the online ones; eight begin with the same 39 blocks of 16."""
+    done_seconds = []
+    for name in ("shared", "alone"):
+        path = tmp_path / f"{name}.csv"
+        first = [39 * (i // 8 if name == "shared" else i) for i in range(80)]
+        rows = [f"640,5,{' '.join(map(str, range(at, at + 39)))}" for at in first]
+        path.write_text("\n".join(["input_tokens,output_tokens,hash_ids_16", *rows]))
+        flags = ("--trace", trace, "--profile", "a100-opt-13b", "--tpot", 60, "--offline", path, "--json")
+        found = json.loads(plan(*flags).stdout)
+        assert found["backlog"]["requests"] == 80
+        assert found["plans"][0]["backlog_too_long"] == 0
+        done_seconds.append(found["plans"][0]["offline"]["backlog"]["done_seconds"])
+    assert done_seconds[0] < done_seconds[1] / 2
 
 
 def test_who_has_no_price_is_told(trace: Path):

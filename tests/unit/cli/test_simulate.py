@@ -18,7 +18,7 @@ from brim.profiles.unevenness import Unevenness
 
 PROFILE = "a100-llama-3-8b"
 CLASS_FIELDS = [
-    *("requests", "finished", "refused", "throughput_requests_per_second", "output_tokens_per_second"),
+    *("requests", "finished", "refused", "cut", "throughput_requests_per_second", "output_tokens_per_second"),
     *("goodput_requests_per_second", "slo_attainment", "ttft_seconds", "itl_seconds", "tpot_seconds"),
     *("e2e_seconds", "normalized_latency_seconds_per_token", "prefix_hit_rate", "recomputed_tokens"),
 ]
@@ -62,7 +62,10 @@ def without_wall(report: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_json_has_the_documented_fields(trace: Path) -> None:
     report = simulated("simulate", trace, "--kv-tokens", 3200, "--max-model-len", 2000)
-    assert [*report] == ["trace", "profile", "kv_blocks", "block_size", "seed", "runs"]
+    about = ["trace", "trace_note", "profile", "profile_kind", "kv_blocks", "block_size", "seed", "runs"]
+    assert [*report] == about
+    assert report["profile_kind"] == "fitted"
+    assert simulated("simulate", trace, "--scale", 2)["trace_note"] == "rate scaled by 2"
     assert (report["kv_blocks"], report["block_size"], report["profile"]) == (200, 16, PROFILE)
     [run] = report["runs"]
     assert [*run] == RUN_FIELDS
@@ -85,6 +88,33 @@ def test_the_table_says_that_it_is_simulated_and_on_what(trace: Path) -> None:
     assert "rate scaled by 2" in text
     assert "prefix caching off: the trace does not say which prompts begin alike" in text
     assert "online: 40 requests" in text
+
+
+def test_answers_that_are_cut_are_counted(tmp_path: Path) -> None:
+    """1024 tokens of KV leave 924 to an answer of 5000; the one of 924 is whole, and 1100 in are refused."""
+    long = tmp_path / "long.csv"
+    rows = ["0,100,5000", "1,100,5000", "2,100,924", "3,1100,5000"]
+    long.write_text("\n".join(["arrival_s,input_tokens,output_tokens", *rows]))
+    asked = ("compare", long, "--policy", "vllm,econoserve", "--kv-tokens", 1024, "--bound")
+    for run in simulated(*asked)["runs"]:
+        own = run["online"]
+        assert (own["requests"], own["finished"], own["refused"], own["cut"]) == (4, 3, 1, 2)
+    text = brim(*asked, "--profile", PROFILE)
+    assert "online: 4 requests, 1 of them refused, 2 answers cut" in text
+    assert simulated("simulate", long, "--max-output-tokens", 10)["runs"][0]["online"]["cut"] == 4
+
+
+@pytest.mark.parametrize("width", [None, 80, 20])
+def test_no_number_is_cut(trace: Path, monkeypatch: pytest.MonkeyPatch, width: int | None) -> None:
+    """In a pipe there is one table; on a narrow terminal there are several."""
+    policies = ["vllm", "sarathi", "econoserve", "priority", "echo", "brim", "bs", "orca"]
+    if width is not None:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", str(width))
+    text = brim("compare", trace, "--policy", ",".join(policies), "--profile", PROFILE)
+    assert "…" not in text
+    assert all(policy in text for policy in policies)
+    assert (text.count("E2E p99, s") > 1) == (width is not None)
 
 
 def test_offline_requests_come_beside(trace: Path, lengths: Path) -> None:
@@ -133,6 +163,11 @@ def test_lengths_alone_are_swept_with_poisson_arrivals(lengths: Path) -> None:
         (["--slo-scale", 2, "--e2e-s", 2], ConfigError, "give one of them"),
         (["--depth", 3], ConfigError, "give 1, or 2"),
         (["--lengths", "magic"], ConfigError, "history, oracle, noisy or limit"),
+        (["--e2e-s", "1e300"], ConfigError, r"--e2e-s must be more than 0, and 1e\+06 at most, not 1e\+300"),
+        (["--rate", "1e-300"], ConfigError, "give a number from 1e-6 to 1e9"),
+        (["--scale", "1e300"], ConfigError, r"--scale must be more than 0, and 1e\+09 at most"),
+        (["--kv-tokens", 10**400], ConfigError, r"--kv-tokens must be more than 0, and 1e\+08 at most"),
+        (["--ttft-ms", "nan"], ConfigError, "--ttft-ms must be more than 0"),
         (["--step-overhead-us", -1], ConfigError, "--step-overhead-us must be 0 or more"),
         (["--measure-from", 5, "--measure-until", 5], ConfigError, "must be later"),
         (["--arrivals", "posson:5"], ConfigError, "poisson:RATE"),

@@ -76,7 +76,8 @@ def test_convert_changes_what_it_is_told_to() -> None:
     assert {r.task_class for r in trace.requests} == {TaskClass.OFFLINE}
     said = done("trace convert t.csv -o out.csv --arrivals uniform:2 --window 0.8")
     assert said == "2 requests written to out.csv\nnote: " + (
-        "rows were not in order of arrival: sorted; arrivals generated: uniform 2/s\n"
+        "rows were not in order of arrival: sorted; arrivals generated: uniform 2/s; "
+        "the first 0.8 s kept, 2 of 3 requests\n"
     )
 
 
@@ -108,6 +109,23 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     assert Path("a.csv.gz").read_bytes() == Path("b.csv.gz").read_bytes()
     done("trace synthesize alpaca --count 50 --arrivals gamma:5:2 --seed 8 -o c.csv.gz")
     assert Path("a.csv.gz").read_bytes() != Path("c.csv.gz").read_bytes()
+
+
+def test_what_is_left_out_is_in_the_note() -> None:
+    Path("t.csv").write_text(SHIFTED)
+    assert "the first 1 of 3 requests kept" in done("trace convert t.csv -o one.csv --first 1")
+    assert "1 request written to" in done("trace convert t.csv -o one.csv --first 1")
+    assert "kept" not in done("trace convert t.csv -o all.csv --first 3 --window 9")
+    assert "the first 1 of 3 requests kept" in read("one.csv").note
+
+
+def test_a_trace_is_not_written_over_itself() -> None:
+    Path("t.csv").write_text(SHIFTED)
+    Path("same.csv").symlink_to("t.csv")
+    for output in ("t.csv", "./t.csv", "same.csv"):
+        failure = brim(f"trace convert t.csv --first 1 -o {output}").exception
+        assert "is the trace that is read: give another name" in str(failure)
+    assert Path("t.csv").read_text() == SHIFTED
 
 
 def test_synthesized_means_are_those_asked_for() -> None:

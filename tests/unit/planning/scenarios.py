@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from brim.planning.backlog import Backlog
 from brim.planning.plan import Question
 from brim.planning.question import Aim, Kind
 from brim.workloads.arrivals import Deterministic
 from brim.workloads.lengths import synthetic
-from brim.workloads.trace import with_arrivals
+from brim.workloads.trace import Trace, TraceRequest, with_arrivals
 from tests.helpers import MS
+
+
+def lengths(*pairs: tuple[int, int], tokens: float = 0.0) -> Backlog:
+    """Offline requests of so many tokens in and out."""
+    requests = [TraceRequest(0, *pair) for pair in pairs]
+    return Backlog(Trace("lengths", requests, has_arrivals=False), tokens)
+
+
+def nobody(what: str, total: int) -> Callable[[], None]:
+    """Is told what is done."""
+    return lambda: None
 
 
 def question(**changes: Any) -> Question:

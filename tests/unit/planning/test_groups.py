@@ -17,8 +17,7 @@ from brim.planning.question import Aim, Kind, Load, cluster
 from brim.planning.report import text
 from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest
 from tests.helpers import MS
-from tests.unit.planning.scenarios import question
-from tests.unit.planning.test_plan import nobody
+from tests.unit.planning.scenarios import lengths, nobody, question
 
 PROMPT_TOKENS, OUTPUT_TOKENS = 1000, 8
 GROUPS = 10
@@ -65,7 +64,7 @@ def test_attainment_counts_every_request_of_every_replica(attainment: float, rep
 
 def test_offline_work_that_does_not_fit_is_tried_on_more_replicas():
     """Two at once are in time on one replica, just; with offline work in their steps each needs its own."""
-    found = planned(2, "priority", 2.05, 0.9, offline=((16, 200),))
+    found = planned(2, "priority", 2.05, 0.9, backlog=lengths((16, 200)))
     [one] = found["plans"]
     offline = one["offline"]
     assert one["replicas"] == 1
@@ -78,10 +77,10 @@ def test_offline_work_that_does_not_fit_is_tried_on_more_replicas():
 
 def test_a_quarter_more_and_one_at_least_is_all_that_is_tried():
     """First come, first served: those who can wait stand before the chats on any number of replicas."""
-    found = planned(2, "vllm", 2.05, 0.9, offline=((16, 200),))
+    found = planned(2, "vllm", 2.05, 0.9, backlog=lengths((16, 200)))
     offline = found["plans"][0]["offline"]
     assert offline["replicas"] == 2
     assert offline["attainment"] < 0.9
     assert "NOT held with it" in text(found)
-    alone = planned(2, "vllm", 2.05, 0.9, offline=((16, 200),), most_replicas=1)
+    alone = planned(2, "vllm", 2.05, 0.9, backlog=lengths((16, 200)), most_replicas=1)
     assert alone["plans"][0]["offline"]["replicas"] == 1

@@ -18,16 +18,12 @@ from brim.workloads.arrivals import AllAtOnce, Poisson
 from brim.workloads.lengths import synthetic
 from brim.workloads.trace import with_arrivals
 from tests.helpers import MS
-from tests.unit.planning.scenarios import question
-
-
-def nobody(what: str, total: int):
-    return lambda: None
+from tests.unit.planning.scenarios import lengths, nobody, question
 
 
 @pytest.fixture(scope="module")
 def planned():
-    return plan(question(offline=((60, 20),), backlog_tokens=5e4), 1, nobody)
+    return plan(question(backlog=lengths((60, 20), tokens=5e4)), 1, nobody)
 
 
 def test_the_least_holds_and_one_fewer_does_not(planned):
@@ -83,11 +79,11 @@ def test_targets_that_no_machine_meets_are_refused_with_the_reason():
 def test_too_few_replicas_allowed_are_told():
     found = plan(question(most_replicas=1), 1, nobody)
     assert found["best"] is None
-    assert "1 replicas reach" in text(found)
+    assert "1 replica reaches" in text(found)
 
 
 def test_two_plans_are_equal(planned):
-    again = plan(question(offline=((60, 20),), backlog_tokens=5e4), 1, nobody)
+    again = plan(question(backlog=lengths((60, 20), tokens=5e4)), 1, nobody)
 
     def bare(shown: str) -> str:
         return re.sub(r"'simulation_wall_seconds': [^,]+,", "", shown)

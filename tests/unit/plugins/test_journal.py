@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from brim.plugins.journal import JournaledScheduler
 from brim.plugins.replay import Replay, replay
 from tests.helpers import MS, OFFLINE, config, request
 from tests.hosted import FakeHost
+
+HEAD = '{"brim_journal": 2, "config": {"num_blocks": 4, "max_model_len": 16}, "profile": null}\n'
 
 
 class WritingHost(FakeHost):
@@ -96,9 +99,28 @@ def test_what_is_asked_between_calls_is_no_part_of_them(journal: Path) -> None:
         ('{"a": 1}', "no line of a journal"),
         ('{"call": "add", "now_ns": 0}', "does not begin with a configuration"),
         ('{"brim_journal": 99, "config": {}, "profile": null}', "has format 99; known is 2"),
+        ("", "is empty: give what a scheduler wrote"),
+        ('{"brim_journal": 2, "config": {"block_size": 4}, "profile": null}', "line 1 of .* can't be played"),
+        (HEAD.replace(', "profile": null', ""), "line 1 of .* can't be played"),
+        (
+            '{"brim_journal": 2, "config": {"num_blocks": "x"}, "profile": null}',
+            "line 1 of .* can't be played",
+        ),
+        (HEAD + '{"call": "add", "now_ns": 0, "host": []}', r"line 2 of .* \(KeyError\('request'\)\)"),
+        (HEAD + '{"call": "jump", "now_ns": 0, "host": []}', "line 2 of .* can't be played"),
+        (HEAD + '{"call": "published"}', "line 2 of .* can't be played"),
+        ("[" * 100_000, "is no JSON"),
     ],
 )
 def test_what_is_no_journal_is_refused(journal: Path, text: str, said: str) -> None:
     journal.write_text(text)
     with pytest.raises(ConfigError, match=said):
         replay(journal)
+
+
+def test_what_is_no_text_is_refused(journal: Path) -> None:
+    journal.write_bytes(gzip.compress(b"{}"))
+    with pytest.raises(ConfigError, match="is no text: give a journal of decisions, unpacked"):
+        replay(journal)
+    with pytest.raises(ConfigError, match="Is a directory: give a journal"):
+        replay(journal.parent)

@@ -163,3 +163,28 @@ def test_the_commands(tmp_path):
     made = run(app, ["profile", "roofline", "--model-config", "llama-3-8b", "--gpu", "l40s", "-o", str(path)])
     assert "analytic, not measured" in made.stdout
     assert load(path).name == "mine"
+
+
+def test_gpus_that_cannot_share_the_heads_alike_are_refused():
+    with pytest.raises(ConfigError, match=r"does not divide the 32 .* give one of 1, 2, 4, 8, 16, 32"):
+        roofline("x", PRESETS["llama-3-8b"], gpu("h100"), 3)
+    with pytest.raises(ConfigError, match=r"28 attention and 4 KV heads .* give one of 1, 2, 4, 28"):
+        roofline("x", PRESETS["qwen2.5-7b"], gpu("h100"), 7)
+
+
+def test_more_gpus_than_kv_heads_hold_copies_of_them():
+    """8 KV heads on 16 GPUs: each has one, so all together have every one twice."""
+    model = PRESETS["llama-3-8b"]
+    of_eight, of_sixteen = (roofline("x", model, gpu("h100"), gpus) for gpus in (8, 16))
+    assert of_eight.kv_bytes_per_token == model.kv_bytes_per_token
+    assert of_sixteen.kv_bytes_per_token == 2 * model.kv_bytes_per_token
+    assert of_sixteen.step_time.per_context_ps == of_eight.step_time.per_context_ps
+
+
+def test_a_roofline_into_no_folder_is_refused_and_makes_none(tmp_path):
+    path = tmp_path / "none" / "x.json"
+    asked = ["profile", "roofline", "--model-config", "llama-3-8b", "--gpu", "h100", "-o", str(path)]
+    failure = CliRunner().invoke(app, asked).exception
+    assert isinstance(failure, ConfigError)
+    assert f"there is no folder {path.parent}; make it first" in str(failure)
+    assert not path.parent.exists()

@@ -15,7 +15,7 @@ pytest.importorskip("scipy", reason="needs brim[profiling]: numpy and scipy")
 from typer.testing import CliRunner
 
 from brim.cli.main import app
-from brim.core.errors import ConfigError
+from brim.core.errors import ConfigError, TraceError
 from brim.core.estimators.step_time import StepShape, StepTime
 from brim.profiles.loader import load
 from brim.profiles.unevenness import Unevenness
@@ -106,6 +106,12 @@ def test_a_host_without_prefix_caching_is_simulated_so(tmp_path: Path) -> None:
     found = json.loads(brim("profile", "from-journal", tmp_path / "brim.1", "-o", output, "--json"))
     assert "--no-enable-prefix-caching" in found["command"]
     assert found["command"][found["command"].index("--depth") + 1] == "2"
+
+
+def test_an_empty_file_is_told_to_be_no_journal(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("")
+    with pytest.raises(TraceError, match="the file is empty, or names nothing: give a journal of decisions"):
+        load_journal(tmp_path / "empty")
 
 
 def test_too_few_steps_are_refused(tmp_path: Path) -> None:

@@ -197,7 +197,8 @@ def test_the_local_engine_on_a_tiny_grid(tmp_path: Path, monkeypatch: pytest.Mon
     pytest.importorskip("torch", reason="the local engine is not installed (pip install 'brim[local]')")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     path, trace = tmp_path / "mine.json", tmp_path / "trace.csv"
-    limits = ["--kv-tokens", "2048", "--max-num-batched-tokens", "144", "--max-num-seqs", "16"]
+    limits = ["--dtype", "float32", "--kv-tokens", "2048", "--max-num-batched-tokens", "144"]
+    limits += ["--max-num-seqs", "16"]
     run = CliRunner().invoke
     few = ["--quick", "--repeats", "2", "--threads", "1"]
     made = run(app, ["profile", "measure", *few, *limits, "-o", str(path)])

@@ -39,8 +39,8 @@ def never_beaten(limit: Figures, row: Figures) -> None:
         assert (best is None) == (own is None)
         if own is None:
             continue
-        assert [best[n] for n in ("requests", "finished", "refused")] == [
-            own[n] for n in ("requests", "finished", "refused")
+        assert [best[n] for n in ("requests", "finished", "refused", "cut")] == [
+            own[n] for n in ("requests", "finished", "refused", "cut")
         ]
         for name in HIGHER_IS_BETTER:
             assert own[name] is None or best[name] is None or own[name] <= best[name], name

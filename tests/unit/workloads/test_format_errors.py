@@ -88,8 +88,10 @@ def test_a_wrong_record(tmp_path: Path, text: str, place: str, message: str) -> 
     [
         (b"", "the file is empty"),
         (b"\n \n", "the file is empty"),
+        (b"[]", "the file is empty, or names nothing: give a trace"),
+        (b'""\n1\n', "no known format has the columns without names"),
         (HEADER.encode(), "no request in it"),
-        (b"input_tokens,output_tokens\n5,0\n", "1 requests without output tokens left out"),
+        (b"input_tokens,output_tokens\n5,0\n", "1 request without output tokens left out"),
         (b"1,2,3\n4,5,6\n", "the first line must name columns"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         (b"\xff\xfe\x00a", "not UTF-8"),

@@ -91,7 +91,7 @@ def test_burstgpt_in_both_column_sets(tmp_path: Path) -> None:
     trace = load(tmp_path, BURSTGPT)
     assert lengths(trace) == [(0, 472, 18), (113_500_000_000, 417, 276)]
     assert [r.length_key for r in trace.requests] == ["ChatGPT/Conversation log", "GPT-4/API log"]
-    assert "1 requests without output tokens left out" in trace.note
+    assert "1 request without output tokens left out" in trace.note
     newer = load(tmp_path, BURSTGPT_SESSIONS)
     assert lengths(newer) == [(0, 906, 446)]
     assert "columns not read: session id, elapsed time, total tokens" in newer.note
@@ -155,8 +155,8 @@ def test_sharegpt_with_approximate_and_with_exact_counts(tmp_path: Path) -> None
     assert not trace.has_arrivals
     for remark in (
         "APPROXIMATE",
-        "1 replies to nothing left out",
-        "1 requests without output tokens left out",
+        "1 reply to nothing left out",
+        "1 request without output tokens left out",
     ):
         assert remark in trace.note
     counted = load(tmp_path, json.dumps(SHAREGPT), count_tokens=len)

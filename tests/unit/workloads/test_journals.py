@@ -65,7 +65,7 @@ def test_who_leaves_counts_with_what_was_drawn(path: Path) -> None:
     trace = read(path)
     drawn = len(host.requests["b"].token_ids) - 4
     assert [r.output_tokens for r in trace.requests] == [drawn]
-    left_out = "1 requests that had not ended left out; 1 requests without output tokens left out"
+    left_out = "1 request that had not ended left out; 1 request without output tokens left out"
     assert trace.note.endswith(left_out)
     host.scheduler.close()
 

@@ -80,7 +80,7 @@ def test_a_wrong_pace_is_refused(wrong: dict[str, float]) -> None:
 def test_nothing_is_rescaled_where_there_are_no_gaps() -> None:
     with pytest.raises(TraceError, match="all requests arrive at once"):
         rescaled(trace(1, 1), rate=5)
-    with pytest.raises(TraceError, match="no arrivals: make them"):
+    with pytest.raises(TraceError, match="no arrivals: make some, as with `brim trace convert --arrivals"):
         rescaled(trace(0, 0, has_arrivals=False), rate=5)
 
 

@@ -28,6 +28,12 @@ class Backlog:
         (group.appendleft if first else group.append)((place, request))
         self._count += 1
 
+    def offers(self, replica: int) -> bool:
+        """Whether there is something besides what other replicas are at."""
+        if self._group_of.get(replica, self) in self._groups:
+            return True
+        return not self._groups.keys() <= set(self._group_of.values())
+
     def fetch(self, replica: int) -> tuple[int, TraceRequest]:
         """The next for this replica; there must be one."""
         name = self._group_of.get(replica, self)

@@ -31,6 +31,7 @@ class Duties(NamedTuple):
     """Whom a member tells that a request is over with it, by its place and at what time."""
 
     ended: Callable[[Member, int, int], None]
+    refused: Callable[[Member, int, int], None]
     moves_on: Callable[[int], bool] | None  # whether another member draws the rest; None: never
     hand_on: Callable[[Member, int, int], None]  # and then this is called
 
@@ -130,4 +131,6 @@ class Member:
 
     def _refuse(self, request: Request) -> None:
         self.recorder.refuse(request)
-        self._over(int(request.request_id), self.clock.now_ns, moves=False)
+        place = int(request.request_id)
+        self.books.over(place)
+        self._duties.refused(self, place, self.clock.now_ns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -41,15 +41,17 @@ def simulate_cluster(
     arrivals: Trace | Stream,
     setup: ClusterSetup,
     *,
-    spare: Iterable[TraceRequest] = (),
+    spare: Iterable[Sequence[TraceRequest]] = (),
     done: Callable[[], None] | None = None,
     stopwatch: Callable[[], float] = perf_counter,
 ) -> ClusterRun:
     """Runs all requests of a trace, each read when the one before it has arrived.
 
-    `spare` are offline requests besides, read as replicas have room: there may be no end of them, where
-    the setup says when to stop. `done` is called for each request that is over. Raises ConfigError where
-    block ids of a trace don't name all tokens before them.
+    `spare` are offline requests besides, in batches that are read as replicas have room: what begins alike
+    goes to the same replica where it is one batch. There may be no end of them, where the setup says when to
+    stop. For one that is refused no other is read until something ends on its replica, or a window does.
+    `done` is called for each request that is over. Raises ConfigError where block ids of a trace don't name
+    all tokens before them.
     """
     started = stopwatch()
     if isinstance(arrivals, Trace):
@@ -64,7 +66,7 @@ class _Cluster:
     def __init__(
         self,
         arrivals: Trace | Stream,
-        spare: Iterator[TraceRequest],
+        spare: Iterator[Sequence[TraceRequest]],
         setup: ClusterSetup,
         done: Callable[[], None],
     ) -> None:
@@ -154,22 +156,25 @@ class _Cluster:
         for member in self._fleet.serving():
             self._fill(member)
 
-    def _fill(self, member: Member) -> None:
-        """Keeps so many offline requests at a replica as it could run at once."""
+    def _fill(self, member: Member, *, reads: bool = True) -> None:
+        """Keeps so many offline requests at a replica as it could run at once; `reads` those to spare too."""
         depth = self._setup.offline_depth or member.pool.config.max_num_seqs
-        while self._fleet.takes_more(member) and member.books.offline < depth and self._has_offline_work():
+        while self._fleet.takes_more(member) and member.books.offline < depth:
+            if reads and not self._backlog.offers(member.number):
+                self._read_spare()
+            if not self._backlog:
+                return
             place, _ = self._backlog.fetch(member.number)
             self._send(member, place)
 
-    def _has_offline_work(self) -> bool:
-        """Reads one more of those to spare where all that came are given out."""
+    def _read_spare(self) -> None:
+        """One more batch, where there is one and it is not too late for it."""
         until_ns, now_ns = self._setup.spare_until_ns, self.clock.now_ns
-        if self._backlog or (until_ns is not None and now_ns >= until_ns):
-            return bool(self._backlog)
-        if (asked := next(self._spare, None)) is not None:
+        if until_ns is not None and now_ns >= until_ns:
+            return
+        for asked in next(self._spare, ()):
             asked = asked._replace(arrival_ns=now_ns, task_class=TaskClass.OFFLINE)
             self._backlog.add(self._underway.arrive(self._setup.cut(asked)), asked)
-        return bool(self._backlog)
 
     # ---- what replicas tell ----------------------------------------------------------------------------
 
@@ -183,12 +188,19 @@ class _Cluster:
         return self._setup.disaggregation is not None and self._underway.requests[place].output_tokens > 1
 
     def _ended(self, member: Member, place: int, now_ns: int) -> None:
+        self._over(member, place, now_ns, reads=True)
+
+    def _refused(self, member: Member, place: int, now_ns: int) -> None:
+        """Its seat is for one that came: who is read instead might be refused at once as well, for ever."""
+        self._over(member, place, now_ns, reads=False)
+
+    def _over(self, member: Member, place: int, now_ns: int, *, reads: bool) -> None:
         asked = self._underway.drop(place)
         self._end_ns = max(self._end_ns, now_ns)
         self._done()
         if asked.task_class is TaskClass.OFFLINE:
             self._offline_end_ns = max(self._offline_end_ns, now_ns)
-            self.clock.at(now_ns, Order.ARRIVAL, lambda: self._fill(member))
+            self.clock.at(now_ns, Order.ARRIVAL, lambda: self._fill(member, reads=reads))
         self._fleet.eased(member, now_ns)
 
     def _hand_on(self, member: Member, place: int, now_ns: int) -> None:
@@ -242,7 +254,12 @@ class _Cluster:
             number,
             pool,
             self._underway,
-            Duties(self._ended, self._moves_on if setup.disaggregation else None, self._hand_on),
+            Duties(
+                self._ended,
+                self._refused,
+                self._moves_on if setup.disaggregation else None,
+                self._hand_on,
+            ),
             lambda request: request.arrival_ns >= setup.count_from_ns,
             self._judged,
             now_ns=self.clock.now_ns,
@@ -290,6 +307,7 @@ class _Cluster:
             member.look(self.clock.now_ns)
             self._fleet.announce(member)
         self._note(self.clock.now_ns)
+        self._share_backlog()
         self.clock.at(self.clock.now_ns + self._setup.window_ns, Order.MARK, self._mark)
 
     def _is_over(self) -> bool:

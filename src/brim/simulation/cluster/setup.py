@@ -118,8 +118,7 @@ class ClusterSetup:
 
     `offline_depth` offline requests are kept at each replica; None: as many as it has seats. `window_ns`
     is how often figures are noted. At `stop_ns` the run ends, whoever is under way; from `spare_until_ns` on
-    no more spare requests are begun. `count_from_ns` leaves
-    out requests that arrive before.
+    no more spare requests are read. `count_from_ns` leaves out requests that arrive before.
     """
 
     serving: Pool

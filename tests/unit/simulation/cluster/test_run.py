@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import count
+from itertools import count, repeat
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from brim.core.request import TaskClass
+from brim.core.request import FinishReason, TaskClass
 from brim.simulation.cluster.figures import figures
 from brim.simulation.cluster.routing import ROUTINGS, routing
 from brim.simulation.cluster.run import simulate_cluster
@@ -92,12 +92,38 @@ def test_spare_work_is_read_only_as_there_is_room():
     def endless():
         for i in count():
             read.append(i)
-            yield asked(0, 4, 1)
+            yield [asked(0, 4, 1)]
 
     on = cluster(1, setup(settings={"max_num_seqs": 1}), offline_depth=1, stop_ns=100_000_000)
     found = simulate_cluster(trace(asked(0, 4, 1)), on, spare=endless(), stopwatch=NO_CLOCK)
     assert found.by_class[TaskClass.OFFLINE].ended_well == 6
     assert len(read) == 7
+
+
+def test_spare_work_that_nobody_can_hold_is_read_once_in_a_window():
+    """400 tokens of KV hold no prompt of 500. To read another at once would never end."""
+    on = cluster(1, offline_depth=2, window_ns=20_000_000, spare_until_ns=50_000_000)
+    online = trace(asked(0, 4, 1), asked(100, 4, 1))
+    found = simulate_cluster(online, on, spare=repeat([asked(0, 500, 1)]), stopwatch=NO_CLOCK)
+    assert found.by_class[TaskClass.OFFLINE].finished[FinishReason.REFUSED] == 2 * 3
+    assert found.by_class[TaskClass.ONLINE].ended_well == 2
+
+
+def test_a_seat_of_a_refused_request_goes_to_one_that_came():
+    offline = [asked(0, tokens, 1, TaskClass.OFFLINE) for tokens in (500, 500, 500, 4)]
+    found = run(trace(*offline), cluster(1, offline_depth=1))
+    assert found.by_class[TaskClass.OFFLINE].ended_well == 1
+    assert found.offline_done_ns == 14_000_000
+
+
+def test_spare_work_that_begins_alike_goes_to_one_replica():
+    """Two replicas with one seat each: every document is computed by one of them."""
+    on = setup(settings={"max_num_seqs": 1, "enable_prefix_caching": True})
+    documents = [[asked(0, 8, 1, block_ids=(document,))] * 4 for document in range(6)]
+    online = Trace("t", [asked(10_000, 4, 1)], block_tokens=8)
+    two = cluster(2, on, offline_depth=1)
+    found = figures(simulate_cluster(online, two, spare=documents, stopwatch=NO_CLOCK))
+    assert found["offline"]["prefix_hit_rate"] == pytest.approx(3 / 4 * 4 / 8)
 
 
 def test_the_end_cuts_the_run_and_says_what_is_left():

@@ -1,0 +1,39 @@
+"""What the text of a plan says beside its numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from brim.planning.plan import plan
+from brim.planning.question import Aim, Kind
+from brim.planning.report import text
+from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest
+from tests.helpers import MS
+from tests.unit.planning.scenarios import nobody, question
+
+
+def with_long_prompts(count: int) -> Trace:
+    """One request in 0.1 s, of 100; a prompt of 3000 tokens takes more than 400 ms on an idle replica."""
+    lengths = [3000] * count + [60] * (100 - count)
+    requests = [TraceRequest(i * NANOSECONDS // 10, tokens, 8) for i, tokens in enumerate(lengths)]
+    return Trace("long", requests)
+
+
+@pytest.mark.parametrize(("long", "said"), [(4, True), (1, False), (0, False)])
+def test_a_target_near_what_can_be_reached_is_told(long: int, said: bool):
+    """95 of 100 are asked for: half of the five that may miss are 2.5."""
+    found = plan(question(trace=with_long_prompts(long), aim=Aim(300 * MS, 60 * MS, 0.95)), 1, nobody)
+    assert found["plans"][0]["reachable_attainment"] == pytest.approx(1 - long / 100)
+    told = f"at most {1 - long / 100:.4f} can be reached, however many replicas"
+    assert (told in text(found)) == said
+
+
+def test_all_that_are_as_good_are_named():
+    kinds = [Kind("a100-opt-13b", "vllm", kv_tokens=kv_tokens) for kv_tokens in (3200, 6400)]
+    few = with_long_prompts(0)
+    found = plan(
+        question(trace=few, kinds=kinds, prices={}, aim=Aim(400 * MS, 60 * MS), samples=0), 1, nobody
+    )
+    assert (found["best"], found["as_good"]) == ("a100-opt-13b", ["a100-opt-13b"])
+    assert "fewest GPUs: a100-opt-13b and a100-opt-13b (" in text(found)
+    assert "busy (a step ran) " in text(found)
