@@ -181,6 +181,12 @@ class FakeHost:
         scheduled, preempted = self._schedule(Orders(waiting))
         return self._launched(scheduled, preempted)
 
+    def step_alone(self) -> dict[str, int]:
+        """One turn in which nobody asks what to do; who runs goes on, and nobody enters."""
+        self._begin()
+        self.scheduler.stand_by(self.now_ns)
+        return self._launched(*self._schedule(Orders()))
+
     def run(self, max_steps: int = 3000) -> FakeHost:
         for _ in range(max_steps):
             if not self.requests:
@@ -196,7 +202,8 @@ class FakeHost:
         self.now_ns += MS
         for request_id in [name for name, until_ns in self._aside.items() if until_ns <= self.now_ns]:
             del self._aside[request_id]
-            assert self.scheduler.bring_back(request_id, self.now_ns)
+            assert self.scheduler.is_aside(request_id)
+            self.scheduler.bring_back(request_id, self.now_ns)
 
     def set_aside(self, request_id: str, steps: int) -> None:
         self.scheduler.set_aside(request_id, self.now_ns)

@@ -109,14 +109,20 @@ class HostedScheduler(Scheduler):
         if state not in self.queues:
             raise InvariantViolated(f"{request_id!r} does not wait: it can't be set aside")
         self.queues.set_aside(state)
+        self._settled.disturb()
 
-    def bring_back(self, request_id: str, now_ns: int) -> bool:
-        """It can run now; False, and nothing done, where it was not set aside."""
-        state = self._states.get(request_id)
-        back = state is not None and self.queues.bring_back(state, self.kv, now_ns)
-        if back:
+    def is_aside(self, request_id: str) -> bool:
+        return self.queues.is_aside(self._states.get(request_id))
+
+    def bring_back(self, request_id: str, now_ns: int) -> None:
+        """It can run now. Nothing happens where it was not set aside."""
+        if self.is_aside(request_id):
+            self.queues.bring_back(self._states[request_id], self.kv, now_ns)
             self._settled.disturb()
-        return back
+
+    def stand_by(self, now_ns: int) -> None:
+        """In place of `order`, where the host decides on the coming step alone."""
+        self._feed()
 
     def order(self, now_ns: int) -> Orders:
         """Decides on the coming step, however many are in flight."""

@@ -22,7 +22,7 @@ class Queues:
         self._aside: set[RequestState] = set()
 
     def __len__(self) -> int:
-        """Who holds no KV."""
+        """All who wait to enter, set aside or not."""
         return len(self.waiting) + len(self._aside) + (0 if self.pool is None else len(self.pool))
 
     def __contains__(self, state: RequestState) -> bool:
@@ -30,7 +30,7 @@ class Queues:
         return state in self.waiting or state in self._aside or (self.pool is not None and state in self.pool)
 
     def count(self, task_class: TaskClass) -> int:
-        """Requests of the class that wait to enter."""
+        """Requests of the class that wait to enter and are not set aside."""
         if self.pool is None or task_class is TaskClass.ONLINE:
             return self.waiting.count(task_class)
         return self.waiting.count(task_class) + len(self.pool)
@@ -57,13 +57,13 @@ class Queues:
         self.remove(state)
         self._aside.add(state)
 
-    def bring_back(self, state: RequestState, kv: KVCacheManager, now_ns: int) -> bool:
-        """It waits to enter again; False, and nothing done, where it was not set aside."""
-        if state not in self._aside:
-            return False
+    def is_aside(self, state: RequestState | None) -> bool:
+        return state in self._aside
+
+    def bring_back(self, state: RequestState, kv: KVCacheManager, now_ns: int) -> None:
+        """It waits in its place again. Raises KeyError where it was not set aside."""
         self._aside.remove(state)
         self.push(state, kv, now_ns)
-        return True
 
     def check(self) -> None:
         """Verifies the books of the pool. Raises InvariantViolated. Linear: for tests."""

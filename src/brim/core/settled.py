@@ -50,4 +50,4 @@ class Settled:
         if not self.counts_time:
             return False
         has_seat = len(self._batch) < self._max_num_seqs
-        return bool(self._queues.waiting or self._queues.parked or (has_seat and len(self._queues)))
+        return bool(self._queues.waiting or self._queues.parked or (has_seat and self._queues.pool))

@@ -173,7 +173,9 @@ class Hosting:
         assert self.scheduler is not None
         if self.mode == "shadow":
             self._shadow.foresee(self.scheduler, now_ns)
-        if self.mode == "shadow" or paused:
+            return None
+        if paused:
+            self.scheduler.stand_by(now_ns)
             return None
         orders = self.scheduler.order(now_ns)
         if self._idle_steps > PATIENCE_STEPS:  # for a reason that only the engine knows

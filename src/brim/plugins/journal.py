@@ -165,9 +165,13 @@ class JournaledScheduler(HostedScheduler):
         with self._call("set_aside", now_ns, id=request_id):
             super().set_aside(request_id, now_ns)
 
-    def bring_back(self, request_id: str, now_ns: int) -> bool:
+    def bring_back(self, request_id: str, now_ns: int) -> None:
         with self._call("bring_back", now_ns, id=request_id):
-            return super().bring_back(request_id, now_ns)
+            super().bring_back(request_id, now_ns)
+
+    def stand_by(self, now_ns: int) -> None:
+        with self._call("stand_by", now_ns):
+            super().stand_by(now_ns)
 
     def order(self, now_ns: int) -> Orders:
         with self._call("order", now_ns) as noted:

@@ -201,6 +201,9 @@ class _Player:
     def _bring_back(self, line: Mapping[str, Any], now_ns: int) -> None:
         self._scheduler.bring_back(line["id"], now_ns)
 
+    def _stand_by(self, line: Mapping[str, Any], now_ns: int) -> None:
+        self._scheduler.stand_by(now_ns)
+
     def _order(self, line: Mapping[str, Any], now_ns: int) -> str | None:
         return _difference(line, self._scheduler.order(now_ns))
 

@@ -1,13 +1,14 @@
 """KV kept outside of vLLM's cache: what requests leave is stored, and who comes later loads it.
 
 The scheduler's half is a connector of vLLM's kind. Its worker, like that of `tests.plugins.vllm.worker`,
-moves marks. What a request meets depends on its name: an answer at once or only when it is asked again,
-KV that is there in the same step or steps later, or not all of it.
+moves marks. What a request meets depends on its name: an answer at once or only when it was asked many
+times, KV that is there in the same step or steps later, or not all of it, or nothing.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from vllm.v1.outputs import KVConnectorOutput
 from vllm.v1.request import RequestStatus
 
 STEPS_UNDER_WAY = 3  # of what is not there in the same step
+QUESTIONS = 20  # before some are told how much there is
 
 
 class Move(NamedTuple):
@@ -56,14 +58,14 @@ class Store(KVConnectorBase_V1):
         self._block_size = vllm_config.cache_config.block_size
         self._stored: set[bytes] = set()
         self._saving: dict[str, Sequence[bytes]] = {}
-        self._asked: set[str] = set()
+        self._asked: Counter[str] = Counter()
         self._first: dict[str, int] = {}  # block that a request would load
         self._moves = Moves()
 
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
         name = request.request_id
-        if mood(name, 5) == 0 and name not in self._asked:
-            self._asked.add(name)
+        self._asked[name] += 1
+        if mood(name, 5) == 0 and self._asked[name] < QUESTIONS:
             return None, False
         self._first[name] = end = num_computed_tokens // self._block_size
         while end < len(request.block_hashes) and request.block_hashes[end] in self._stored:
@@ -124,7 +126,7 @@ class Outside:
             self._under_way.append((self._step + steps, True, load))
         done = [(loads, move) for step, loads, move in self._under_way if step <= self._step]
         self._under_way = [entry for entry in self._under_way if entry[0] > self._step]
-        told = KVConnectorOutput(finished_sending=set(), finished_recving=set())
+        told = KVConnectorOutput(finished_sending=set(), finished_recving=set(), failed_recving=set())
         for loads, move in done:
             if loads:
                 self._load(move, told)
@@ -135,11 +137,15 @@ class Outside:
 
     def _load(self, move: Move, told: KVConnectorOutput) -> None:
         self.loads += 1
-        lost = not move.at_once and mood(move.request_id, 3) == 0 and move.request_id not in self._lost
-        for content, block_id in list(zip(*move[1:3], strict=True))[: -1 if lost else None]:
+        found = list(zip(*move[1:3], strict=True))
+        if not move.at_once and move.request_id not in self._lost:  # once: vLLM tries again
+            self._lost.add(move.request_id)
+            if mood(move.request_id, 3) == 0:
+                told.invalid_block_ids.add(found.pop()[1])
+            elif mood(move.request_id, 3) == 1:
+                told.failed_recving.add(move.request_id)
+                found.clear()
+        for content, block_id in found:
             self._slots[block_id] = list(self._stored[content])
-        if lost:
-            self._lost.add(move.request_id)  # once: vLLM tries again
-            told.invalid_block_ids.add(move.block_ids[-1])
         if not move.at_once:
             told.finished_recving.add(move.request_id)

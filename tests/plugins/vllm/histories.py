@@ -6,6 +6,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from vllm.v1.core.sched.interface import PauseState
+
 from tests.plugins.vllm.driver import Driver, check
 from tests.plugins.vllm.worker import VOCAB, answer
 
@@ -23,7 +25,8 @@ FACTS: list[dict[str, Any]] = [
 class Traffic:
     """Arrivals that share documents, aborts, now and then a reset of the prefix cache: all by one seed.
 
-    With `modes` an operator changes Brim's mode now and then.
+    With `modes` an operator changes Brim's mode now and then; where it `pauses` requests are held back for
+    a while.
     """
 
     def __init__(
@@ -34,11 +37,13 @@ class Traffic:
         waiting: int = 16,
         facts: Sequence[dict[str, Any]] = FACTS,
         modes: Sequence[str] = (),
+        pauses: bool = False,
     ) -> None:
         self.driver = driver
         self.waiting = waiting
         self.facts = facts
         self.modes = modes
+        self.pauses = pauses
         self._random = random.Random(seed)
         longest = driver.limits.longest
         self._documents = [self._tokens(longest // 3) for _ in range(3)]
@@ -47,8 +52,20 @@ class Traffic:
         """So many steps, then all that is left; nothing new arrives meanwhile."""
         for _ in range(steps):
             self._happen()
+            if self.pauses:
+                self._pause()
             self.driver.step()
+        self.driver.scheduler.set_pause_state(PauseState.UNPAUSED)
         self.driver.drain()
+
+    def _pause(self) -> None:
+        scheduler, chance = self.driver.scheduler, self._random.random()
+        if chance < 0.1:
+            scheduler.set_pause_state(
+                self._random.choice(list(PauseState)) if chance < 0.03 else PauseState.UNPAUSED
+            )
+        if scheduler.pause_state != PauseState.UNPAUSED:
+            self.driver.idle_steps = 0  # nobody is stuck
 
     def _happen(self) -> None:
         chance, unfinished = self._random.random(), self.driver.unfinished

@@ -5,17 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from brim.plugins.vllm.elsewhere import Elsewhere
 from brim.plugins.vllm.scheduler import BrimScheduler
 from tests.plugins.vllm import classes
 from tests.plugins.vllm.clock import ToldClock
+from tests.plugins.vllm.connector import mood
 from tests.plugins.vllm.driver import Driver, Limits
 from tests.plugins.vllm.histories import FACTS, Traffic, check_answers
 from tests.plugins.vllm.test_histories import brim
+from tests.plugins.vllm.worker import answer
 
 FEATURES: dict[str, dict[str, Any]] = {
     "a window": {"windows": (40,), "num_blocks": 50},
@@ -62,6 +66,94 @@ def test_nothing_is_lost(feature: str, policy: str, steps_in_flight: int) -> Non
     limits = limits_of(feature, steps_in_flight, policy=policy, ttft_ms=1_000, itl_ms=100)
     driver = history(Driver(classes.find(classes.BRIM), limits))
     assert driver.scheduler.brim_mode == "active"
+    assert (driver.worker.outside.loads > 10) == limits.connector
+
+
+@pytest.mark.parametrize("mode", ["active", "shadow"])
+@pytest.mark.parametrize("feature", ["several whole contexts", "a connector"])
+@IN_FLIGHT
+def test_an_operator_may_hold_requests_back(feature: str, mode: str, steps_in_flight: int) -> None:
+    limits = limits_of(feature, steps_in_flight, policy="brim", mode=mode, ttft_ms=1_000, itl_ms=100)
+    history(Driver(classes.find(classes.BRIM), limits), pauses=True)
+
+
+@pytest.mark.parametrize("policy", ["vllm", "echo", "brim"])
+def test_whom_the_connector_puts_off_keeps_nobody_waiting(policy: str) -> None:
+    limits = Limits(
+        num_blocks=200,
+        max_num_batched_tokens=64,
+        connector=True,
+        steps_in_flight=2,
+        additional_config=brim(policy=policy, ttft_ms=1_000, itl_ms=100),
+    )
+    driver = Driver(classes.find(classes.BRIM), limits)
+    store = driver.scheduler.connector
+
+    def matched(request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
+        return (None if request.request_id == "put off" and driver.steps < 60 else 0), False
+
+    with patch.object(store, "get_num_new_matched_tokens", matched):
+        driver.add("runs", list(range(20)), 150)
+        for _ in range(5):
+            driver.step()
+        driver.add("put off", list(range(100, 300)), 5)
+        driver.add("behind", list(range(400, 420)), 5)
+        while not driver.tokens["behind"]:
+            driver.step()
+        assert driver.steps < 20
+        driver.drain()
+    check_answers(driver)
+
+
+def test_no_room_is_kept_for_a_load_that_came_to_nothing() -> None:
+    """vLLM would: a few such requests, and none of them is ever let in."""
+    driver = Driver(classes.find(classes.BRIM), limits_of("a connector", 1))
+    for name in ("came", "lost"):
+        driver.add(name, [1, 2, 3], 2)
+    came, lost = driver.asked.values()
+    driver.scheduler._inflight_prefills.update((came, lost))
+    came.num_computed_tokens = 2
+    for request in (came, lost):
+        Elsewhere(driver.scheduler).loaded(request)
+    assert driver.scheduler._inflight_prefills == {came}
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [(classes.STOCK_SYNC, None), (classes.BRIM, "stock"), (classes.BRIM, "vllm")],
+    ids=["vLLM", "Brim as stock", "Brim"],
+)
+def test_kv_that_is_lost_in_the_step_that_needs_it_costs_no_token(path: str, told: str | None) -> None:
+    config = {} if told is None else brim(policy=told)
+    driver = Driver(classes.find(path), Limits(num_blocks=100, connector=True, additional_config=config))
+    outside, prompt = driver.worker.outside, list(range(100))
+    driver.add("even", prompt, 3)  # what it leaves is stored, and loaded at once by the second
+    driver.drain()
+    driver.scheduler.reset_prefix_cache()
+    driver.add(
+        at_once := next(f"r{i}" for i in range(99) if not mood(f"r{i}", 2) and mood(f"r{i}", 5)), prompt, 6
+    )
+
+    def lose_the_last(move: Any, output: Any) -> None:
+        outside.loads += 1
+        output.invalid_block_ids.add(move.block_ids[-1])
+        for content, block_id in zip(move.hashes[:-1], move.block_ids, strict=False):
+            outside._slots[block_id] = list(outside._stored[content])
+
+    def as_the_model_runner(cached: Any) -> dict[str, int]:
+        for request_id, outputs in zip(cached.req_ids, cached.num_output_tokens, strict=True):
+            driver.worker.rows[request_id].cut(len(prompt) + outputs)
+        return go_on(cached)
+
+    go_on = driver.worker._go_on
+    with (
+        patch.object(outside, "_load", lose_the_last),
+        patch.object(driver.worker, "_go_on", as_the_model_runner),
+        patch.object(driver.worker, "_read", lambda *_: None),  # that step reads what was lost
+    ):
+        driver.drain()
+    assert outside.loads == 1
+    assert driver.tokens[at_once] == answer(prompt, 6)
 
 
 @pytest.mark.parametrize(

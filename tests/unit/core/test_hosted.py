@@ -168,7 +168,8 @@ def test_who_is_set_aside_waits_until_it_is_brought_back(policy: str, task_class
     host.run()
     assert host.ended == {"a": 5, "b": 5}
     assert host.scheduler.deviations == 0
-    assert not host.scheduler.bring_back("a", host.now_ns)  # it is over
+    host.scheduler.bring_back("a", host.now_ns)  # it is over
+    assert not len(host.scheduler)
 
 
 def test_who_is_set_aside_may_be_aborted() -> None:
@@ -188,6 +189,20 @@ def test_who_runs_is_not_set_aside() -> None:
     host.step()
     with pytest.raises(InvariantViolated, match="'a' does not wait"):
         host.scheduler.set_aside("a", host.now_ns)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+@pytest.mark.parametrize("policy", ["vllm", "brim", "econoserve"])
+def test_a_host_may_decide_alone_for_a_while(policy: str, depth: int) -> None:
+    host = FakeHost(config(policy=policy, num_blocks=20), depth=depth)
+    host.add(request("a", 6, 15), request("b", 7, 12, task_class=OFFLINE))
+    for _ in range(3):
+        host.step()
+    host.add(request("c", 4, 3))
+    for _ in range(9):  # past the ends of blocks; the books are looked at behind each
+        assert "c" not in host.step_alone()
+    host.run()
+    assert host.ended == {"a": 15, "b": 12, "c": 3}
 
 
 def test_a_policy_object_may_be_given() -> None:

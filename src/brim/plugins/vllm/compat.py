@@ -50,6 +50,8 @@ SCHEDULER = (  # methods overridden or called, attributes read or set
     "requests",
     "waiting",
     "kv_holding_waiting",
+    "deferred_waiting",
+    "_inflight_prefills",
     "running",
     "finished_req_ids",
     "prev_step_scheduled_req_ids",
@@ -111,14 +113,8 @@ def own_order(scheduler: Any, groups: Any) -> str | None:
         connector is not None
         and type(connector).bind_gpu_block_pool is not KVConnectorBase_V1.bind_gpu_block_pool
     ):
-        return f"{type(connector).__name__} looks into its free blocks"
+        return f"{type(connector).__name__} may look into its free blocks"
     return None
-
-
-def lost_computed_tokens(model_runner_output: Any) -> bool:
-    """Whether KV that was loaded from elsewhere proved to be lost: vLLM then computes it again."""
-    loaded = model_runner_output.kv_connector_output
-    return loaded is not None and bool(loaded.invalid_block_ids or loaded.failed_recving)
 
 
 def adapter(request: Request) -> int:

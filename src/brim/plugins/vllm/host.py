@@ -21,6 +21,7 @@ from brim.plugins.vllm.compat import (
     group_of,
     own_order,
 )
+from brim.plugins.vllm.elsewhere import Elsewhere
 from brim.plugins.vllm.free_blocks import FreeBlocks
 from brim.plugins.vllm.gate import GatedQueue
 from brim.plugins.vllm.groups import Groups
@@ -36,7 +37,9 @@ class VllmHost:
         self.beside = groups.beside
         self.drafts: Mapping[str, Sequence[int]] = {}  # guesses among the tokens of the step taken in
         self._slo = SLO()
+        self.ordered: Sequence[str] = ()  # whom vLLM is to let in, in the coming step
         self._blocked: dict[str, Request] = {}  # vLLM can't let them in yet
+        self._elsewhere = Elsewhere(scheduler)
         self._given_way: set[str] = set()  # preempted by vLLM of its own accord
         self._obeying = False  # whether vLLM preempts on our behalf
         self._scheduler = scheduler
@@ -110,28 +113,28 @@ class VllmHost:
         """Of a request that waits."""
         if self._scheduler._is_blocked_waiting_status(request.status):
             self._blocked[request.request_id] = request
-        elif not brim.bring_back(request.request_id, time.monotonic_ns()):
+        elif brim.is_aside(request.request_id):
+            brim.bring_back(request.request_id, time.monotonic_ns())
+        else:
             facts = views.facts(request, self._scheduler.max_model_len, self._slo)
             brim.add(facts, time.monotonic_ns())
 
     def tell_unblocked(self, brim: HostedScheduler) -> None:
+        self._elsewhere.bring_back(brim)
         for request in list(self._blocked.values()):
             if self._scheduler._handle_blocked_waiting_request(request):
+                self._elsewhere.loaded(request)
                 del self._blocked[request.request_id]
                 self.tell(brim, request)
 
-    def set_aside_loading(self, brim: HostedScheduler) -> None:
-        """Requests whose KV vLLM has begun to load from elsewhere can't run before it is there."""
-        if self._scheduler.connector is None:
-            return
-        for request in self._scheduler.kv_holding_waiting:
-            blocked = self._scheduler._is_blocked_waiting_status(request.status)
-            if blocked and request.request_id not in self._blocked:
-                self._blocked[request.request_id] = request
-                brim.set_aside(request.request_id, time.monotonic_ns())
+    def step_taken(self, brim: HostedScheduler) -> None:
+        """vLLM has scheduled a step, and was to let in who was `ordered`."""
+        ordered, self.ordered = self.ordered, ()
+        self._elsewhere.set_aside(brim, ordered, self._blocked)
 
     def forget(self, request_id: str) -> None:
         self._blocked.pop(request_id, None)
+        self._elsewhere.forget(request_id)
 
     def preempted(self, request_id: str) -> None:
         """vLLM has preempted it."""
@@ -172,6 +175,7 @@ class VllmHost:
 
     def disengage(self) -> None:
         scheduler, self._blocked, self._given_way = self._scheduler, {}, set()
+        self._elsewhere = Elsewhere(scheduler)
         for name in ("cache_full_blocks", "_maybe_evict_cached_block"):
             vars(self._pool).pop(name, None)
         if self._free is not None:

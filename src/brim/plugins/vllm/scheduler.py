@@ -17,7 +17,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from brim.core.hosted import HostedScheduler
 from brim.core.plan import StepPlan
 from brim.plugins.hosting import Hosting
-from brim.plugins.vllm import compat, settings, views
+from brim.plugins.vllm import compat, elsewhere, settings, views
 from brim.plugins.vllm.host import VllmHost
 
 logger = logging.getLogger(__name__)
@@ -90,8 +90,9 @@ class BrimScheduler(AsyncScheduler):
         self, scheduler_output: Any, model_runner_output: Any, *args: Any, **kwargs: Any
     ) -> Any:
         known = {i: self._known_tokens(i) for i in scheduler_output.scheduled_spec_decode_tokens}
+        computed = elsewhere.at_stake(self, model_runner_output)
         outputs = super().update_from_output(scheduler_output, model_runner_output, *args, **kwargs)
-        if compat.lost_computed_tokens(model_runner_output):
+        if elsewhere.lost(self, computed):
             self._brim.outdated()
         plan = self._brim.landed(scheduler_output)
         if plan is not None:
@@ -155,6 +156,7 @@ class BrimScheduler(AsyncScheduler):
             self._let_in([request.request_id for request in self.kv_holding_waiting])
 
     def _let_in(self, request_ids: Sequence[str]) -> None:
+        self._host.ordered = request_ids
         self.waiting.let_in(request_ids)
         self.kv_holding_waiting.let_in(request_ids)
 
@@ -204,7 +206,7 @@ class BrimScheduler(AsyncScheduler):
         self._host.drafts = drafts
         plan = self._brim.ran(scheduled, self._host.given_way(), now_ns, idle=idle)
         self._host.drafts = {}
-        self._host.set_aside_loading(brim)
+        self._host.step_taken(brim)
         return plan
 
     def _step_ended(self, brim: HostedScheduler, plan: StepPlan, known: Mapping[str, int]) -> None:

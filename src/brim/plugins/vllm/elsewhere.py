@@ -1,0 +1,82 @@
+"""KV from elsewhere: requests that wait for what a connector of vLLM's brings, and those that lost it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from brim.core.hosted import HostedScheduler
+from brim.plugins.vllm.compat import Request, RequestStatus
+
+_MOST_STEPS = 16  # that a request is put off
+
+
+class Elsewhere:
+    """Whom vLLM was to let in and did not, for the connector's sake. Nobody where there is no connector."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self._scheduler = scheduler
+        self._put_off: dict[str, int] = {}  # for so many steps yet
+        self._pauses: dict[str, int] = {}  # how long the last time
+
+    def set_aside(self, brim: HostedScheduler, ordered: Iterable[str], blocked: dict[str, Request]) -> None:
+        """Behind a step: who loads now is `blocked` until that is done, and who is to ask again is put off.
+
+        vLLM goes on to the next where the connector has no answer yet. Ordered in every step, such a request
+        would cost all behind it the tokens that are planned for it: each time it is put off for longer.
+        """
+        if self._scheduler.connector is None:
+            return
+        for request in self._scheduler.kv_holding_waiting:
+            loading = self._scheduler._is_blocked_waiting_status(request.status)
+            if loading and request.request_id not in blocked:
+                blocked[request.request_id] = request
+                self.forget(request.request_id)
+                brim.set_aside(request.request_id, time.monotonic_ns())
+        for request_id in ordered:
+            request = self._scheduler.requests[request_id]
+            if request.status == RequestStatus.RUNNING:
+                self.forget(request_id)
+            elif request_id not in blocked and request in self._scheduler.deferred_waiting:
+                steps = min(2 * self._pauses.get(request_id, 0) or 1, _MOST_STEPS)
+                self._pauses[request_id] = self._put_off[request_id] = steps
+                brim.set_aside(request_id, time.monotonic_ns())
+
+    def bring_back(self, brim: HostedScheduler) -> None:
+        """Before a step: who was put off for long enough may ask again."""
+        for request_id in list(self._put_off):
+            self._put_off[request_id] -= 1
+            if self._put_off[request_id] < 0:
+                del self._put_off[request_id]
+                brim.bring_back(request_id, time.monotonic_ns())
+
+    def loaded(self, request: Request) -> None:
+        """Its load is over. For one that came to nothing vLLM would go on to keep room, and let nobody in."""
+        if not request.num_computed_tokens:
+            self._scheduler._inflight_prefills.discard(request)
+
+    def forget(self, request_id: str) -> None:
+        self._put_off.pop(request_id, None)
+        self._pauses.pop(request_id, None)
+
+
+def at_stake(scheduler: Any, model_runner_output: Any) -> Mapping[str, int]:
+    """What those that run have computed, where the worker says that loaded blocks were lost."""
+    moved = model_runner_output.kv_connector_output
+    if moved is None or not moved.invalid_block_ids:
+        return {}
+    return {request.request_id: request.num_computed_tokens for request in scheduler.running}
+
+
+def lost(scheduler: Any, computed: Mapping[str, int]) -> bool:
+    """Whether any of them have to compute again what they had; told behind `update_from_output`."""
+    if not computed:
+        return False
+    if not scheduler.scheduler_config.async_scheduling:
+        for request in scheduler.running:
+            # vLLM drops what those that lost KV drew, but not its place, if its scheduler could be ahead
+            request.num_output_placeholders = 0
+    return any(
+        request.num_computed_tokens < computed.get(request.request_id, 0) for request in scheduler.running
+    )
