@@ -151,10 +151,9 @@ class Slack:
         if not step.held_back:
             return
         self.arrivals.forget(step.now_ns)
-        token_ns = self._predict(StepShape(1))
-        ttft_ns = self.arrivals.ttft_ns(least_ns=token_ns)
+        ttft_ns = self.arrivals.ttft_ns(least_ns=self._expect(StepShape(1)))
         if ttft_ns is not None:
-            shortest_ns = _WORTH_WHILE * token_ns
+            shortest_ns = _WORTH_WHILE * self._predict(StepShape(1))
             yield _Bound(max(self._until_arrivals(step, decodes, ttft_ns), shortest_ns), None)
 
     def _until_arrivals(self, step: OnlineStep, decodes: StepShape, ttft_ns: int) -> int:
