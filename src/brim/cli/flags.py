@@ -17,15 +17,13 @@ Config = Annotated[Path | None, typer.Option("--config", help="YAML file with se
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, for programs.")]
 
 Command = Callable[..., None]
+ARGUMENT = "model"  # the one setting that is given without its name
 
 
 def refuse_without_folder(flag: str, path: Path) -> None:
     """Before a long run. Raises ConfigError."""
     if not path.parent.is_dir():
         raise ConfigError(f"{flag} {path}: there is no folder {path.parent}; make it first")
-
-
-ARGUMENT = "model"  # the one setting that is given without its name
 
 
 def takes_settings(kind: type[ModelSettings]) -> Callable[[Command], Command]:

@@ -31,7 +31,9 @@ class Timekeeper:
         return shape_of(chunks, len(rows), batch.decode_context if rows else 0)
 
     def step_begins(self, now_ns: int, online_blocks: int) -> None:
-        """Online requests hold so many blocks."""
+        """Online requests hold so many blocks. Before a decision, which itself changes nothing."""
+        if self.watch is not None:
+            self.watch.arrivals.forget(now_ns)
         if self._headroom is not None:
             self._headroom.demand.observe(now_ns, online_blocks)
 

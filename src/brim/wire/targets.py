@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from brim.wire.errors import ApiError
-from brim.wire.target_limits import LEAST_MS, LIMIT_MS
+from brim.wire.target_limits import LEAST_MS, LIMIT_MS, WITHIN
 
 FAIRNESS_ID = "x-llm-d-inference-fairness-id"
 
@@ -29,6 +29,6 @@ def _milliseconds(name: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not LEAST_MS <= value < LIMIT_MS:
-        message = f"{name} must be a number of milliseconds from {LEAST_MS:f} to below {LIMIT_MS:.0f}."
+        message = f"{name} must be a number of milliseconds {WITHIN}."
         raise ApiError(400, message, param=name, code="invalid_value")
     return value

@@ -50,6 +50,16 @@ def test_a_shape_has_chunks_and_the_decodes_of_both_classes():
     assert time.shape(batch, (), [chunk]) == StepShape(8, 36, 0, 0)  # the decodes sit it out
 
 
+def test_a_target_that_was_asked_for_long_ago_is_forgotten_before_a_decision():
+    time = Timekeeper(policy())
+    assert time.watch is not None
+    time.watch.arrivals.observe(0, 1000 * MS, 200)
+    time.step_begins(300_000 * MS, 0)
+    assert time.watch.arrivals.ttft_ns() == 1000 * MS
+    time.step_begins(300_001 * MS, 0)
+    assert time.watch.arrivals.ttft_ns() is None
+
+
 def test_a_step_begins_when_the_one_before_is_over():
     pace = Pace()
     time = Timekeeper(replace(policy(), pace=pace))

@@ -148,10 +148,7 @@ class Slack:
         if due is not None:
             yield _Bound(due.due_ns - step.start_ns, due.request_id)
         yield from self._prompt_bounds(step, decodes)
-        if not step.held_back:
-            return
-        self.arrivals.forget(step.now_ns)
-        ttft_ns = self.arrivals.ttft_ns(least_ns=self._expect(StepShape(1)))
+        ttft_ns = self.arrivals.ttft_ns(least_ns=self._expect(StepShape(1))) if step.held_back else None
         if ttft_ns is not None:
             shortest_ns = _WORTH_WHILE * self._predict(StepShape(1))
             yield _Bound(max(self._until_arrivals(step, decodes, ttft_ns), shortest_ns), None)

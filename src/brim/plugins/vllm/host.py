@@ -175,7 +175,7 @@ class VllmHost:
 
     def disengage(self) -> None:
         scheduler, self._blocked, self._given_way = self._scheduler, {}, set()
-        self._elsewhere = Elsewhere(scheduler)
+        self._elsewhere, self.ordered = Elsewhere(scheduler), ()
         for name in ("cache_full_blocks", "_maybe_evict_cached_block"):
             vars(self._pool).pop(name, None)
         if self._free is not None:

@@ -12,7 +12,7 @@ from brim.core.errors import ConfigError
 from brim.core.policies.named import refuse_unknown
 from brim.core.request import SLO
 from brim.plugins.hosting import MODES, Settings
-from brim.wire.target_limits import LEAST_MS, LIMIT_MS
+from brim.wire.target_limits import LEAST_MS, LIMIT_MS, WITHIN
 
 HOSTS = (  # limits that vLLM's own configuration gives
     "num_blocks",
@@ -55,8 +55,7 @@ def slo_of(told: Mapping[str, Any]) -> SLO:
             continue
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not LEAST_MS <= value < LIMIT_MS:
-            limits = f"from {LEAST_MS:f} to below {LIMIT_MS:.0f}"
-            raise ConfigError(f"{name} must be a number of milliseconds {limits}, not {value!r}")
+            raise ConfigError(f"{name} must be a number of milliseconds {WITHIN}, not {value!r}")
         found[name.removesuffix("_ms") + "_ns"] = round(value * 1e6)
     return SLO(**found)
 

@@ -10,7 +10,7 @@ from brim.core.estimators.slack import Arrivals, Miss, OnlineStep, PromptWork, S
 from brim.core.estimators.step_time import StepShape, attention_pairs
 
 MS = 1_000_000
-LONG_AGO = -299_000 * MS  # not yet forgotten
+LONG_AGO = -299_000 * MS
 
 
 def predict(shape: StepShape) -> int:
@@ -82,13 +82,6 @@ def test_a_target_of_a_client_below_the_shortest_step_slows_nobody_down():
     seen = slack()
     seen.arrivals.observe(0, 1 * MS, 200)
     assert seen.limit(step()) == StepLimit(None, 0)
-
-
-def test_a_target_that_was_asked_for_long_ago_is_forgotten():
-    seen = slack()
-    seen.arrivals.observe(0, 1000 * MS, 200)
-    assert seen.limit(step(1 * MS)).limit_ns is not None
-    assert seen.limit(step(301_000 * MS)) == StepLimit(None, 0)
 
 
 def test_without_any_target_there_is_no_limit():
