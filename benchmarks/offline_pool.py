@@ -41,7 +41,7 @@ def filled(count: int) -> OfflinePool:
     for number in range(count):
         pool.add(waiting(number), prompt(number))
     for document in range(RESIDENT):
-        pool.published(prompt(document), 0, DOCUMENT_BLOCKS)
+        pool.prefixes.published(prompt(document), 0, DOCUMENT_BLOCKS)
     return pool
 
 
@@ -68,7 +68,7 @@ def cache_turn(blocks: BlockPool, pool: OfflinePool, number: int) -> Callable[[]
         table = blocks.take(TABLE)
         for block_id, block_hash in zip(table, hashes, strict=True):
             blocks.publish(block_id, block_hash)
-        pool.published(hashes, 0, TABLE)
+        pool.prefixes.published(hashes, 0, TABLE)
         blocks.release(reversed(table))
 
     return once

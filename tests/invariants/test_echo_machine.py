@@ -198,7 +198,7 @@ class EchoMachine(Traffic):
                 TokenHashing().extend(hashes, view, self.config.block_size)
             wanted.update(hashes[: (view.num_tokens - 1) // self.config.block_size])
         cached = kv._pool.index._block_ids
-        assert {h: pool.reuse(h) for h in cached} == {h: wanted[h] for h in cached}
+        assert {h: pool.prefixes.reuse(h) for h in cached} == {h: wanted[h] for h in cached}
         assert not {view.request.request_id for view in pool} & set(kv._contents)
 
     def teardown(self) -> None:

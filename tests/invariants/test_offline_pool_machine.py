@@ -62,8 +62,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool = OfflinePool()
         eviction: Eviction = LeastRecentlyUsed()
         if rule != "least recently used":
-            eviction = Recounting(self, self.pool, online_last=rule == "online last")
-        self.kv = KVCacheManager(NUM_BLOCKS, block_size, eviction=eviction, observer=self.pool)
+            eviction = Recounting(self, self.pool.prefixes, online_last=rule == "online last")
+        self.kv = KVCacheManager(NUM_BLOCKS, block_size, eviction=eviction, observer=self.pool.prefixes)
         self.waiting: list[RequestState] = []
         self.running: list[RequestState] = []
         self.detached: list[list[int]] = []
@@ -208,8 +208,8 @@ class PoolMachine(RuleBasedStateMachine):
     def what_is_known_of_the_cache_is_true(self) -> None:
         for block in self.kv._pool._blocks:
             if block.block_hash is not None:
-                assert self.pool.reuse(block.block_hash) == self.reuse(block.block_hash)
-                assert self.pool.depth(block.block_hash) == self.depths[block.block_hash]
+                assert self.pool.prefixes.reuse(block.block_hash) == self.reuse(block.block_hash)
+                assert self.pool.prefixes.depth(block.block_hash) == self.depths[block.block_hash]
         for view in self.pooled:
             assert self.pool.cached_blocks(view) == len(self.kv.hit_blocks(view))
 
@@ -234,7 +234,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.kv.check([])
         assert len(self.pool) == 0
         self.kv._pool.take(NUM_BLOCKS)  # evicts all
-        assert self.pool._trie._depths == {}
+        assert self.pool.prefixes._depths == {}
 
 
 class TestFewRuns(PoolMachine.TestCase):

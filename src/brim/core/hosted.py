@@ -23,7 +23,6 @@ from brim.core.kvcache.eviction import Eviction
 from brim.core.kvcache.hosted import Host, HostedCache
 from brim.core.kvcache.ledger import Ledger
 from brim.core.kvcache.prefix_index import BlockHashing, CacheObserver
-from brim.core.offline.pool import OfflinePool
 from brim.core.plan import Chunk, StepPlan, StepResult
 from brim.core.policy import Policy
 from brim.core.request import Request, RequestState, TaskClass
@@ -76,7 +75,7 @@ class HostedScheduler(Scheduler):
         self.deviations = 0  # steps in which the host did not do what it was told
 
     def _cache(
-        self, rule: Eviction, hashing: BlockHashing | None, ledger: Ledger, pool: OfflinePool | None
+        self, rule: Eviction, hashing: BlockHashing | None, ledger: Ledger, observer: CacheObserver | None
     ) -> HostedCache:
         return HostedCache(
             self._host, self.config.block_size, self.config.enable_prefix_caching, rule, ledger
@@ -85,7 +84,7 @@ class HostedScheduler(Scheduler):
     @property
     def observer(self) -> CacheObserver | None:
         """Whom the host shall tell which prefixes can be found; None where nobody asks."""
-        return self.queues.pool
+        return None if self.queues.pool is None else self.queues.pool.prefixes
 
     def close(self) -> None:
         """Nobody calls it any more, be it between `order` and `ran`: what is kept for newcomers goes back."""

@@ -25,7 +25,7 @@ from brim.core.flight import Flight, Intent
 from brim.core.kvcache.eviction import Eviction, eviction
 from brim.core.kvcache.ledger import Ledger
 from brim.core.kvcache.manager import KVCacheManager
-from brim.core.kvcache.prefix_index import BlockHashing
+from brim.core.kvcache.prefix_index import BlockHashing, CacheObserver
 from brim.core.limits import refuse_impossible
 from brim.core.offline.pool import OfflinePool
 from brim.core.plan import Chunk, StepPlan, StepResult
@@ -53,7 +53,8 @@ class Scheduler:
         pool = None if self.policy.planning is None else OfflinePool()
         self.queues = Queues(self.policy.ordering, pool)
         ledger = Ledger(config.block_size, self.batch, buffer_steps=self.policy.loan_buffer_steps)
-        self.kv = self._cache(eviction(self.policy.evicting, pool), hashing, ledger, pool)
+        prefixes = None if pool is None else pool.prefixes
+        self.kv = self._cache(eviction(self.policy.evicting, prefixes), hashing, ledger, prefixes)
         self._states: dict[str, RequestState] = {}
         self._in_flight: deque[Flight] = deque()
         self._appender = Appender()
@@ -66,10 +67,10 @@ class Scheduler:
         self._settled = Settled(self.policy, self.batch, self.queues, self._time, config.max_num_seqs)
 
     def _cache(
-        self, rule: Eviction, hashing: BlockHashing | None, ledger: Ledger, pool: OfflinePool | None
+        self, rule: Eviction, hashing: BlockHashing | None, ledger: Ledger, observer: CacheObserver | None
     ) -> KVCacheManager:
         size = self.config.num_blocks, self.config.block_size
-        return KVCacheManager(*size, self.config.enable_prefix_caching, rule, hashing, ledger, pool)
+        return KVCacheManager(*size, self.config.enable_prefix_caching, rule, hashing, ledger, observer)
 
     def __len__(self) -> int:
         """Requests that are not over."""

@@ -135,19 +135,19 @@ class JournaledScheduler(HostedScheduler):
     def known(self) -> Collection[BlockHash]:
         """As a `CacheObserver`."""
         assert self.queues.pool is not None
-        return self.queues.pool.known
+        return self.queues.pool.prefixes.known
 
     def published(self, hashes: Sequence[BlockHash], start: int, stop: int) -> None:
         """The host tells what can be found."""
         assert self.queues.pool is not None
         self._write({"call": "published", "chain": [_short(name) for name in hashes[:stop]], "start": start})
-        self.queues.pool.published(hashes, start, stop)
+        self.queues.pool.prefixes.published(hashes, start, stop)
 
     def evicted(self, block_hash: BlockHash) -> None:
         """The host tells what can't be found any more."""
         assert self.queues.pool is not None
         self._write({"call": "evicted", "content": _short(block_hash)})
-        self.queues.pool.evicted(block_hash)
+        self.queues.pool.prefixes.evicted(block_hash)
 
     def add(self, request: Request, now_ns: int) -> None:
         with self._call("add", now_ns, request=_facts(request), blocks=self._blocks(request)):

@@ -162,11 +162,13 @@ class Slack:
         """
         most = self.arrivals.prompt_tokens(ttft_ns, step.now_ns)
         chunk_tokens = self._chunk_tokens(decodes, most)  # fewer come in chunks as large, or in a single one
-        wait_ns = ttft_ns
-        for _ in range(3):
-            tokens = self.arrivals.prompt_tokens(wait_ns, step.now_ns)
-            work_ns = self._work_ns(decodes, tokens, attention_pairs(tokens), chunk_tokens)
-            wait_ns = max(ttft_ns - work_ns, 0)
+
+        def allowed_ns(tokens: int) -> int:
+            return max(ttft_ns - self._work_ns(decodes, tokens, attention_pairs(tokens), chunk_tokens), 0)
+
+        wait_ns = allowed_ns(most)
+        for _ in range(2):
+            wait_ns = allowed_ns(self.arrivals.prompt_tokens(wait_ns, step.now_ns))
         if self.arrivals.few:
             wait_ns = min(wait_ns, ttft_ns // 2)
         return step.now_ns + wait_ns - step.start_ns

@@ -131,7 +131,7 @@ class HostedBlocks:
 
     def release(self, block_ids: Iterable[int]) -> None:
         """The host itself frees its own."""
-        self.num_reserved -= sum(block_id < 0 for block_id in block_ids)
+        self.num_reserved -= len([block_id for block_id in block_ids if block_id < 0])
 
     def mark_online(self, block_ids: Iterable[int]) -> None:
         """Done when the host gave them."""
@@ -208,16 +208,14 @@ class HostedCache(KVCacheManager):
         state.block_ids = self._pool.take(self.blocks_for(state.num_tokens))
         self._count_online(state, state.block_ids)
         self._contents.setdefault(state.request.request_id, Content())
-        self._open[state] = 0
-        self._fill(state)
+        self._fill(state, 0)
 
     def stepped(self) -> None:
         """The host has carried a step out: its block ids take the places of reserved ones."""
         self._pool.entered()
-        for state in list(self._open):
-            entered = self._open[state] == 0
-            self._fill(state)
-            if entered and state in self._open:
+        for state, start in list(self._open.items()):
+            self._fill(state, start)
+            if start == 0 and state in self._open:
                 self._miss(state)
 
     def _miss(self, state: RequestState) -> None:
@@ -239,11 +237,11 @@ class HostedCache(KVCacheManager):
         lacking = self.blocks_for(num_tokens) - len(state.block_ids)
         if lacking > 0:
             self.ledger.release(state)
-            self._open.setdefault(state, len(state.block_ids))
+            start = self._open.setdefault(state, len(state.block_ids))
             fresh = self._pool.take(lacking)
             state.block_ids += fresh
             self._count_online(state, fresh)
-            self._fill(state)
+            self._fill(state, start)
 
     def detach(self, state: RequestState) -> list[int]:
         block_ids = super().detach(state)
@@ -262,14 +260,13 @@ class HostedCache(KVCacheManager):
     def _beside(self, view: RequestView) -> int:
         return sum([each.blocks_for(view.num_tokens) for each in self._host.beside])
 
-    def _fill(self, state: RequestState) -> None:
-        start = self._open[state]
+    def _fill(self, state: RequestState, start: int) -> None:
         fresh = self._host.table(state.request.request_id, start)[: len(state.block_ids) - start]
         self._replace(state, start, fresh)
         if self._online is not None and state.request.task_class is TaskClass.ONLINE:
             self._host.mark_online(fresh)
         if start + len(fresh) >= len(state.block_ids):
-            del self._open[state]
+            self._open.pop(state, None)
         else:
             self._open[state] = start + len(fresh)
 

@@ -7,11 +7,10 @@ uncached length, and inside a bucket the longest cached prefix. The structure is
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from brim.core.errors import InvariantViolated
-from brim.core.kvcache.eviction import ReuseWatcher
 from brim.core.kvcache.prefix_index import BlockHash
 from brim.core.lazy_heap import LazyHeap
 from brim.core.offline.node import Node, Urgency, Waiter
@@ -36,13 +35,13 @@ def bucket(uncached_blocks: int) -> int:
 
 
 class OfflinePool:
-    """New and preempted offline requests by the prefixes they share. Also a `CacheObserver` and a `Reuse`.
+    """New and preempted offline requests by the prefixes they share; these are told what is cached.
 
     What a call costs depends on the lengths of prefixes and on the number of buckets, not on how many wait.
     """
 
     def __init__(self) -> None:
-        self._trie = PrefixTrie()
+        self.prefixes = PrefixTrie()
         self._waiters: dict[str, Waiter] = {}
         self._by_urgency: LazyHeap[Waiter] = LazyHeap(lambda waiter: waiter.waits)
         self._by_arrival: LazyHeap[_Arrival] = LazyHeap(lambda arrival: arrival[-1].waits)
@@ -72,13 +71,13 @@ class OfflinePool:
             raise InvariantViolated(f"{view} waits already: remove it before it is added again")
         waiter = Waiter(view, urgency(view), len(hashes) + 1)
         self._waiters[view.request.request_id] = waiter
-        self._trie.insert(waiter, hashes)
+        self.prefixes.insert(waiter, hashes)
         self._by_urgency.push(waiter)
         self._by_arrival.push((view.request.arrival_ns, view.arrival_seq, waiter))
 
     def remove(self, view: RequestView) -> None:
         """Raises KeyError where the request does not wait."""
-        self._trie.remove(self._waiters.pop(view.request.request_id))
+        self.prefixes.remove(self._waiters.pop(view.request.request_id))
 
     def candidates(self) -> list[RequestView]:
         """The most urgent request, so that nothing starves; then one of each bucket of uncached length.
@@ -94,8 +93,8 @@ class OfflinePool:
 
         The most urgent request comes alone, so it may be there twice. To be used before the pool changes.
         """
-        while self._trie.changed:
-            self._look(self._trie.changed.popitem()[0])
+        while self.prefixes.changed:
+            self._look(self.prefixes.changed.popitem()[0])
         first = self._by_urgency.first()
         urgent = [] if first is None else [iter((first.view,))]
         return [*urgent, *(self._family(*best, most) for best in list(self._best_of_buckets()))]
@@ -120,11 +119,11 @@ class OfflinePool:
 
     def cached_blocks(self, view: RequestView) -> int:
         """The cached prefix of a waiting request. Raises KeyError where it does not wait."""
-        return self._trie.cached_prefix(self._waiters[view.request.request_id])
+        return self.prefixes.cached_prefix(self._waiters[view.request.request_id])
 
     def cached_hashes(self, view: RequestView) -> Sequence[BlockHash]:
         """The same, by name, without a look at its tokens."""
-        return self._trie.cached_hashes(self._waiters[view.request.request_id])
+        return self.prefixes.cached_hashes(self._waiters[view.request.request_id])
 
     def _best_of_buckets(self) -> Iterator[tuple[int, _Place]]:
         for number in sorted(self._places):
@@ -149,36 +148,9 @@ class OfflinePool:
             places = self._places.setdefault(number, LazyHeap(_is_current))
             places.push((-node.cached_end, waiter, node.serial, node))
 
-    # ---- cached blocks ---------------------------------------------------------------------------------
-
-    @property
-    def known(self) -> Collection[BlockHash]:
-        """The blocks that can be found, at any time, as far as it was told."""
-        return self._trie.cached
-
-    def published(self, hashes: Sequence[BlockHash], start: int, stop: int) -> None:
-        """Of a chain from its first block on, the blocks `start` to `stop` can be found, if not before."""
-        self._trie.published(hashes, start, stop)
-
-    def evicted(self, block_hash: BlockHash) -> None:
-        """Raises KeyError where the block could not be found before."""
-        self._trie.evicted(block_hash)
-
-    def reuse(self, block_hash: BlockHash) -> int:
-        """How many of those that wait will read a cached block."""
-        return self._trie.reuse(block_hash)
-
-    def depth(self, block_hash: BlockHash) -> int:
-        """Blocks before a cached one in its chain. Raises KeyError where it is not cached."""
-        return self._trie.depth(block_hash)
-
-    def watch(self, watcher: ReuseWatcher) -> None:
-        """From now on the watcher is told of changed reuse, nobody else."""
-        self._trie.watcher = watcher
-
     def check(self) -> None:
         """Verifies the books. Raises InvariantViolated. Linear: for tests."""
-        self._trie.check(self._waiters.values())
+        self.prefixes.check(self._waiters.values())
 
 
 def _bucket(length: int, node: Node) -> int:

@@ -24,17 +24,20 @@ from brim.core.offline.node import Node, Waiter
 
 
 class PrefixTrie:
-    """Hashes are chained: two equal ones mean that all before them are equal."""
+    """Hashes are chained: two equal ones mean that all before them are equal.
+
+    As a `CacheObserver` it is told which blocks are cached, as a `Reuse` it tells which of them are wanted.
+    """
 
     def __init__(self) -> None:
         self.root = Node(None, (), 0)
         self.changed: dict[Node, None] = {}  # where the most urgent of some length may be another one
-        self.watcher: ReuseWatcher | None = None
+        self._watcher: ReuseWatcher | None = None
         self._depths: dict[BlockHash, int] = {}  # of all cached blocks
         self._nodes: dict[BlockHash, Node] = {}  # of the cached blocks that somebody waits for
 
     @property
-    def cached(self) -> Collection[BlockHash]:
+    def known(self) -> Collection[BlockHash]:
         """All cached blocks, at any time."""
         return self._depths.keys()
 
@@ -46,6 +49,10 @@ class PrefixTrie:
     def depth(self, block_hash: BlockHash) -> int:
         """Blocks before a cached one in its chain. Raises KeyError where it is not cached."""
         return self._depths[block_hash]
+
+    def watch(self, watcher: ReuseWatcher) -> None:
+        """From now on the watcher is told of changed reuse, nobody else."""
+        self._watcher = watcher
 
     # ---- requests --------------------------------------------------------------------------------------
 
@@ -78,8 +85,8 @@ class PrefixTrie:
         self.changed[node.frontier] = None
         for at in node.lineage():
             at.count -= 1
-            if self.watcher is not None and at.count:
-                self.watcher.reuse_changed(at.hashes)
+            if self._watcher is not None and at.count:
+                self._watcher.reuse_changed(at.hashes)
         self._prune(node)
 
     def cached_prefix(self, waiter: Waiter) -> int:
@@ -207,8 +214,8 @@ class PrefixTrie:
             parent.warm.pop(node, None)
             for block_hash in node.hashes:
                 self._nodes.pop(block_hash, None)
-            if self.watcher is not None:
-                self.watcher.reuse_changed(node.hashes)
+            if self._watcher is not None:
+                self._watcher.reuse_changed(node.hashes)
             self._retire(node)
             node = parent
         if node is not self.root and len(node.children) == 1:
@@ -224,8 +231,8 @@ class PrefixTrie:
         """A new leaf: some of its blocks may be cached already."""
         self._move_cached(leaf)
         self._extend(leaf)
-        if self.watcher is not None:
-            self.watcher.reuse_changed(leaf.hashes)
+        if self._watcher is not None:
+            self._watcher.reuse_changed(leaf.hashes)
 
     def _move_cached(self, node: Node) -> None:
         """Its cached blocks are found at this node from now on."""

@@ -12,12 +12,10 @@ from typing import Any
 
 import vllm
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1
-from vllm.v1.core.kv_cache_utils import (
-    FreeKVCacheBlockQueue,
-    get_block_hash,
-    get_group_id,
-    make_block_hash_with_group_id,
-)
+from vllm.v1.core.kv_cache_utils import FreeKVCacheBlockQueue
+from vllm.v1.core.kv_cache_utils import get_block_hash as content_of
+from vllm.v1.core.kv_cache_utils import get_group_id as group_of
+from vllm.v1.core.kv_cache_utils import make_block_hash_with_group_id as content_key
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.request_queue import RequestQueue, create_request_queue
 from vllm.v1.core.single_type_kv_cache_manager import (
@@ -33,7 +31,10 @@ __all__ = [  # what others take from vLLM through this file, beside what is defi
     "Request",
     "RequestQueue",
     "RequestStatus",
+    "content_key",  # the name of a block's content in vLLM's index, for one group of layers
+    "content_of",  # and what it was made of
     "create_request_queue",
+    "group_of",
 ]
 
 TESTED = ((0, 31), (0, 33))  # minor releases, the first and the last
@@ -76,19 +77,6 @@ POOL = (
     "get_num_free_blocks",
     "_maybe_evict_cached_block",
 )
-
-
-def content_key(block_hash: bytes, group: int) -> Any:
-    """The name of a block's content in vLLM's index, for one group of layers."""
-    return make_block_hash_with_group_id(block_hash, group)
-
-
-def content_of(key: Any) -> bytes:
-    return get_block_hash(key)
-
-
-def group_of(key: Any) -> int:
-    return get_group_id(key)
 
 
 def table_group(managers: Sequence[Any]) -> int:

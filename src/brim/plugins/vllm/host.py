@@ -211,11 +211,11 @@ class VllmHost:
                 observer.published(request.block_hashes, first, last)
 
         def maybe_evict(block: Any) -> bool:
-            key, done = block.block_hash, evict(block)
-            if done and group_of(key) == group and cached.get_one_block(key) is None:
+            key, done = block.block_hash, bool(evict(block))
+            if done and group_of(key) == group:
                 content = content_of(key)
-                if content in known:
+                if content in known and cached.get_one_block(key) is None:
                     observer.evicted(content)
-            return bool(done)
+            return done
 
         pool.cache_full_blocks, pool._maybe_evict_cached_block = cache_full_blocks, maybe_evict

@@ -31,7 +31,7 @@ class Crowd:
         self.cached: set[str] = set()
         self.told: list[str] = []
         self.arrivals = 0
-        self.pool.watch(self)
+        self.pool.prefixes.watch(self)
 
     def reuse_changed(self, block_hashes: Sequence[Hashable]) -> None:
         self.told += map(str, block_hashes)
@@ -51,13 +51,13 @@ class Crowd:
         self.pool.remove(gone)
 
     def publish(self, text: str, start: int = 0) -> None:
-        self.pool.published(chain(text), start, len(text))
+        self.pool.prefixes.published(chain(text), start, len(text))
         self.cached |= {*chain(text)[start:]}
 
     def evict(self, *block_hashes: str) -> None:
         for block_hash in block_hashes:
             self.cached.remove(block_hash)
-            self.pool.evicted(block_hash)
+            self.pool.prefixes.evicted(block_hash)
 
     def names(self, views: Iterable[RequestView]) -> list[str]:
         return [self.texts[view] for view in views]  # type: ignore[index]
@@ -85,8 +85,8 @@ class Crowd:
         assert list(self.pool) == sorted(self.texts, key=urgency)
         assert len(self.pool) == len(self.texts)
         for block_hash in self.cached:
-            assert self.pool.reuse(block_hash) == self.reuse(block_hash)
-            assert self.pool.depth(block_hash) == len(block_hash) - 1
+            assert self.pool.prefixes.reuse(block_hash) == self.reuse(block_hash)
+            assert self.pool.prefixes.depth(block_hash) == len(block_hash) - 1
         for view in self.texts:
             assert self.pool.cached_blocks(view) == self.cached_blocks(view)
         assert self.pool.candidates() == self.candidates()
@@ -276,13 +276,13 @@ def test_a_length_class_is_at_most_an_eighth_too_short(num_blocks):
 def test_reuse_counts_those_that_will_read_a_cached_block():
     crowd = Crowd()
     crowd.publish("abz")
-    assert crowd.pool.reuse("a") == 0
+    assert crowd.pool.prefixes.reuse("a") == 0
     crowd.add("abcd")
     gone = crowd.add("abz")
     crowd.add("a")
-    assert [crowd.pool.reuse(block_hash) for block_hash in ("a", "ab", "abz")] == [3, 2, 1]
+    assert [crowd.pool.prefixes.reuse(block_hash) for block_hash in ("a", "ab", "abz")] == [3, 2, 1]
     crowd.remove(gone)
-    assert [crowd.pool.reuse(block_hash) for block_hash in ("a", "ab", "abz")] == [2, 1, 0]
+    assert [crowd.pool.prefixes.reuse(block_hash) for block_hash in ("a", "ab", "abz")] == [2, 1, 0]
 
 
 def test_a_watcher_is_told_of_new_wants_and_of_every_fall():
@@ -294,7 +294,7 @@ def test_a_watcher_is_told_of_new_wants_and_of_every_fall():
     assert crowd.told == ["a", "ab"]  # wanted more
     crowd.told = []
     crowd.remove(first)
-    assert [h for h in crowd.told if crowd.pool.reuse(h) == 0] == ["ab"]
+    assert [h for h in crowd.told if crowd.pool.prefixes.reuse(h) == 0] == ["ab"]
     assert set(crowd.told) == {"ab", "a"}
     crowd.told = []
     crowd.remove(second)
@@ -405,7 +405,7 @@ def filled(count: int) -> OfflinePool:
     for number in range(count):
         pool.add(waiting(number), prompt(number, 1 + number % 7))
     for document in range(RESIDENT):
-        pool.published(prompt(document, 0), 0, DOCUMENT_BLOCKS)
+        pool.prefixes.published(prompt(document, 0), 0, DOCUMENT_BLOCKS)
     pool.candidates()
     return pool
 
@@ -430,9 +430,9 @@ def visits_per_round(pool: OfflinePool, visits: Visits, hashes: Sequence[int]) -
     for number in range(rounds):
         best = pool.candidates()[-1]
         pool.remove(best)
-        pool.published(hashes, 0, number + 1)
+        pool.prefixes.published(hashes, 0, number + 1)
         if number:
-            pool.evicted(hashes[number])
+            pool.prefixes.evicted(hashes[number])
         pool.add(waiting(10**6 + number), prompt(number, 3))
     return (visits.count - before) / rounds
 
