@@ -23,6 +23,8 @@ import httpx2
 import openai
 import pytest
 
+from tests import monitoring
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
@@ -235,6 +237,17 @@ def test_metrics_stand_beside_vllms(server: VllmServer) -> None:
     text = server.get("/metrics").text
     assert "vllm:time_to_first_token_seconds_bucket" in text
     assert 'brim:batch_jobs{status="completed"}' in text
+
+
+def test_the_dashboard_and_the_rules_ask_for_what_vllm_exports(server: VllmServer) -> None:
+    """Of its own names; those of Brim: tests/server/test_monitoring.py."""
+    exported = monitoring.exported(server.get("/metrics").text)
+    asked = [each for text in monitoring.expressions() for each in monitoring.metrics(text).items()]
+    of_vllm = [(name, labels) for name, labels in asked if name.startswith(("vllm:", "http_"))]
+    assert {"http_requests_total", "vllm:kv_cache_usage_perc"} <= {name for name, _ in of_vllm}
+    for name, labels in of_vllm:
+        assert name in exported
+        assert labels <= exported[name] | monitoring.TARGET_LABELS, name
 
 
 def test_the_switch_works_while_it_serves(server: VllmServer, client: openai.OpenAI) -> None:
