@@ -248,14 +248,19 @@ class Hosting:
         logger.info("Brim is %s, by policy %s", self.mode, brim.config.policy)
 
     def _disengage(self) -> None:
-        if self.scheduler is None or self._engine is None:
+        scheduler, self.scheduler = self.scheduler, None
+        if scheduler is None or self._engine is None:
             return
-        self.scheduler.close()
-        timing = self.scheduler.policy.timing
+        timing = scheduler.policy.timing
         if timing is not None and timing.steps.error.steps:
             self._step_time = timing.steps.step_time  # measured here: the best there is to start from
-        self.scheduler = None
-        self._engine.disengage()
+        for leave in (scheduler.close, self._engine.disengage):
+            try:
+                leave()
+            except Exception:
+                if self._settings.strict:
+                    raise
+                logger.exception("Brim did not leave in good order")
         logger.info("The engine schedules by itself")
 
     def _config(self, settings: Settings) -> SchedulerConfig:

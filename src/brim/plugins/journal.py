@@ -11,8 +11,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from brim.core.request import FinishReason, Request
 from brim.profiles.loader import load as load_profile
 from brim.workloads.journals import FORMAT
 from brim.workloads.source import JOURNAL
+
+logger = logging.getLogger(__name__)
 
 Answer = list[Any]  # [what was asked, the answer, how many times on end]
 
@@ -125,7 +128,7 @@ class JournaledScheduler(HostedScheduler):
 
     def close(self) -> None:
         super().close()
-        self._file.close()
+        self._stop()
 
     @property
     def observer(self) -> CacheObserver | None:
@@ -220,8 +223,18 @@ class JournaledScheduler(HostedScheduler):
             self._write({"call": name, "now_ns": now_ns, **more, "host": self._asked.take()})
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
-        self._file.flush()
+        if self._file.closed:
+            return
+        try:
+            self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
+            self._file.flush()
+        except OSError:
+            logger.exception("%s ends here, and decisions go on: it could not be written", self._file.name)
+            self._stop()
+
+    def _stop(self) -> None:
+        with suppress(OSError):  # what could not be written is written once more, and may fail again
+            self._file.close()
 
 
 def step_time(profile: str | None) -> StepTime | None:

@@ -20,11 +20,15 @@ from brim.workloads.journals import FORMAT
 
 
 class Replay(NamedTuple):
-    """What came of it: `difference` is None where every decision came out the same."""
+    """What came of it: `difference` is None where every decision came out the same.
+
+    `cut`: the last line was not written to its end, and is left out.
+    """
 
     calls: int
     steps: int
     difference: str | None = None
+    cut: bool = False
 
 
 class _Differs(Exception):
@@ -97,8 +101,11 @@ def replay(path: Path) -> Replay:
     where a line can't be one.
     """
     player: _Player | None = None
-    calls = steps = 0
+    calls, steps, cut = 0, 0, False
     for number, line in _lines(path):
+        if line is None:
+            cut = True
+            break
         with _readable(path, number):
             if "brim_journal" in line:
                 player = _Player(line)
@@ -113,7 +120,7 @@ def replay(path: Path) -> Replay:
             return Replay(calls, steps, f"line {number} ({line['call']}): {difference}")
     if player is None:
         raise ConfigError(f"{path} is empty: give what a scheduler wrote (`decision_log` of Brim's settings)")
-    return Replay(calls, steps)
+    return Replay(calls, steps, cut=cut)
 
 
 @contextmanager
@@ -128,11 +135,17 @@ def _readable(path: Path, number: int) -> Iterator[None]:
         ) from exc
 
 
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """With their numbers; None for a last one that a full disk or a kill cut off."""
     try:
         with path.open(encoding="utf-8") as file:
             for number, text in enumerate(file, 1):
-                yield number, _parsed(path, number, text)
+                try:
+                    yield number, _parsed(path, number, text)
+                except ConfigError:
+                    if number == 1 or text.endswith("\n"):
+                        raise
+                    yield number, None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is no text: give a journal of decisions, unpacked") from None
     except OSError as exc:

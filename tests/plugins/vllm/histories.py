@@ -50,13 +50,16 @@ class Traffic:
 
     def run(self, steps: int) -> None:
         """So many steps, then all that is left; nothing new arrives meanwhile."""
+        self.go_on(steps)
+        self.driver.scheduler.set_pause_state(PauseState.UNPAUSED)
+        self.driver.drain()
+
+    def go_on(self, steps: int) -> None:
         for _ in range(steps):
             self._happen()
             if self.pauses:
                 self._pause()
             self.driver.step()
-        self.driver.scheduler.set_pause_state(PauseState.UNPAUSED)
-        self.driver.drain()
 
     def _pause(self) -> None:
         scheduler, chance = self.driver.scheduler, self._random.random()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -13,6 +15,7 @@ from brim.core.errors import ConfigError
 from brim.core.hosted import HostedScheduler
 from brim.core.kvcache.hosted import Beside
 from brim.core.policy import Policy
+from brim.core.request import SLO
 from brim.plugins.journal import JournaledScheduler
 from brim.plugins.replay import Replay, replay
 from tests.helpers import MS, OFFLINE, config, request
@@ -28,6 +31,27 @@ class WritingHost(FakeHost):
 
     def make(self, policy: Policy | None) -> HostedScheduler:
         return JournaledScheduler(self.config, self, self._path)
+
+
+class FullDisk:
+    """Takes twenty lines more."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.name, self.closed, self._file, self._left = file.name, False, file, 20
+
+    def write(self, text: str) -> None:
+        self._left -= 1
+        self._file.write(text)
+
+    def flush(self) -> None:
+        if self._left < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self._file.flush()
+
+    def close(self) -> None:
+        self.closed = True
+        self._file.close()
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.fixture
@@ -116,6 +140,46 @@ def test_what_is_no_journal_is_refused(journal: Path, text: str, said: str) -> N
     journal.write_text(text)
     with pytest.raises(ConfigError, match=said):
         replay(journal)
+
+
+def test_a_line_that_was_cut_off_is_left_out(journal: Path) -> None:
+    play(WritingHost(journal, policy="brim"))
+    whole, text = replay(journal), journal.read_text()
+    journal.write_text(text[:-9])
+    cut = replay(journal)
+    assert cut == Replay(whole.calls - 1, cut.steps, None, cut=True)
+    journal.write_text(text.replace(text.splitlines()[-2], text.splitlines()[-2][:-9]))
+    with pytest.raises(ConfigError, match="is no JSON: was the file cut"):
+        replay(journal)
+
+
+def test_a_replay_knows_what_the_adopted_had_been_answered(journal: Path) -> None:
+    host = WritingHost(journal, policy="brim")
+    host.add(request("a", 6, 9, slo=SLO(itl_ns=20 * MS)))
+    for _ in range(4):
+        host.step()
+    while host._in_flight:
+        host._finish()
+    host.scheduler.close()
+    host.pool.observer, host.scheduler = None, host.make(None)
+    host.scheduler.adopt(host.requests["a"].asked, host.now_ns)
+    host.add(request("b", [5] * 12, 9, task_class=OFFLINE, arrival_ns=host.now_ns))
+    host.run()
+    host.scheduler.close()
+    assert replay(journal).difference is None
+
+
+def test_where_the_disk_is_full_decisions_go_on(
+    journal: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = WritingHost(journal, policy="brim")
+    assert isinstance(host.scheduler, JournaledScheduler)
+    broken = FullDisk(host.scheduler._file)
+    monkeypatch.setattr(host.scheduler, "_file", broken)
+    play(host)
+    assert host.ended["r0"] == 6
+    assert broken.closed
+    assert caplog.messages == [f"{journal} ends here, and decisions go on: it could not be written"]
 
 
 def test_what_is_no_text_is_refused(journal: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import Any
 
 from brim.core.kvcache.eviction import Block, Eviction
@@ -14,16 +14,24 @@ class FreeBlocks:
     """vLLM's free-block queue, in the order of one of Brim's rules of eviction.
 
     Blocks without content go first, and with them the second copy of a content, and what was cached
-    before the rule came.
+    before the rule came. vLLM calls it in the middle of its own work: where the rule fails, blocks are
+    taken in any order.
     """
 
     def __init__(
-        self, eviction: Eviction, known: Collection[Hashable], blocks: Iterable[Any], num_blocks: int
+        self,
+        eviction: Eviction,
+        known: Collection[Hashable],
+        blocks: Iterable[Any],
+        num_blocks: int,
+        failed: Callable[[Exception], object],
     ) -> None:
-        """`known` are the contents that the rule knows of at any time; `num_blocks` are all there are."""
+        """`known` are the contents that the rule knows of at any time; `num_blocks` are all there are.
+        `failed` is told of an exception of the rule."""
         self.online: set[int] = set()  # blocks whose content an online request used
         self._eviction = eviction
         self._known = known
+        self._failed = failed
         self._plain: OrderedDict[int, Any] = OrderedDict((block.block_id, block) for block in blocks)
         self.num_free_blocks = len(self._plain)  # vLLM asks for every request in every step
         self._ranked: dict[Any, Any] = {}  # by content
@@ -37,10 +45,17 @@ class FreeBlocks:
         if self._plain:
             block = self._plain.popitem(last=False)[1]
         else:
-            block = self._ranked.pop(self._eviction.pop().block_hash)
+            block = self._pop_ranked()
         self.online.discard(block.block_id)
         self.num_free_blocks -= 1
         return block
+
+    def _pop_ranked(self) -> Any:
+        try:
+            return self._ranked.pop(self._eviction.pop().block_hash)
+        except Exception as exc:
+            self._failed(exc)
+            return self._ranked.popitem()[1]
 
     def popleft_n(self, n: int) -> list[Any]:
         return [self.popleft() for _ in range(n)]
@@ -50,7 +65,10 @@ class FreeBlocks:
         if self._plain.pop(block.block_id, None) is None:
             face = self._faces[block.block_id]
             del self._ranked[face.block_hash]
-            self._eviction.discard(face)
+            try:
+                self._eviction.discard(face)
+            except Exception as exc:
+                self._failed(exc)
 
     def append(self, block: Any) -> None:
         self.num_free_blocks += 1
@@ -61,7 +79,10 @@ class FreeBlocks:
             return
         face = self._faces[block_id]
         face.block_hash, face.online = content, block_id in self.online
-        self._eviction.add(face)
+        try:
+            self._eviction.add(face)
+        except Exception as exc:
+            self._failed(exc)
 
     def append_n(self, blocks: Iterable[Any]) -> None:
         for block in blocks:

@@ -45,6 +45,7 @@ class VllmHost:
         self._scheduler = scheduler
         self._pool = scheduler.kv_cache_manager.block_pool
         self._free: FreeBlocks | None = None
+        self._failure: Exception | None = None  # of Brim, inside vLLM's own work
 
     # ---- blocks ----------------------------------------------------------------------------------------
 
@@ -128,9 +129,15 @@ class VllmHost:
                 self.tell(brim, request)
 
     def step_taken(self, brim: HostedScheduler) -> None:
-        """vLLM has scheduled a step, and was to let in who was `ordered`."""
+        """vLLM has scheduled a step, and was to let in who was `ordered`. Raises what failed meanwhile."""
+        if self._failure is not None:
+            raise self._failure
         ordered, self.ordered = self.ordered, ()
         self._elsewhere.set_aside(brim, ordered, self._blocked)
+
+    def failed(self, exc: Exception) -> None:
+        """Of Brim, in the middle of vLLM's own work, which goes on: it is raised when that is done."""
+        self._failure = self._failure or exc
 
     def forget(self, request_id: str) -> None:
         self._blocked.pop(request_id, None)
@@ -174,17 +181,17 @@ class VllmHost:
             self.tell(brim, request)
 
     def disengage(self) -> None:
-        scheduler, self._blocked, self._given_way = self._scheduler, {}, set()
+        scheduler, self._blocked, self._given_way, self._failure = self._scheduler, {}, set(), None
         self._elsewhere, self.ordered = Elsewhere(scheduler), ()
+        for queue in QUEUES:
+            gated = getattr(scheduler, queue)
+            if isinstance(gated, GatedQueue):
+                setattr(scheduler, queue, gated.poured_into(create_request_queue(scheduler.policy)))
         for name in ("cache_full_blocks", "_maybe_evict_cached_block"):
             vars(self._pool).pop(name, None)
         if self._free is not None:
             self._pool.free_block_queue = FreeKVCacheBlockQueue(self._free.get_all_free_blocks())
             self._free = None
-        for queue in QUEUES:
-            gated = getattr(scheduler, queue)
-            if isinstance(gated, GatedQueue):
-                setattr(scheduler, queue, gated.poured_into(create_request_queue(scheduler.policy)))
 
     def _steer(self, eviction: Eviction, observer: CacheObserver | None) -> None:
         """From now on the observer is told what is cached, and a rule that needs that says who is evicted."""
@@ -193,7 +200,7 @@ class VllmHost:
         self._observe(observer)
         if eviction.by_class and not own_order(self._scheduler, self.groups):
             free = self._pool.free_block_queue.get_all_free_blocks()
-            self._free = FreeBlocks(eviction, observer.known, free, len(self._pool.blocks))
+            self._free = FreeBlocks(eviction, observer.known, free, len(self._pool.blocks), self.failed)
             self._pool.free_block_queue = self._free
 
     def _observe(self, observer: CacheObserver) -> None:
@@ -208,14 +215,20 @@ class VllmHost:
             first, last = num_cached_blocks, num_full_blocks
             cache(request, blocks, num_cached_blocks=first, num_full_blocks=last, **more)
             if last > first and more["kv_cache_group_id"] == group:
-                observer.published(request.block_hashes, first, last)
+                try:
+                    observer.published(request.block_hashes, first, last)
+                except Exception as exc:
+                    self.failed(exc)
 
         def maybe_evict(block: Any) -> bool:
             key, done = block.block_hash, bool(evict(block))
             if done and group_of(key) == group:
                 content = content_of(key)
                 if content in known and cached.get_one_block(key) is None:
-                    observer.evicted(content)
+                    try:
+                        observer.evicted(content)
+                    except Exception as exc:
+                        self.failed(exc)
             return done
 
         pool.cache_full_blocks, pool._maybe_evict_cached_block = cache_full_blocks, maybe_evict

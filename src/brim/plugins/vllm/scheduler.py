@@ -100,8 +100,11 @@ class BrimScheduler(AsyncScheduler):
         return outputs
 
     def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> bool:
-        self._brim.outdated()
-        return super().reset_prefix_cache(*args, **kwargs)
+        num_running = len(self.running)
+        done = super().reset_prefix_cache(*args, **kwargs)
+        if done or len(self.running) < num_running:
+            self._brim.outdated()
+        return done
 
     def _preempt_request(self, request: compat.Request, *args: Any, **kwargs: Any) -> None:
         super()._preempt_request(request, *args, **kwargs)
@@ -172,7 +175,11 @@ class BrimScheduler(AsyncScheduler):
             most = order(request.request_id)
             if most is None or tokens <= most or 0 < request.num_tokens - num_computed_tokens <= most:
                 return tokens  # what exceeds the known tokens are guesses: they run with the last of these
-            return self._whole_items(request, num_computed_tokens, most, tokens)
+            try:
+                return self._whole_items(request, num_computed_tokens, most, tokens)
+            except Exception as exc:
+                self._host.failed(exc)
+                return tokens
 
         return reserve
 
