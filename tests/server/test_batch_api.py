@@ -301,6 +301,19 @@ def test_unknown_fields_of_an_upload_are_named_in_a_header(http: httpx2.Client) 
     assert made.headers["x-brim-ignored-fields"] == "note, speed"
 
 
+@pytest.mark.parametrize("charset", ["utf-8", "unicode_escape", "utf-7", "undefined", "punycode", "no-such"])
+def test_a_form_is_utf_8_whatever_charset_it_claims(http: httpx2.Client, charset: str) -> None:
+    parts = [
+        b'content-disposition: form-data; name="purpose"\r\n\r\nuser_data',
+        'content-disposition: form-data; name="file"; filename="\\ud800 +2AA- é"\r\n\r\nx'.encode(),
+    ]
+    body = b"".join(b"--b\r\n" + part + b"\r\n" for part in parts) + b"--b--\r\n"
+    kind = f"multipart/form-data; charset={charset}; boundary=b"
+    made = http.post("/v1/files", content=body, headers={"content-type": kind})
+    assert made.status_code == 200, made.text
+    assert made.json()["filename"] == "\\ud800 +2AA- é"
+
+
 def test_uploads_that_are_no_form_with_a_file(http: httpx2.Client) -> None:
     assert error_of(http.post("/v1/files", json=UPLOAD), 400)["param"] == "file"
     assert error_of(http.post("/v1/files", data={**UPLOAD, "file": "text"}), 400)["param"] == "file"
@@ -501,3 +514,22 @@ def test_a_failing_store_leaves_no_file_behind(
     monkeypatch.setattr(store, "add_file", failing)
     error_of(http.post("/v1/files", data=UPLOAD, files={"file": ("x", b"x")}), status)
     assert set((data_folder / "files").iterdir()) == before
+
+
+def test_a_file_can_be_deleted_though_the_disk_is_full(
+    http: httpx2.Client, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file_id = http.post("/v1/files", data=UPLOAD, files={"file": ("x", b"x")}).json()["id"]
+    delete_file = store.delete_file
+
+    def full_while_it_is_there(db: sqlite3.Connection, tenant: str, file_id: str) -> None:
+        delete_file(db, tenant, file_id)
+        if (data_folder / "files" / file_id).exists():
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+
+    monkeypatch.setattr(store, "delete_file", full_while_it_is_there)
+    assert http.delete(f"/v1/files/{file_id}").json()["deleted"]
+    error_of(http.get(f"/v1/files/{file_id}"), 404)
+    error_of(http.delete(f"/v1/files/{file_id}"), 404)

@@ -1,4 +1,5 @@
 import asyncio
+import logging
 
 import openai
 import pytest
@@ -6,6 +7,7 @@ from openai.types.chat import ChatCompletion
 
 from brim.core.request import FinishReason, TaskClass
 from brim.engines.scripted import ScriptedEngine
+from brim.wire import ignored
 from tests.server.http_harness import HELLO, MODEL, Running, running, until
 
 FIELDS = {
@@ -215,6 +217,18 @@ def test_the_header_of_ignored_fields_stays_short(client: openai.OpenAI) -> None
     assert len(told) < 1100
     first, *shown, last = told.split(", ")
     assert (first, last) == ("speed", f"and {500 - len(shown)} more")
+
+
+def test_made_up_fields_do_not_fill_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ignored, "_logged", set())
+    with caplog.at_level(logging.WARNING, "brim"):
+        for number in [1, 1, *range(5000)]:
+            assert ignored.told([f"field{number}"]) == f"field{number}"
+    assert len(caplog.records) == ignored.MAX_LOGGED + 1
+    assert "field1 " in caplog.messages[0]
+    assert ignored.HEADER in caplog.messages[-1]
 
 
 def test_no_share_of_the_likeliest_tokens_is_greedy(client: openai.OpenAI, server: Running) -> None:

@@ -18,7 +18,6 @@ T = TypeVar("T")
 _LOCK_WAIT_SECONDS = 1.0
 _VERSION = 1
 _SCHEMA = """
-BEGIN EXCLUSIVE;
 CREATE TABLE IF NOT EXISTS files (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
@@ -175,7 +174,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    # The lock is taken by the first write and kept until the connection closes or the process dies.
+    # The lock is taken by the first transaction and kept until the connection closes or the process dies.
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
@@ -183,4 +182,6 @@ def _prepare(connection: sqlite3.Connection) -> None:
     if version not in (0, _VERSION):
         message = f"The batch store has format {version} and this Brim reads {_VERSION}; use another folder."
         raise ConfigError(message)
-    connection.executescript(f"{_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+    # What is there already is not written again: a server must come up on a full disk too.
+    changes = "" if version == _VERSION else f"{_SCHEMA} PRAGMA user_version = {_VERSION};"
+    connection.executescript(f"BEGIN EXCLUSIVE; {changes} COMMIT;")

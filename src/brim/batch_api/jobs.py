@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
@@ -36,8 +37,8 @@ from brim.wire.errors import as_api_error
 log = logging.getLogger("brim")
 
 _LINES_PER_READ = 256
-_READ_AHEAD_LINES = 32  # their bodies are in memory while they wait for a place in the window;
-_READ_AHEAD_BYTES = 4 << 20  # of large ones fewer are read
+_READ_AHEAD_LINES = 32  # from the first's place on, their bodies are in memory while the others wait for one;
+_READ_AHEAD_BYTES = 256 << 10  # of large ones fewer are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +119,16 @@ class Jobs:
                 log.warning("%s missed its completion window with %d lines left", batch_id, lines)
             self.expired_lines += lines
             self.interrupt(batch_id)
-        for file_id in await self._db.run(store.delete_expired_files, self._now()):
-            await asyncio.to_thread(self._folder.remove, file_id)
+        await self._db.run(self._clear_expired_files, self._now())
         left = await self._db.run(store.lines_left)
         self.backlog.observe(self._elapsed_ns(), self.results.recorded.total(), left)
+
+    def _clear_expired_files(self, db: sqlite3.Connection, now: int) -> None:
+        """The bytes first: on a full disk they are the room in which to write that the files are gone."""
+        expired = store.expired_files(db, now)
+        for file_id in expired:
+            self._folder.remove(file_id)
+        store.forget_files(db, expired)
 
     async def _keep_time(self) -> None:
         while True:
@@ -142,8 +149,11 @@ class Jobs:
             except asyncio.CancelledError:
                 if _being_cancelled():
                     raise
-            except Exception:
-                log.exception("%s is held up; trying again in %.1f s", batch_id, delay)
+            except Exception as exc:
+                if _is_engine_dead(exc):
+                    log.warning("%s waits for an engine; trying again in %.1f s", batch_id, delay)
+                else:
+                    log.exception("%s is held up; trying again in %.1f s", batch_id, delay)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, LONGEST_RETRY_SECONDS)
             finally:
@@ -178,12 +188,19 @@ class Jobs:
             await self._db.run(store.begin_batch, batch.id, findings.model, findings.lines, self._now())
 
     async def _run_lines(self, batch: BatchRow) -> None:
-        last = 0
+        last, turn = 0, (batch.expires_at, batch.seq)
         async with asyncio.TaskGroup() as running:
             while lines := await self._db.run(store.pending_lines, batch.id, last, _READ_AHEAD_LINES):
                 lines = _first_of(lines, _READ_AHEAD_BYTES)
-                for request in await asyncio.to_thread(self._read_requests, batch, lines):
-                    await self.window.acquire((batch.expires_at, batch.seq))
+                await self.window.acquire(turn)  # before they are read: any number of jobs may wait here
+                try:
+                    requests = await asyncio.to_thread(self._read_requests, batch, lines)
+                except BaseException:
+                    self.window.release()
+                    raise
+                for number, request in enumerate(requests):
+                    if number:
+                        await self.window.acquire(turn)
                     task = running.create_task(self._run_line(request))
                     # Not in the task's own `finally`: a task cancelled before it began never gets there.
                     task.add_done_callback(lambda _: self.window.release())
@@ -266,6 +283,13 @@ def _first_of(lines: list[InputLine], max_bytes: int) -> list[InputLine]:
     """As many of them as fit, at least one."""
     sizes = accumulate(line.byte_length for line in lines)
     return lines[: max(1, sum(size <= max_bytes for size in sizes))]
+
+
+def _is_engine_dead(exc: BaseException) -> bool:
+    """Whether nothing else is wrong: then a traceback for each line of each job would only fill the disk."""
+    if isinstance(exc, BaseExceptionGroup):
+        return all(map(_is_engine_dead, exc.exceptions))
+    return isinstance(exc, EngineDead)
 
 
 def _being_cancelled() -> bool:

@@ -138,9 +138,21 @@ class FileRoutes:
         return _file_object(await self.db.run(store.find_file, self.tenant(request), file_id))
 
     async def delete(self, request: Request, file_id: str) -> schemas.FileDeleted:
-        await self.db.run(store.delete_file, self.tenant(request), file_id)
+        tenant = self.tenant(request)
+        try:
+            await self.db.run(store.delete_file, tenant, file_id)
+        except sqlite3.Error as exc:
+            if not _is_disk_full(exc):
+                raise
+            await self.db.run(self._delete_bytes_first, tenant, file_id)
         await asyncio.to_thread(self.folder.remove, file_id)
         return schemas.FileDeleted(id=file_id)
+
+    def _delete_bytes_first(self, db: sqlite3.Connection, tenant: str, file_id: str) -> None:
+        """On a full disk the file's own bytes are the room in which to write that it is gone."""
+        store.check_deletable(db, tenant, file_id)
+        self.folder.remove(file_id)
+        store.delete_file(db, tenant, file_id)
 
     async def content(self, request: Request, file_id: str) -> FileResponse:
         row = await self.db.run(store.find_file, self.tenant(request), file_id)

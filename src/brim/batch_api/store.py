@@ -73,20 +73,29 @@ def list_files(
 
 
 def delete_file(db: sqlite3.Connection, tenant: str, file_id: str) -> None:
+    """Raises as `check_deletable` does."""
+    check_deletable(db, tenant, file_id)
+    db.execute("DELETE FROM files WHERE id = ?", (file_id,))
+
+
+def check_deletable(db: sqlite3.Connection, tenant: str, file_id: str) -> None:
     """Raises ApiError 404, or 400 while a batch job still reads the file."""
     find_file(db, tenant, file_id)
     reader = db.execute(f"SELECT id FROM batches WHERE input_file_id = ? AND {_OPEN}", (file_id,)).fetchone()
     if reader is not None:
         message = f"The file is the input of {reader['id']}, which is still running; cancel that batch first."
         raise ApiError(400, message, param="id", code="file_in_use")
-    db.execute("DELETE FROM files WHERE id = ?", (file_id,))
 
 
-def delete_expired_files(db: sqlite3.Connection, now: int) -> list[str]:
-    """The ids of the files it deleted; the input of a running job stays until the job has ended."""
-    query = f"""DELETE FROM files WHERE expires_at <= ?
-                AND id NOT IN (SELECT input_file_id FROM batches WHERE {_OPEN}) RETURNING id"""
-    return [row["id"] for row in db.execute(query, (now,)).fetchall()]
+def expired_files(db: sqlite3.Connection, now: int) -> list[str]:
+    """The ids of the files whose time is over; the input of a running job stays until the job has ended."""
+    query = f"""SELECT id FROM files WHERE expires_at <= ?
+                AND id NOT IN (SELECT input_file_id FROM batches WHERE {_OPEN})"""
+    return [row["id"] for row in db.execute(query, (now,))]
+
+
+def forget_files(db: sqlite3.Connection, file_ids: Iterable[str]) -> None:
+    db.executemany("DELETE FROM files WHERE id = ?", ((file_id,) for file_id in file_ids))
 
 
 def file_ids(db: sqlite3.Connection) -> set[str]:

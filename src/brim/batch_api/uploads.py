@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,10 +18,14 @@ from brim.wire.json_body import validated
 _CHUNK_BYTES = 1 << 20
 _FORM_BYTES = 1 << 20
 """Room for what a form holds besides the file."""
+_CHARSET = re.compile(rb";\s*charset=[^;]*", re.IGNORECASE)
 
 
 def limited(request: Request, max_file_bytes: int) -> Request:
-    """The request, its body cut off with an ApiError 413 where it can't be one such file any more."""
+    """The request, its body cut off with an ApiError 413 where it can't be one such file any more.
+
+    A form is UTF-8: the charset that a client claims is dropped, as some decode to what is no text.
+    """
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > max_file_bytes + _FORM_BYTES:
         raise too_large(max_file_bytes)
@@ -36,7 +41,11 @@ def limited(request: Request, max_file_bytes: int) -> Request:
             raise too_large(max_file_bytes)
         return message
 
-    return Request(request.scope, receive)
+    headers = [
+        (name, _CHARSET.sub(b"", value) if name == b"content-type" else value)
+        for name, value in request.scope["headers"]
+    ]
+    return Request({**request.scope, "headers": headers}, receive)
 
 
 def too_large(max_bytes: int) -> ApiError:

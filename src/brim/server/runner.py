@@ -10,6 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from brim.core.errors import ConfigError
+from brim.server.connections import Connection
 from brim.server.lifecycle import Lifecycle
 
 FLUSH_SECONDS = 5  # after the drain, for the last bytes of the answers
@@ -44,6 +45,7 @@ def make_server(app: FastAPI, *, log_level: str = "info") -> Server:
     """A server for an application made by `create_app`; `run` or `serve` it with sockets of `listen`."""
     config = uvicorn.Config(
         app,
+        http=Connection,
         log_level=log_level,
         access_log=log_level in ("debug", "trace"),
         server_header=False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Sequence
 from urllib.parse import quote
@@ -12,6 +11,9 @@ log = logging.getLogger("brim")
 HEADER = "x-brim-ignored-fields"
 MAX_CHARS = 1_000  # of names; clients and proxies refuse answers with some KiB of headers
 MAX_NAME_CHARS = 64
+MAX_LOGGED = 256  # names: a client that makes up new ones does not fill the log
+
+_logged: set[str] = set()
 
 
 def told(names: Sequence[str]) -> str:
@@ -29,6 +31,10 @@ def told(names: Sequence[str]) -> str:
     return ", ".join(shown)
 
 
-@functools.lru_cache(maxsize=1024)
 def _warn_once(name: str) -> None:
+    if name in _logged or len(_logged) >= MAX_LOGGED:
+        return
+    _logged.add(name)
     log.warning("the request field %s is unknown here and was ignored; said once", name)
+    if len(_logged) == MAX_LOGGED:
+        log.warning("further unknown request fields are told in the header %s only", HEADER)

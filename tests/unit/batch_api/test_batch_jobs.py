@@ -8,11 +8,13 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from brim.batch_api import results, store
 from brim.batch_api.api import BatchApi, BatchLine, LineResult
+from brim.batch_api.database import Database
 from brim.batch_api.files import FileFolder
 from brim.core.errors import ConfigError, EngineDead, RequestRefused
 from tests.unit.batch_api.batch_harness import (
@@ -211,7 +213,59 @@ def test_the_batch_that_expires_first_gets_the_next_place(tmp_path: Path) -> Non
     asyncio.run(scenario())
 
 
-def test_lines_stay_pending_while_the_engine_is_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_that_wait_for_a_place_have_read_no_bodies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, reads = FileFolder.read, []
+
+    def noted(self, file_id, spans):  # type: ignore[no-untyped-def]
+        reads.append(file_id)
+        return read(self, file_id, spans)
+
+    monkeypatch.setattr(FileFolder, "read", noted)
+    host = HeldHost()
+
+    async def scenario() -> None:
+        async with serving(tmp_path, host.submit, window=1) as (api, client):
+            ids = [await begin(client, 2) for _ in range(4)]
+            for batch_id in ids:
+                await client.until(batch_id, "in_progress")
+            await asyncio.sleep(0.01)
+            assert len(reads) == 1
+            await client.cancel(ids[0])
+            await eventually(lambda: len(reads) == 2)
+            for batch_id in ids[1:]:
+                await client.cancel(batch_id)
+                await client.until(batch_id, "cancelled")
+            assert api.line_counts().in_flight == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_place_is_given_back_where_the_bodies_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("brim.batch_api.jobs.FIRST_RETRY_SECONDS", 0.01)
+    read, failures = FileFolder.read, iter([True, True])
+
+    def sometimes(self, file_id, spans):  # type: ignore[no-untyped-def]
+        if next(failures, False):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return read(self, file_id, spans)
+
+    monkeypatch.setattr(FileFolder, "read", sometimes)
+
+    async def scenario() -> None:
+        async with serving(tmp_path, window=1) as (_, client):
+            batch = await client.until(await begin(client, 3))
+            await check_ended(client, batch, names(3))
+
+    asyncio.run(scenario())
+
+
+def test_lines_stay_pending_while_the_engine_is_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("brim.batch_api.jobs.FIRST_RETRY_SECONDS", 0.01)
     failures = iter([EngineDead("lost device"), asyncio.CancelledError()])
 
@@ -226,6 +280,9 @@ def test_lines_stay_pending_while_the_engine_is_dead(tmp_path: Path, monkeypatch
             assert batch["request_counts"] == {"total": 3, "completed": 3, "failed": 0}
 
     asyncio.run(scenario())
+    waits = [record for record in caplog.records if "waits for an engine" in record.getMessage()]
+    assert waits
+    assert not any(record.exc_info for record in caplog.records), "one line a job, whatever its lines"
 
 
 def test_results_wait_while_the_store_refuses_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,6 +375,33 @@ def test_expired_files_go_but_not_the_input_of_a_running_job(tmp_path: Path) -> 
             await client.until(batch_id)
             await api.tick()
             await client.call("GET", f"/v1/files/{used['id']}", expect=404)
+
+    asyncio.run(scenario())
+
+
+def test_expired_files_make_room_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, execute = Clock(), Database._transaction
+    file_id = ""
+
+    def full_while_it_is_there(self, work):  # type: ignore[no-untyped-def]
+        def written(db: sqlite3.Connection) -> Any:
+            changes = db.total_changes
+            result = work(db)
+            if db.total_changes > changes and (tmp_path / "files" / file_id).exists():
+                raise sqlite3.OperationalError("database or disk is full")
+            return result
+
+        return execute(self, written)
+
+    async def scenario() -> None:
+        nonlocal file_id
+        async with serving(tmp_path, clock=clock) as (api, client):
+            expiry = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
+            file_id = (await client.upload(good_file(1), **expiry))["id"]
+            monkeypatch.setattr(Database, "_transaction", full_while_it_is_there)
+            clock.seconds += 3_600
+            await api.tick()
+            await client.call("GET", f"/v1/files/{file_id}", expect=404)
 
     asyncio.run(scenario())
 

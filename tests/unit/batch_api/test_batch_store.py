@@ -137,6 +137,23 @@ def test_what_was_committed_is_there_after_reopening(db: Database, tmp_path: Pat
     again.close()
 
 
+def test_a_store_is_opened_without_a_write_so_that_a_full_disk_is_no_reason_not_to_start(
+    db: Database, tmp_path: Path
+) -> None:
+    db.close()
+    (path,) = tmp_path.glob("*.sqlite3")
+    before = path.read_bytes()
+    again = Database(path)
+    again.open()
+    try:
+        assert path.read_bytes() == before
+        assert not any(log.stat().st_size for log in tmp_path.glob("*-wal"))
+        with pytest.raises(ConfigError, match="in use by another server"):
+            Database(path).open()
+    finally:
+        again.close()
+
+
 def test_a_store_of_another_format_or_a_damaged_one_is_a_config_error(tmp_path: Path) -> None:
     path = tmp_path / "batches.sqlite3"
     connection = sqlite3.connect(path)

@@ -1,0 +1,96 @@
+"""Clients that send too much of a head, or not the rest of it."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from brim.server import connections
+from tests.server.http_harness import HELLO, MODEL, Running, SteppedEngine, running, until
+
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: brim\r\n"
+
+
+@contextlib.contextmanager
+def _connected(run: Running) -> Iterator[socket.socket]:
+    host, port = run.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+        yield client
+
+
+def _rest(client: socket.socket) -> bytes:
+    """Everything until the server closes the connection; TimeoutError where it does not."""
+    answer = b""
+    with contextlib.suppress(ConnectionResetError):  # it closed with bytes of ours unread
+        while piece := client.recv(65_536):
+            answer += piece
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("beginning", "more"),
+    [
+        (b"GET /health HTTP/1.1\r\nx: ", b"a"),
+        (b"GET /health HTTP/1.1\r\n", b"name: value\r\n"),
+        (b"GET /", b"a"),
+        (POST + b"transfer-encoding: chunked\r\n\r\n0\r\n", b"name: value\r\n"),
+        (POST + b"transfer-encoding: chunked\r\n\r\n1;", b"a"),
+    ],
+    ids=["one header", "many headers", "the path", "trailers", "a chunk's extension"],
+)
+def test_a_head_without_an_end_is_not_read_on(server: Running, beginning: bytes, more: bytes) -> None:
+    with _connected(server) as client:
+        client.sendall(beginning)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(64):
+                client.sendall(more * (16_384 // len(more)))
+        answer = _rest(client)
+    assert not answer or answer.startswith(b"HTTP/1.1 400 "), answer
+    assert server.http().get("/health").status_code == 200
+
+
+def test_a_head_of_the_usual_size_is_read(server: Running) -> None:
+    headers = {f"x-{number}": "a" * 1000 for number in range(30)}
+    assert server.http(headers=headers).get("/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        b"",
+        b"GET /health HT",
+        POST + b"content-length: 100\r\n\r\n",
+        POST + b'content-length: 100\r\n\r\n{"model": ',
+        b"GET /health HTTP/1.1\r\nhost: brim\r\n\r\nGET /health HT",
+    ],
+    ids=["nothing", "half a head", "no body", "half a body", "half of a second request"],
+)
+def test_a_client_that_falls_silent_is_dropped(monkeypatch: pytest.MonkeyPatch, beginning: bytes) -> None:
+    monkeypatch.setattr(connections, "SILENCE_SECONDS", 0.05)
+    with running() as run, _connected(run) as client:
+        client.sendall(beginning)
+        answer = _rest(client)
+        until(lambda: not run.server.server_state.connections)
+    assert answer.startswith(b"HTTP/1.1 200 ") == beginning.startswith(b"GET /health HTTP/1.1")
+
+
+def test_a_head_that_trickles_in_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "SILENCE_SECONDS", 0.05)
+    with running() as run, _connected(run) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nx: ")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                client.sendall(b"a")
+                time.sleep(0.005)
+
+
+def test_a_client_that_waits_for_its_answer_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "SILENCE_SECONDS", 0.02)
+    engine = SteppedEngine()
+    with running(engine) as run:
+        threading.Timer(0.3, engine.free).start()
+        body = {"model": MODEL, "messages": HELLO, "max_tokens": 2}
+        assert run.http().post("/v1/chat/completions", json=body, timeout=20).status_code == 200
