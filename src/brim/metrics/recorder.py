@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Generic, Protocol, TypeVar
@@ -219,11 +219,30 @@ class Recorder(Generic[D]):
         """Goes on with it: the request keeps its id, its arrival and where it counts."""
         self._tracks[track.request.request_id] = track
 
+    def pause(self) -> None:
+        """Whoever is under way is told of anew before it draws another token."""
+        for state in list(self._drawing):
+            self._leave(state)
+        self._states = ()
+
+    def keep(self, request_ids: Container[str]) -> None:
+        """Lets all others go: of them nothing more is told."""
+        self._tracks = {name: track for name, track in self._tracks.items() if name in request_ids}
+
+    def knows(self, request_id: str) -> bool:
+        """Whether the request is under way here."""
+        return request_id in self._tracks
+
+    def drew_more(self, request_id: str, num_tokens: int) -> None:
+        """So many tokens came with the one that it drew in the latest step: there is no gap before them."""
+        if track := self._tracks.get(request_id):
+            track.metrics.output_tokens += num_tokens
+
     def _arrived(self, request: Request) -> Track[D]:
         if track := self._tracks.get(request.request_id):
             return track  # taken over
         metrics = (self.by_class if self._counted(request) else self.others)[request.task_class]
-        targets_ns = _targets(self._slo(request))
+        targets_ns = targets_of(self._slo(request))
         metrics.arrived += 1
         metrics.judged += bool(targets_ns)
         track = self._tracks[request.request_id] = Track(request, metrics, targets_ns)
@@ -339,7 +358,7 @@ class Recorder(Generic[D]):
             metrics.slo.update(_judged(track.targets_ns, reached))
 
 
-def _targets(slo: SLO) -> dict[str, int]:
+def targets_of(slo: SLO) -> dict[str, int]:
     """The targets that are set, in nanoseconds."""
     targets = {"ttft": slo.ttft_ns, "tpot": slo.tpot_ns, "itl": slo.itl_ns, "e2e": slo.e2e_ns}
     return {name: ns for name, ns in targets.items() if ns is not None}

@@ -15,6 +15,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,8 +28,10 @@ from brim.core.hosted import HostedScheduler, Orders
 from brim.core.kvcache.hosted import Host
 from brim.core.plan import StepPlan
 from brim.core.policies.named import named
-from brim.core.request import SLO
+from brim.core.request import SLO, TaskClass
+from brim.metrics.recorder import targets_of
 from brim.plugins.journal import JournaledScheduler
+from brim.plugins.recording import Recording
 from brim.plugins.shadow import Shadow
 from brim.profiles.loader import load as load_profile
 
@@ -92,6 +95,7 @@ class Hosting:
         self._step_time: StepTime | None = None
         self._lengths = History()
         self._shadow = Shadow()
+        self._recording = Recording()
         self._failures = 0
         self._in_flight: deque[tuple[object, bool, StepPlan | None]] = deque()
         self._idle_steps = 0  # on end, though somebody waits
@@ -129,8 +133,20 @@ class Hosting:
             **({} if scheduler is None else figures(scheduler)),
             **(self._shadow.figures() if self.mode == "shadow" else {}),
             "active": float(self.mode == "active"),
-            "deviations": 0.0 if scheduler is None else float(scheduler.deviations),
-            "failures": float(self._failures),
+            "deviations_total": 0.0 if scheduler is None else float(scheduler.deviations),
+            "failures_total": float(self._failures),
+        }
+
+    def samples(self) -> dict[str, float]:
+        """The same and what is counted by class, as samples of Prometheus; see `metrics.exported`."""
+        targets = targets_of(self._settings.slo).items()
+        queues = None if self.scheduler is None else self.scheduler.queues
+        waiting = {} if queues is None else {name: queues.count(name) for name in TaskClass}
+        return {
+            **self.figures(),
+            **{f'target_seconds{{slo="{name}"}}': ns / 1e9 for name, ns in targets},
+            **{f"{name}_requests_waiting": float(number) for name, number in waiting.items()},
+            **self._recording.samples(),
         }
 
     def check(self) -> None:
@@ -195,6 +211,13 @@ class Hosting:
         self._idle_steps = self._idle_steps + 1 if idle and self.mode == "active" and not self.flying else 0
         return plan
 
+    def ended(self, plan: StepPlan, guessed: Mapping[str, int], over: Collection[str], now_ns: int) -> None:
+        """A step is over, and so are these requests; so many `guessed` tokens proved right in it."""
+        assert self.scheduler is not None
+        self.scheduler.accepted({name: number for name, number in guessed.items() if name not in over})
+        self._recording.guessed(guessed)
+        self._recording.observe(self.scheduler.ended(plan, over, now_ns))
+
     # ---- steps in flight -------------------------------------------------------------------------------
 
     def launched(self, step: object, plan: StepPlan | None, *, runs: bool) -> None:
@@ -226,6 +249,7 @@ class Hosting:
         self._disengage()
         self.mode, self._stale = self._wanted, False
         if self.mode == "stock":
+            self._recording.lose_all()
             return
         try:
             self._engage()
@@ -245,6 +269,7 @@ class Hosting:
         assert self._engine is not None
         self.scheduler = brim = self._new_scheduler(self._engine)
         self._engine.engage(brim, self._settings.slo, active=self.mode == "active")
+        self._recording.begin(brim.states())
         logger.info("Brim is %s, by policy %s", self.mode, brim.config.policy)
 
     def _disengage(self) -> None:
@@ -254,7 +279,9 @@ class Hosting:
         timing = scheduler.policy.timing
         if timing is not None and timing.steps.error.steps:
             self._step_time = timing.steps.step_time  # measured here: the best there is to start from
-        for leave in (scheduler.close, self._engine.disengage):
+        told = partial(self._recording.end, scheduler.take_events())
+        leaving: tuple[Callable[[], None], ...] = (told, scheduler.close, self._engine.disengage)
+        for leave in leaving:
             try:
                 leave()
             except Exception:

@@ -38,9 +38,10 @@ Answer = list[Any]  # [what was asked, the answer, how many times on end]
 class _Asked:
     """A host whose answers are noted."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, num_blocks: int) -> None:
         self.plain = host  # to be asked without a note
         self.beside = host.beside
+        self._most_blocks = num_blocks
         self.answers: list[Answer] = []
 
     def take(self) -> list[Answer]:
@@ -55,7 +56,10 @@ class _Asked:
 
     @property
     def num_blocks(self) -> int:
-        return self.plain.num_blocks
+        answer = self.plain.num_blocks
+        if answer != self._most_blocks:
+            self._note("all", answer)
+        return answer
 
     @property
     def free_blocks(self) -> int:
@@ -120,7 +124,7 @@ class JournaledScheduler(HostedScheduler):
     """`HostedScheduler` that writes down every call; starts from nothing learnt but the profile."""
 
     def __init__(self, config: SchedulerConfig, host: Host, path: Path, profile: str | None = None) -> None:
-        self._asked = _Asked(host)
+        self._asked = _Asked(host, config.num_blocks)
         self._file = path.open("a", encoding="utf-8")
         super().__init__(config, self._asked, named(config, step_time=step_time(profile)))
         head = {JOURNAL: FORMAT, "profile": profile, "config": dataclasses.asdict(config)}
@@ -194,12 +198,24 @@ class JournaledScheduler(HostedScheduler):
             noted["shape"] = self._in_flight[-1].shape if plan else None
             return plan
 
+    def accepted(self, guessed: Mapping[str, int]) -> None:
+        if guessed:
+            with self._call("accepted", 0, guessed=dict(guessed)):
+                super().accepted(guessed)
+
     def ended(self, plan: StepPlan, over: Collection[str], now_ns: int) -> list[events.Event]:
         drawn = {request_id: self._drawn(request_id) for request_id in sorted(over)}
-        with self._call("ended", now_ns, over=drawn) as noted:
+        kept = {name: self._drawn(name) for name in self._dropped()}
+        with self._call("ended", now_ns, over=drawn, **({"kept": kept} if kept else {})) as noted:
             told = super().ended(plan, over, now_ns)
             noted["first"] = [event.request_id for event in told if isinstance(event, events.FirstToken)]
             return told
+
+    def _dropped(self) -> list[str]:
+        """Whose token of the oldest step counts for nothing here, while the host may have kept it."""
+        flight = self._in_flight[0]
+        dropped = [state.request.request_id for state in flight.plan.sampling() if state in flight.dropped]
+        return [name for name in dropped if name in self._states]
 
     def _blocks(self, request: Request) -> list[str]:
         """The names of the prompt's whole blocks, where prompts are cached at all."""

@@ -39,8 +39,8 @@ class _Answers:
     """A host that answers what was noted."""
 
     def __init__(self, num_blocks: int, beside: Sequence[Beside]) -> None:
-        self.num_blocks = num_blocks
         self.beside = beside
+        self._most_blocks = num_blocks
         self.answers: list[Answer] = []
         self.tokens: dict[str, list[int]] = {}
 
@@ -53,6 +53,11 @@ class _Answers:
         if not first[2]:
             del self.answers[0]
         return first[1]
+
+    @property
+    def num_blocks(self) -> int:
+        fewer = self.answers and self.answers[0][0] == "all"
+        return int(self._next("all")) if fewer else self._most_blocks
 
     @property
     def free_blocks(self) -> int:
@@ -228,10 +233,18 @@ class _Player:
         if plan:
             self._in_flight.append(plan)
 
+    def _accepted(self, line: Mapping[str, Any], now_ns: int) -> None:
+        for request_id, num_tokens in line["guessed"].items():
+            self._host.tokens[request_id] += [0] * num_tokens
+        self._scheduler.accepted(line["guessed"])
+
     def _ended(self, line: Mapping[str, Any], now_ns: int) -> None:
         plan = self._in_flight.pop(0)
         for state in self._scheduler.drawing():
             self._host.tokens[state.request.request_id].append(0)
+        for state in self._scheduler.states():  # what was guessed in a last step, or kept of a dropped one
+            drawn = (line["over"] | line.get("kept", {})).get(state.request.request_id, 0)
+            state.known.extend([0] * (drawn - state.num_output_tokens))
         self._scheduler.ended(plan, line["over"], now_ns)
 
 

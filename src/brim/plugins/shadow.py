@@ -44,10 +44,10 @@ class Shadow:
     def figures(self) -> dict[str, float]:
         """Of all steps; step times in seconds, the p99 of the last 10,000."""
         found = {
-            "shadow_steps": float(self._steps),
-            "shadow_steps_different": float(self._different),
-            "shadow_offline_tokens": float(self._offline_tokens),
-            "shadow_stock_offline_tokens": float(self._hosts_offline_tokens),
+            "shadow_steps_total": float(self._steps),
+            "shadow_steps_different_total": float(self._different),
+            "shadow_offline_tokens_total": float(self._offline_tokens),
+            "shadow_stock_offline_tokens_total": float(self._hosts_offline_tokens),
         }
         if len(self._step_ns) > 1:
             found["shadow_step_seconds_p99"] = quantiles(self._step_ns, n=100)[-1] / 1e9

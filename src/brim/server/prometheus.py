@@ -18,27 +18,10 @@ from brim.batch_api.api import BatchApi
 from brim.core.request import SLO, FinishReason
 from brim.engines.base import EngineCaps
 from brim.engines.loop import EngineLoop, LoopStats
+from brim.metrics.exported import COUNTERS, HISTOGRAMS, Counted, Measured
 from brim.metrics.histogram import Histogram
-from brim.metrics.recorder import ClassMetrics
+from brim.metrics.recorder import ClassMetrics, targets_of
 from brim.server.batch_figures import BatchFigures, gauge
-
-
-class Counted(NamedTuple):
-    """A counter kept by class. `vllm` is the name of the sum over the classes; either name may be empty."""
-
-    vllm: str
-    brim: str
-    help: str
-    read: Callable[[ClassMetrics[Histogram]], int]
-
-
-class Measured(NamedTuple):
-    """A histogram kept by class, with both names."""
-
-    vllm: str
-    brim: str
-    help: str
-    read: Callable[[ClassMetrics[Histogram]], Histogram]
 
 
 class Gauged(NamedTuple):
@@ -49,37 +32,6 @@ class Gauged(NamedTuple):
     read: Callable[[LoopStats], float]
 
 
-COUNTERS = (
-    Counted("", "requests_arrived", "Requests taken in", lambda m: m.arrived),
-    Counted("num_preemptions", "preemptions", "Times a request lost its KV cache", lambda m: m.preempted),
-    Counted(
-        "", "recomputed_tokens", "Tokens computed again after a preemption", lambda m: m.recomputed_tokens
-    ),
-    Counted(
-        "prompt_tokens", "prompt_tokens", "Prompt tokens of admitted requests", lambda m: m.prompt_tokens
-    ),
-    Counted("prompt_tokens_cached", "cached_tokens", "Prompt tokens not computed", lambda m: m.cached_tokens),
-    Counted("prefix_cache_queries", "", "Prompt tokens looked up in the cache", lambda m: m.prompt_tokens),
-    Counted("prefix_cache_hits", "", "Prompt tokens found in the cache", lambda m: m.cached_tokens),
-    Counted("", "predicted_misses", "Requests foretold to miss a target", lambda m: m.predicted_misses),
-    Counted("generation_tokens", "output_tokens", "Tokens generated", lambda m: m.output_tokens),
-)
-HISTOGRAMS = (
-    Measured(
-        "time_to_first_token_seconds", "ttft_seconds", "Arrival to first token", lambda m: m.ttft_seconds
-    ),
-    Measured("inter_token_latency_seconds", "itl_seconds", "Gap between two tokens", lambda m: m.itl_seconds),
-    Measured(
-        "request_time_per_output_token_seconds",
-        "tpot_seconds",
-        "Mean gap between the tokens of one request",
-        lambda m: m.tpot_seconds,
-    ),
-    Measured("e2e_request_latency_seconds", "e2e_seconds", "Arrival to last token", lambda m: m.e2e_seconds),
-    Measured(
-        "request_queue_time_seconds", "queue_seconds", "Arrival to admission", lambda m: m.queue_seconds
-    ),
-)
 GAUGES = (
     Gauged("vllm:num_requests_running", "Requests in the running batch", lambda s: s.num_running),
     Gauged("vllm:num_requests_waiting", "Requests waiting", lambda s: s.num_waiting),
@@ -108,6 +60,9 @@ LENGTH_ERROR = {  # of `core.estimators.length_error`
     "share_under_predicted": "Share of answers that got longer than predicted, 0 to 1",
 }
 
+TARGET = "Targets of online requests that bring none"
+ATTAINMENT = "Finished requests that had this target, by outcome"
+
 
 class Exposition:
     """Renders all figures of one moment in Prometheus' text format."""
@@ -132,7 +87,7 @@ class Exposition:
 class _EngineFigures(Collector):
     def __init__(self, loop: EngineLoop, model_name: str, targets: SLO) -> None:
         self._loop = loop
-        self._targets = {name: getattr(targets, f"{name}_ns") for name in ("ttft", "tpot", "itl", "e2e")}
+        self._targets = targets_of(targets)
         self._model = {"model_name": model_name}
 
     def collect(self) -> Iterator[Metric]:
@@ -142,10 +97,9 @@ class _EngineFigures(Collector):
         yield gauge(
             "vllm:cache_config_info", "The KV cache's layout", self._model | _layout(self._loop.caps), 1
         )
-        targets = GaugeMetricFamily("brim:target_seconds", "Targets of online requests that bring none")
+        targets = GaugeMetricFamily("brim:target_seconds", TARGET)
         for name, target_ns in self._targets.items():
-            if target_ns is not None:
-                targets.add_sample(targets.name, self._model | {"slo": name}, target_ns / 1e9)
+            targets.add_sample(targets.name, self._model | {"slo": name}, target_ns / 1e9)
         yield targets
         by_class = self._loop.metrics.by_class
         for counted in COUNTERS:
@@ -185,7 +139,7 @@ class _EngineFigures(Collector):
     def _outcomes(self, by_class: Mapping[str, ClassMetrics[Histogram]]) -> Iterator[Metric]:
         finished = CounterMetricFamily("brim:requests_finished", "Requests ended, by how they ended")
         success = CounterMetricFamily("vllm:request_success", "Requests ended, by how they ended")
-        met = CounterMetricFamily("brim:slo_attainment", "Finished requests that had this target, by outcome")
+        met = CounterMetricFamily("brim:slo_attainment", ATTAINMENT)
         totals: Counter[FinishReason] = Counter()
         for name, metrics in by_class.items():
             labels = self._model | {"class": name}

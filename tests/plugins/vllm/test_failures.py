@@ -66,4 +66,4 @@ def test_a_failure_costs_no_request(
     check_answers(driver)
     assert next(calls) > 1, "it was never called so often"
     if name != "close":
-        assert driver.scheduler.brim_figures()["failures"] >= 1
+        assert driver.scheduler.brim_figures()["failures_total"] >= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -11,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from brim.plugins.replay import replay as play_again
 from brim.plugins.vllm.elsewhere import Elsewhere
 from brim.plugins.vllm.scheduler import BrimScheduler
 from tests.plugins.vllm import classes
 from tests.plugins.vllm.clock import ToldClock
 from tests.plugins.vllm.connector import mood
 from tests.plugins.vllm.driver import Driver, Limits
-from tests.plugins.vllm.histories import FACTS, Traffic, check_answers
+from tests.plugins.vllm.histories import FACTS, Traffic, check_answers, check_counts
 from tests.plugins.vllm.test_histories import brim
 from tests.plugins.vllm.worker import answer
 
@@ -41,7 +43,7 @@ IN_FLIGHT = pytest.mark.parametrize("steps_in_flight", [1, 2], ids=["sync", "asy
 def limits_of(feature: str, steps_in_flight: int, **told: Any) -> Limits:
     if "pipeline" in feature and steps_in_flight == 1:
         pytest.skip("Brim leaves that to vLLM")
-    config = {"num_blocks": 40, **FEATURES[feature], "steps_in_flight": steps_in_flight}
+    config = {"num_blocks": 40, **FEATURES.get(feature, {}), "steps_in_flight": steps_in_flight}
     return Limits(**config, additional_config=brim(**told))
 
 
@@ -66,7 +68,23 @@ def test_nothing_is_lost(feature: str, policy: str, steps_in_flight: int) -> Non
     limits = limits_of(feature, steps_in_flight, policy=policy, ttft_ms=1_000, itl_ms=100)
     driver = history(Driver(classes.find(classes.BRIM), limits))
     assert driver.scheduler.brim_mode == "active"
+    check_counts(driver)
     assert (driver.worker.outside.loads > 10) == limits.connector
+
+
+@pytest.mark.parametrize("feature", ["none", *FEATURES])
+@IN_FLIGHT
+def test_a_journal_holds_all_that_decisions_rested_on(
+    feature: str, steps_in_flight: int, tmp_path: Path
+) -> None:
+    told = {"policy": "brim", "ttft_ms": 1_000, "itl_ms": 100, "decision_log": str(tmp_path / "journal")}
+    driver = history(Driver(classes.find(classes.BRIM), limits_of(feature, steps_in_flight, **told)))
+    driver.scheduler.brim_switch("stock")
+    driver.scheduler.schedule()
+    (journal,) = tmp_path.iterdir()
+    found = play_again(journal)
+    assert found.difference is None
+    assert found.steps > 100
 
 
 @pytest.mark.parametrize("mode", ["active", "shadow"])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.plugins.vllm import classes
 from tests.plugins.vllm.driver import Driver, Limits
-from tests.plugins.vllm.histories import FACTS, Traffic, check_answers
+from tests.plugins.vllm.histories import FACTS, Traffic, check_answers, check_counts
 
 HOSTS = ["fcfs", "priority"]  # vLLM's own policies
 POLICIES = ["brim", "echo", "hygen", "priority", "vllm", "econoserve"]
@@ -55,6 +55,7 @@ def test_thousands_of_steps_lose_nothing(policy: str, steps_in_flight: int) -> N
         classes.BRIM, Limits(SCARCE, steps_in_flight=steps_in_flight, additional_config=told)
     )
     assert driver.scheduler.brim_mode == "active"
+    check_counts(driver)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

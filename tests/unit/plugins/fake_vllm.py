@@ -32,8 +32,11 @@ class FakeCore:
     async def _call_utility_async(self, method: str, *args: str, engine: bytes) -> dict[str, Any]:
         if self.fails:
             raise RuntimeError("no answer")
+        figures = {"step_time_bias": 0.5 + int(engine)}
         if method == "brim_figures":
-            return {'requests_arrived_total{class="offline"}': 3.0, "step_time_bias": 0.5 + int(engine)}
+            return figures
+        if method == "brim_samples":
+            return figures | {'requests_arrived_total{class="offline"}': 3.0}
         status = {"scheduler": "AScheduler", "mode": self.mode}
         if method == "brim_switch" and self.refuses:
             return status | {"refused": self.refuses}

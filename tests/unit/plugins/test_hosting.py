@@ -62,7 +62,7 @@ class Engine(FakeHost):
         for name in over:
             self._end(name)
         if (landed := hosting.landed(step)) is not None:
-            hosting.guarded(lambda brim: brim.ended(landed, over, self.now_ns) and None)
+            hosting.guarded(lambda brim: hosting.ended(landed, {}, over, self.now_ns))
         hosting.check()
         return scheduled
 
@@ -91,7 +91,7 @@ def test_without_an_engine_nothing_happens() -> None:
     assert not hosting.changes
     assert hosting.guarded(lambda brim: 1 / 0) is None
     assert hosting.landed(object()) is None
-    assert hosting.figures() == {"active": 0.0, "deviations": 0.0, "failures": 0.0}
+    assert hosting.figures() == {"active": 0.0, "deviations_total": 0.0, "failures_total": 0.0}
 
 
 def test_who_says_nothing_of_policy_or_targets_waits_for_a_request_that_does(engine: Engine) -> None:
@@ -131,7 +131,56 @@ def test_a_shadow_only_looks(engine: Engine) -> None:
     engine.hosting.configure(Settings("brim", "shadow", TARGETS, strict=True))
     engine.ask("a")
     engine.serve()
-    assert engine.hosting.figures()["shadow_steps"] == 12
+    assert engine.hosting.figures()["shadow_steps_total"] == 12
+
+
+def test_what_requests_got_is_counted_by_class(engine: Engine) -> None:
+    engine.hosting.configure(Settings("brim", slo=TARGETS, strict=True))
+    assert "requests_arrived" not in str(engine.hosting.samples())  # nobody has looked yet
+    engine.ask("a", slo=TARGETS)
+    engine.ask("b", task_class=OFFLINE)
+    engine.turn()
+    waiting = engine.hosting.samples()
+    assert (waiting["online_requests_waiting"], waiting['target_seconds{slo="tpot"}']) == (0, 0.1)
+    engine.serve()
+    found = engine.hosting.samples()
+    assert found['ttft_seconds_count{class="online"}'] == found['e2e_seconds_count{class="offline"}'] == 1
+    assert found['output_tokens_total{class="online"}'] == found['output_tokens_total{class="offline"}'] == 12
+    assert found['itl_seconds_count{class="online"}'] == 11
+    assert found['slo_attainment_total{class="online",slo="all",met="true"}'] == 1
+
+
+@pytest.mark.parametrize("anew", ["shadow", "outdated"])
+def test_books_made_anew_lose_no_count(engine: Engine, anew: str) -> None:
+    engine.hosting.configure(Settings("brim", slo=TARGETS, strict=True))
+    engine.ask("a", slo=TARGETS)
+    for _ in range(3):
+        engine.turn()
+    engine.hosting.switch(anew) if anew == "shadow" else engine.hosting.outdated()
+    engine.serve()
+    found = engine.hosting.samples()
+    assert found['requests_arrived_total{class="online"}'] == found['ttft_seconds_count{class="online"}'] == 1
+    assert found['output_tokens_total{class="online"}'] == 12
+    assert found['itl_seconds_count{class="online"}'] == 11
+    assert found['slo_attainment_total{class="online",slo="all",met="true"}'] == 1
+
+
+def test_who_drew_tokens_that_nobody_told_of_is_not_counted(engine: Engine) -> None:
+    engine.hosting.configure(Settings("brim", slo=TARGETS, strict=True))
+    engine.ask("a", slo=TARGETS)
+    for _ in range(3):
+        engine.turn()
+    engine.hosting.switch("stock")
+    for _ in range(3):
+        engine.turn()
+    engine.hosting.switch("active")
+    engine.ask("b", slo=TARGETS)
+    engine.serve()
+    assert engine.ended == {"a": 12, "b": 12}
+    found = engine.hosting.samples()
+    assert found['ttft_seconds_count{class="online"}'] == 2
+    assert found['tpot_seconds_count{class="online"}'] == 1
+    assert found['slo_attainment_total{class="online",slo="all",met="true"}'] == 1
 
 
 def test_a_failure_is_the_end_of_brim_and_of_nothing_else(
@@ -143,7 +192,7 @@ def test_a_failure_is_the_end_of_brim_and_of_nothing_else(
     monkeypatch.setattr(HostedScheduler, "order", lambda *_: 1 / 0)
     engine.serve()
     assert engine.ended == {"a": 12}
-    assert (engine.hosting.mode, engine.hosting.figures()["failures"]) == ("stock", 1.0)
+    assert (engine.hosting.mode, engine.hosting.figures()["failures_total"]) == ("stock", 1.0)
     monkeypatch.undo()
     engine.hosting.switch("active")
     engine.ask("b")

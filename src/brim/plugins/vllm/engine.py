@@ -31,6 +31,7 @@ def install() -> None:
     EngineCore.brim_status = _status
     EngineCore.brim_switch = _switch
     EngineCore.brim_figures = _figures
+    EngineCore.brim_samples = _samples
 
 
 def log_beside_vllm() -> None:
@@ -64,6 +65,10 @@ def _figures(core: Any) -> dict[str, float]:
     return core.scheduler.brim_figures() if hasattr(core.scheduler, "brim_figures") else {}
 
 
+def _samples(core: Any) -> dict[str, float]:
+    return core.scheduler.brim_samples() if hasattr(core.scheduler, "brim_samples") else {}
+
+
 class Engines:
     """The engine cores that one API server manages. Each call answers by the core's number, as vLLM's
     metrics do, and raises EngineDead once they are gone."""
@@ -92,6 +97,9 @@ class Engines:
 
     async def figures(self) -> dict[str, dict[str, float]]:
         return await self._all("brim_figures")
+
+    async def samples(self) -> dict[str, dict[str, float]]:
+        return await self._all("brim_samples")
 
     async def _all(self, method: str, *args: str) -> dict[str, Any]:
         core = self._client.engine_core  # type: ignore[attr-defined]  # no public way leads there

@@ -14,9 +14,10 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from brim.batch_api.api import BatchApi
+from brim.metrics.exported import COUNTERS, HISTOGRAMS
 from brim.plugins.vllm.engine import ANSWER_SECONDS, Engines
 from brim.server.batch_figures import BatchFigures
-from brim.server.prometheus import COUNTERS, FIGURES, GAUGES, HISTOGRAMS, Exposition
+from brim.server.prometheus import ATTAINMENT, FIGURES, GAUGES, TARGET, Exposition
 
 log = logging.getLogger("brim")
 
@@ -26,6 +27,17 @@ _HELP = {
     **FIGURES,
     **{row.brim: row.help for row in (*COUNTERS, *HISTOGRAMS) if row.brim},
     **{row.name.removeprefix("brim:"): row.help for row in GAUGES},
+    "slo_attainment": ATTAINMENT,
+    "target_seconds": TARGET,
+    "active": "Whether the engine does what Brim orders, 0 or 1",
+    "failures": "Times that Brim failed and the engine went on by itself",
+    "deviations": "Steps in which the engine did not do what it was told",
+    "shadow_steps": "Steps in which Brim only looked on",
+    "shadow_steps_different": "Of these, those that Brim would have taken otherwise",
+    "shadow_offline_tokens": "Offline tokens that Brim would have run in these steps",
+    "shadow_stock_offline_tokens": "Offline tokens that the engine ran in these steps",
+    "shadow_step_seconds_p99": "p99 of what Brim's last 10,000 steps would have taken, as predicted",
+    "shadow_stock_step_seconds_p99": "The same for the steps that the engine ran",
 }
 
 
@@ -52,7 +64,7 @@ class VllmExposition:
     async def _figures(self) -> dict[str, dict[str, float]]:
         """Nothing where the engine can't tell: vLLM's own figures matter most just then."""
         try:
-            return await asyncio.wait_for(self._engines().figures(), ANSWER_SECONDS)
+            return await asyncio.wait_for(self._engines().samples(), ANSWER_SECONDS)
         except Exception as exc:
             log.warning("the scheduler's figures are missing from /metrics: %r", exc)
             return {}

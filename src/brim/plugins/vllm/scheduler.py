@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -23,6 +23,7 @@ from brim.plugins.vllm.host import VllmHost
 logger = logging.getLogger(__name__)
 
 _LEVER = "_reserve_prefill_lookahead"
+_Known = Mapping[str, tuple[Sequence[int], int]]  # tokens of requests, and how many there were
 
 
 class BrimScheduler(AsyncScheduler):
@@ -89,7 +90,7 @@ class BrimScheduler(AsyncScheduler):
     def update_from_output(
         self, scheduler_output: Any, model_runner_output: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        known = {i: self._known_tokens(i) for i in scheduler_output.scheduled_spec_decode_tokens}
+        known = self._known_tokens(scheduler_output.scheduled_spec_decode_tokens)
         computed = elsewhere.at_stake(self, model_runner_output)
         outputs = super().update_from_output(scheduler_output, model_runner_output, *args, **kwargs)
         if elsewhere.lost(self, computed):
@@ -140,6 +141,10 @@ class BrimScheduler(AsyncScheduler):
     def brim_figures(self) -> dict[str, float]:
         """By name; see `core.figures`."""
         return self._brim.figures()
+
+    def brim_samples(self) -> dict[str, float]:
+        """The same, and all that is counted by class; see `metrics.exported`."""
+        return self._brim.samples()
 
     def brim_check(self) -> None:
         """Verifies Brim's books against vLLM's. Raises InvariantViolated. Linear: for tests."""
@@ -216,18 +221,19 @@ class BrimScheduler(AsyncScheduler):
         self._host.step_taken(brim)
         return plan
 
-    def _step_ended(self, brim: HostedScheduler, plan: StepPlan, known: Mapping[str, int]) -> None:
-        more = {i: self._known_tokens(i) - tokens - 1 for i, tokens in known.items()}
-        brim.accepted({i: tokens for i, tokens in more.items() if tokens > 0})
-        brim.ended(plan, self.finished_req_ids, time.monotonic_ns())
+    def _step_ended(self, brim: HostedScheduler, plan: StepPlan, known: _Known) -> None:
+        more = {i: len(tokens) - number - 1 for i, (tokens, number) in known.items()}
+        guessed = {i: number for i, number in more.items() if number > 0}
+        self._brim.ended(plan, guessed, self.finished_req_ids, time.monotonic_ns())
 
     def _aborted(self, brim: HostedScheduler, request_id: str) -> None:
         self._host.forget(request_id)
         brim.abort(request_id, time.monotonic_ns())
 
-    def _known_tokens(self, request_id: str) -> int:
-        request = self.requests.get(request_id)
-        return 0 if request is None else request.num_tokens
+    def _known_tokens(self, request_ids: Iterable[str]) -> _Known:
+        """vLLM's own lists, which grow: a request may be gone when its tokens are counted."""
+        here = [self.requests[i] for i in request_ids if i in self.requests]
+        return {request.request_id: (request._all_token_ids, request.num_tokens) for request in here}
 
     def _empty_step(self, *args: Any, **kwargs: Any) -> Any:
         """Runs nothing, so that what is in flight lands."""

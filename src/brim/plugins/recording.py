@@ -1,0 +1,56 @@
+"""Latencies by class, whichever mode is in force and whoever decides."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from brim.core.events import Event
+from brim.core.request import Request, RequestState
+from brim.metrics.exported import figures
+from brim.metrics.recorder import Recorder, bucketed
+
+
+class Recording:
+    """Of what the schedulers tell, one after the other.
+
+    Requests that drew tokens while none was there to tell are left out: when these came is not known.
+    """
+
+    def __init__(self) -> None:
+        self._recorder = Recorder(bucketed, counted=self._seen_from_the_first)
+        self._unseen: Collection[str] = ()
+        self._begun = False
+
+    def begin(self, states: Iterable[RequestState]) -> None:
+        """A scheduler tells from now on; these are here. After one that told until just now it goes on."""
+        here = {state.request.request_id: state for state in states}
+        self._recorder.keep(here)
+        drew = [name for name, state in here.items() if state.num_output_tokens]
+        self._unseen = {name for name in drew if not self._recorder.knows(name)}
+        self._begun = True
+
+    def observe(self, events: Iterable[Event]) -> None:
+        self._recorder.observe(events)
+
+    def guessed(self, more: Mapping[str, int]) -> None:
+        """Tokens that proved right beside the one that each request drew."""
+        for request_id, num_tokens in more.items():
+            self._recorder.drew_more(request_id, num_tokens)
+
+    def end(self, events: Iterable[Event]) -> None:
+        """The scheduler goes, and these are the last that it tells."""
+        try:
+            self._recorder.observe(events)
+        finally:
+            self._recorder.pause()
+
+    def lose_all(self) -> None:
+        """The engine goes on and nobody tells of it."""
+        self._recorder.keep(())
+
+    def samples(self) -> dict[str, float]:
+        """See `metrics.exported`; empty before the first scheduler."""
+        return figures(self._recorder.by_class) if self._begun else {}
+
+    def _seen_from_the_first(self, request: Request) -> bool:
+        return request.request_id not in self._unseen
