@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from brim.core.kvcache.block_pool import BlockPool
 from brim.core.kvcache.manager import KVCacheManager
 from brim.simulation.truth import TraceHashing
 from brim.workloads.documents import loogle_shaped
@@ -36,7 +37,7 @@ def hit_share(prompts: Sequence[tuple[int, ...]], num_blocks: int) -> float:
     kept = [ids[:num_blocks] for ids in prompts]
     trace = Trace("t", [TraceRequest(0, len(ids) + 1, 1, block_ids=ids) for ids in kept], block_tokens=1)
     longest = max(map(len, kept)) + 1
-    cache = KVCacheManager(num_blocks + 1, 1, hashing=TraceHashing(trace, 1, longest))
+    cache = KVCacheManager(BlockPool(num_blocks + 1), 1, hashing=TraceHashing(trace, 1, longest))
     hits = 0
     for number, ids in enumerate(kept):
         prompt = state(request(str(number), [0] * (len(ids) + 1), 1))

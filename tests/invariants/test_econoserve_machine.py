@@ -488,7 +488,7 @@ def calls_of_a_quiet_schedule(policy: str, running: int) -> int:
         nonlocal calls
         calls += event in ("call", "c_call")
 
-    while not host.scheduler._settled.holds or host.scheduler.batch.tick % 16 != 8:  # nobody enters a block
+    while not host.scheduler._settled.holds() or host.scheduler.batch.tick % 16 != 8:  # nobody enters a block
         host.step()
     assert host.scheduler.batch.num_decoding == running
     sys.setprofile(count)

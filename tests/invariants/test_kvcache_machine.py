@@ -11,7 +11,9 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from brim.core.kvcache.block_pool import BlockPool
 from brim.core.kvcache.manager import KVCacheManager
+from brim.core.offline.trie import PrefixTrie
 from brim.core.request import RequestState
 from tests.helpers import request, state
 
@@ -21,7 +23,9 @@ NUM_BLOCKS = 7
 class KVCacheMachine(RuleBasedStateMachine):
     @initialize(block_size=st.sampled_from([1, 2, 4]), prefix_caching=st.booleans())
     def start(self, block_size: int, prefix_caching: bool) -> None:
-        self.kv = KVCacheManager(NUM_BLOCKS, block_size, prefix_caching=prefix_caching)
+        self.prefixes = PrefixTrie()
+        pool = BlockPool(NUM_BLOCKS, observer=self.prefixes)
+        self.kv = KVCacheManager(pool, block_size, prefix_caching=prefix_caching)
         self.running: list[RequestState] = []
         self.waiting: list[RequestState] = []
         self.detached: list[list[int]] = []
@@ -77,6 +81,13 @@ class KVCacheMachine(RuleBasedStateMachine):
         entering.admit(cached_tokens)
         self.waiting.remove(entering)
         self.running.append(entering)
+
+    @precondition(lambda self: self.waiting)
+    @rule(at=st.integers(0, 99), told=st.booleans())
+    def look(self, at: int, told: bool) -> None:
+        """Now and then: what was found by an earlier look may be gone, or more."""
+        asking = self.pick(self.waiting, at)
+        assert self.kv.num_hits(asking, self.prefixes if told else None) == len(self.kv.hit_blocks(asking))
 
     @precondition(lambda self: self.running)
     @rule(at=st.integers(0, 99), share=st.floats(0.1, 1))

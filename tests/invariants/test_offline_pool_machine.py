@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from brim.core.kvcache.block_pool import BlockPool
 from brim.core.kvcache.eviction import Block, ByReuse, Eviction, LeastRecentlyUsed, Reuse
 from brim.core.kvcache.manager import KVCacheManager
 from brim.core.kvcache.prefix_index import BlockHash
@@ -63,7 +64,7 @@ class PoolMachine(RuleBasedStateMachine):
         eviction: Eviction = LeastRecentlyUsed()
         if rule != "least recently used":
             eviction = Recounting(self, self.pool.prefixes, online_last=rule == "online last")
-        self.kv = KVCacheManager(NUM_BLOCKS, block_size, eviction=eviction, observer=self.pool.prefixes)
+        self.kv = KVCacheManager(BlockPool(NUM_BLOCKS, eviction, self.pool.prefixes), block_size)
         self.waiting: list[RequestState] = []
         self.running: list[RequestState] = []
         self.detached: list[list[int]] = []

@@ -106,7 +106,7 @@ class Batch:
         self._ending.setdefault(self._end_tick(state), {})[state] = None
         self._rows = self._row_ids = None
         self._count(state, 1)
-        if self._watch is not None and state.request.task_class is TaskClass.ONLINE:
+        if self._watch is not None and not state.request.is_offline:
             self._watch.started(state, self.tick)
 
     def pause(self, state: RequestState) -> None:
@@ -191,7 +191,7 @@ class Batch:
 
     def _stop_decoding(self, state: RequestState) -> None:
         self._count(state, -1)
-        if self._watch is not None and state.request.task_class is TaskClass.ONLINE:
+        if self._watch is not None and not state.request.is_offline:
             self._watch.stopped(state)
         end = self._end_tick(state)
         del self._ending[end][state]

@@ -35,6 +35,7 @@ class PoolBoard:
         self._in_flight = in_flight
         self._queues = queues
         self._pool = queues.pool
+        self._prefixes = None if self._pool is None else self._pool.prefixes
 
     @property
     def running(self) -> Iterable[RequestView]:
@@ -115,7 +116,7 @@ class PoolBoard:
     def hit_tokens(self, view: RequestView) -> int:
         if self._pool is not None and view in self._pool:
             return self._pool.cached_blocks(view) * self._kv.block_size  # without its hashes
-        return len(self._kv.hit_blocks(view)) * self._kv.block_size
+        return self._kv.num_hits(view, self._prefixes) * self._kv.block_size
 
     def admission_blocks(self, view: RequestView) -> int:
         if self._pool is not None and view in self._pool:

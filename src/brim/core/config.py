@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from brim.core.errors import ConfigError
 
@@ -38,7 +39,7 @@ class SchedulerConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_blocks", "block_size", "max_model_len", "max_num_seqs", "max_num_batched_tokens"):
-            if getattr(self, name) < 1:
+            if not 1 <= getattr(self, name) < inf:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in (
             "max_prefill_chunk_tokens",
@@ -49,8 +50,8 @@ class SchedulerConfig:
             "step_limit_ms",
             "ttft_ms",
         ):
-            if (getattr(self, name) or 0) < 0:
-                raise ConfigError(f"{name} must be 0 or more, not {getattr(self, name)}")
+            if not 0 <= (getattr(self, name) or 0) < inf:  # no comparison holds for a NaN
+                raise ConfigError(f"{name} must be 0 or more, and finite, not {getattr(self, name)}")
         if not 0 <= self.reserve_share < 0.5 or not 0 <= self.length_padding <= 100:
             raise ConfigError("reserve_share must be from 0 to under 0.5, length_padding from 0 to 100")
         if not 0 <= self.slack_share <= 1:

@@ -3,12 +3,15 @@
 It reads a board and returns a value; it changes nothing. Whoever owns the blocks carries the decision
 out: `scheduler` on our own pool, an adapter with its host's levers.
 
-    draft        what was decided so far, who would give way
-    budget       tokens, seats and blocks that are left
-    outputs      blocks for those that generate, and for those that wait to
-    prompts      half-done prompts and new requests
-    spare_time   the time that online requests leave to offline ones
-    pooled       offline requests from the pool
+    draft          what was decided so far, who would give way
+    budget         tokens, seats and blocks that are left
+    outputs        blocks for those that generate, and for those that wait to
+    prompts        half-done prompts and new requests
+    in_time_first  online prompts that can be in time before those that can't
+    online_part    the online requests of the step, as far as it is decided
+    spare_time     the time that they leave to offline ones
+    time_left      what of it is left while the step is put together
+    pooled         offline requests from the pool
 """
 
 from __future__ import annotations

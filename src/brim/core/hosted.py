@@ -25,7 +25,7 @@ from brim.core.kvcache.ledger import Ledger
 from brim.core.kvcache.prefix_index import BlockHashing, CacheObserver
 from brim.core.plan import Chunk, StepPlan, StepResult
 from brim.core.policy import Policy
-from brim.core.request import Request, RequestState, TaskClass
+from brim.core.request import FinishReason, Request, RequestState
 from brim.core.scheduler import Scheduler
 
 
@@ -92,12 +92,15 @@ class HostedScheduler(Scheduler):
 
     def add(self, request: Request, now_ns: int) -> None:
         super().add(request, now_ns)
-        self._states[request.request_id].share(self._host.token_ids(request.request_id))
+        state = self._states[request.request_id]
+        state.share(self._host.token_ids(request.request_id))
+        if state.num_output_tokens:
+            self._time.adopted(state, now_ns)
 
     def adopt(self, request: Request, now_ns: int) -> None:
         """A request that the host was running before we came; no step may be in flight."""
         HostedScheduler.add(self, request, now_ns)
-        self._entered(self._states[request.request_id], 0, now_ns)
+        self._enter(self._states[request.request_id], 0, now_ns)
 
     def set_aside(self, request_id: str, now_ns: int) -> None:
         """A request that waits can't run before it is brought back.
@@ -155,7 +158,7 @@ class HostedScheduler(Scheduler):
     def offline_tokens(self, scheduled: Mapping[str, int]) -> int:
         """Of what runs or would run, the tokens of offline requests."""
         of = self._states
-        return sum([n for i, n in scheduled.items() if of[i].request.task_class is TaskClass.OFFLINE])
+        return sum([n for i, n in scheduled.items() if of[i].request.is_offline])
 
     def newest_step_ns(self) -> int | None:
         """What the newest step in flight is predicted to take; None where nobody asks how long steps take."""
@@ -190,7 +193,7 @@ class HostedScheduler(Scheduler):
         """
         skipped = self._skipped.difference(self.batch.starved)
         if self.policy.timing is not None:
-            skipped = {state for state in skipped if state.request.task_class is TaskClass.ONLINE}
+            skipped = {state for state in skipped if not state.request.is_offline}
         catching_up = [s for s in self.batch.catching_up if s not in skipped and not s.ending]
         idle = [*catching_up, *self.queues.parked]
         return [*idle, *self.batch.rows()] if intent.hold_decodes else idle
@@ -243,7 +246,8 @@ class HostedScheduler(Scheduler):
         for request_id in scheduled:
             state = self._known(request_id)
             if state not in self.batch:
-                self._entered(state, scheduled[request_id], now_ns)
+                start = self._enter(state, scheduled[request_id], now_ns)
+                self._time.admitted(state, start)
                 entered.append(state)
             elif state in self.queues.parked:
                 self.queues.parked.remove(state)
@@ -266,16 +270,19 @@ class HostedScheduler(Scheduler):
             raise InvariantViolated(f"the host speaks of {request_id!r}, of which it did not tell")
         return self._states[request_id]
 
-    def _entered(self, state: RequestState, num_scheduled: int, now_ns: int) -> None:
-        """The host let a waiting request in of its own accord, and ran so many tokens of it at once."""
+    def _enter(self, state: RequestState, num_scheduled: int, now_ns: int) -> int:
+        """The host let a waiting request in of its own accord, and ran so many tokens of it at once.
+
+        Returns how many it had before these.
+        """
         self.queues.remove(state)
         self.kv.take_over(state)
         request_id, resumed = state.request.request_id, state.num_preemptions > 0
         start = self._host.num_computed_tokens(request_id) - num_scheduled
         state.admit(start)
         self.batch.add(state)
-        self._time.admitted(state, start)
         self._events.append(events.Admitted(now_ns, self._num_steps, request_id, start, resumed))
+        return start
 
     def drawing(self) -> list[RequestState]:
         """Who draws a token in the oldest step in flight, and is still here to take it."""
@@ -308,6 +315,7 @@ class HostedScheduler(Scheduler):
         """
         self._tokens.ended = over
         told = self.commit(plan, StepResult([0] * len(plan.sampling())), now_ns)
-        for request_id in over:
-            super().abort(request_id, now_ns)  # whoever ended without a token
+        for request_id in over:  # without a token of this step, or with one that was dropped here
+            answered = request_id in self._states and self._states[request_id].num_output_tokens
+            super().abort(request_id, now_ns, FinishReason.LENGTH if answered else FinishReason.ABORT)
         return told

@@ -37,7 +37,7 @@ class Queues:
 
     def push(self, state: RequestState, kv: KVCacheManager, now_ns: int) -> None:
         """It waits to enter."""
-        if self.pool is None or state.request.task_class is TaskClass.ONLINE:
+        if self.pool is None or not state.request.is_offline:
             self.waiting.push(state, now_ns)
         else:
             self.pool.add(state, kv.usable_hashes(state))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -82,6 +83,16 @@ class Request:
     slo: SLO = field(default_factory=SLO)
     cache_salt: str = ""  # requests share prefixes only with requests of the same salt
     length_keys: tuple[str, ...] = ()  # groups whose answers are alike in length, most specific first
+
+    @property
+    def is_offline(self) -> bool:
+        return self.task_class is TaskClass.OFFLINE
+
+    @property
+    def urgency(self) -> tuple[float, ...]:
+        """Of the offline requests: smaller goes first, by priority, deadline, arrival."""
+        deadline_ns = math.inf if self.deadline_ns is None else self.deadline_ns
+        return self.priority, deadline_ns, self.arrival_ns
 
 
 class StepClock(Protocol):

@@ -22,6 +22,7 @@ from brim.core.deciding.spare_time import all_in_time
 from brim.core.decision import Decision, Grant
 from brim.core.errors import InvariantViolated, RequestRefused
 from brim.core.flight import Flight, Intent
+from brim.core.kvcache.block_pool import BlockPool
 from brim.core.kvcache.eviction import Eviction, eviction
 from brim.core.kvcache.ledger import Ledger
 from brim.core.kvcache.manager import KVCacheManager
@@ -48,9 +49,9 @@ class Scheduler:
     ) -> None:
         self.config = config
         self.policy = policy or named(config)
-        self._time = Timekeeper(self.policy)
-        self.batch = Batch(config.block_size, self._time.watch)
         pool = None if self.policy.planning is None else OfflinePool()
+        self._time = Timekeeper(self.policy, pool)
+        self.batch = Batch(config.block_size, self._time.watch)
         self.queues = Queues(self.policy.ordering, pool)
         ledger = Ledger(config.block_size, self.batch, buffer_steps=self.policy.loan_buffer_steps)
         prefixes = None if pool is None else pool.prefixes
@@ -69,8 +70,8 @@ class Scheduler:
     def _cache(
         self, rule: Eviction, hashing: BlockHashing | None, ledger: Ledger, observer: CacheObserver | None
     ) -> KVCacheManager:
-        size = self.config.num_blocks, self.config.block_size
-        return KVCacheManager(*size, self.config.enable_prefix_caching, rule, hashing, ledger, observer)
+        config, pool = self.config, BlockPool(self.config.num_blocks, rule, observer)
+        return KVCacheManager(pool, config.block_size, config.enable_prefix_caching, hashing, ledger)
 
     def __len__(self) -> int:
         """Requests that are not over."""
@@ -124,7 +125,7 @@ class Scheduler:
         if now_ns >= self.queues.changes_at_ns and self.queues.reorder(now_ns):
             self._settled.disturb()
         self._time.step_begins(now_ns, self.kv.online_blocks)
-        if not self._settled.holds:
+        if not self._settled.holds():
             return self._decide(now_ns)
         if not self._settled.counts_time:
             return Intent(quiet=True)
@@ -177,7 +178,7 @@ class Scheduler:
         """
         if self._in_flight or self._fed_tick != self.batch.tick or now_ns >= self.queues.changes_at_ns:
             return 0
-        if not self._settled.holds or self._settled.counts_time or not self.batch.num_decoding:
+        if not self._settled.holds() or self._settled.counts_time or not self.batch.num_decoding:
             return 0
         return self.batch.steps_to_an_end()
 
@@ -204,7 +205,7 @@ class Scheduler:
                 self._time.step_begins(end_ns, self.kv.online_blocks)
             if steps == 1 and after_first is not None:
                 after_first()
-            if not self._settled.holds or end_ns >= changes_at_ns:
+            if not self._settled.holds() or end_ns >= changes_at_ns:
                 break
         self._fed_tick = self.batch.tick
         ends_ns = ends_ns[:steps]
@@ -249,7 +250,7 @@ class Scheduler:
             decision = decide(self.policy, self._board, now_ns)
             intent = self._carry_out(decision, now_ns)
             stopped = decision.preempt or decision.park
-            if intent.to_run or not stopped or self.batch.rows() or self._in_flight or self._settled.holds:
+            if intent.to_run or not stopped or self.batch.rows() or self._in_flight or self._settled.holds():
                 return intent
             # all had to stop, and some gave way: now others can go on
 
@@ -337,9 +338,11 @@ class Scheduler:
         self._events.append(events.Preempted(now_ns, self._num_steps, state.request.request_id, lost_tokens))
 
     def _fail(self, flight: Flight, request_id: str, message: str, now_ns: int) -> None:
-        if (state := self._states.get(request_id)) is not None and state not in flight.dropped:
-            flight.dropped.add(state)
-            self._end(state, flight.plan.step_id, now_ns, FinishReason.ERROR, message)
+        """Of those that flew: another request may go by that id by now."""
+        for state in (*flight.plan.decodes, *(chunk.state for chunk in flight.plan.chunks)):
+            if state.request.request_id == request_id and state not in flight.dropped:
+                flight.dropped.add(state)
+                self._end(state, flight.plan.step_id, now_ns, FinishReason.ERROR, message)
 
     def _take_tokens(self, flight: Flight, result: StepResult, now_ns: int) -> None:
         states: Sequence[RequestState] = flight.plan.sampling()

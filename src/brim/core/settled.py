@@ -10,10 +10,10 @@ from brim.core.timekeeping import Timekeeper
 
 
 class Settled:
-    """It holds while a decision would be empty: the last one was, and nothing it rested on has changed since.
+    """Holds while a new decision would be empty: the last one was, and what it rested on has not changed.
 
-    Or there is nobody to decide on. Where it `counts_time` a decision is empty only as long as all who decode
-    have the time, which goes by: that is to be looked at in each step.
+    Or there is nobody to decide on. With offline work it also depends on the clock (`counts_time`): then
+    `all_in_time` is asked in every step.
     """
 
     def __init__(
@@ -34,8 +34,8 @@ class Settled:
         restless = self._waits_for_time() or (self._by_progress and len(self._queues))
         self._last_was_empty = empty and not (restless or self._batch.undecided)
 
-    @property
     def holds(self) -> bool:
+        """Looks again whether there is anybody to decide on, and if not, takes that for an empty decision."""
         if not self._last_was_empty:
             waiting = self._queues.waiting or self._queues.parked
             self._last_was_empty = not (waiting or self._batch.undecided or self._waits_for_time())

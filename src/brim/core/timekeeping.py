@@ -1,4 +1,4 @@
-"""Tells a policy's estimators what steps took, and what online requests do and hold."""
+"""Tells a policy's estimators what steps took, what online requests do and hold, and the pool the time."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from brim.core.batch import Batch
 from brim.core.estimators.slack import Miss
 from brim.core.estimators.step_time import StepShape, shape_of
 from brim.core.events import MissPredicted
+from brim.core.offline.pool import OfflinePool
 from brim.core.plan import Chunk
 from brim.core.policy import Policy
 from brim.core.request import RequestState, TaskClass
@@ -16,8 +17,9 @@ from brim.core.request import RequestState, TaskClass
 class Timekeeper:
     """Costs nothing where the policy asks for no time."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, pool: OfflinePool | None = None) -> None:
         self.watch = None if policy.timing is None else policy.timing.watch
+        self._pool = pool
         self._timing = policy.timing
         self._pace = policy.pace
         self._headroom = policy.headroom
@@ -34,6 +36,8 @@ class Timekeeper:
         """Online requests hold so many blocks. Before a decision, which itself changes nothing."""
         if self.watch is not None:
             self.watch.arrivals.forget(now_ns)
+        if self._pool is not None:
+            self._pool.note_oldest(now_ns)
         if self._headroom is not None:
             self._headroom.demand.observe(now_ns, online_blocks)
 
@@ -63,6 +67,10 @@ class Timekeeper:
     def admitted(self, state: RequestState, cached_tokens: int) -> None:
         if self.watch is not None:
             self.watch.admitted(state, cached_tokens)
+
+    def adopted(self, state: RequestState, now_ns: int) -> None:
+        if self.watch is not None:
+            self.watch.adopted(state, now_ns)
 
     def first_token(self, state: RequestState, now_ns: int, tick: int) -> None:
         if self.watch is not None:

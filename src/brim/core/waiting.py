@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 
+from brim.core.lazy_heap import LazyHeap
 from brim.core.policies.ordering import Ordering
 from brim.core.request import RequestState, RequestView, TaskClass
 
 Key = tuple[float, ...]
+_Change = tuple[int, int, RequestState]  # when its key changes, its sequence number
 
 
 class WaitingQueue:
@@ -20,8 +21,10 @@ class WaitingQueue:
         self._ordering = ordering
         self._entries: list[tuple[Key, int, RequestState]] = []  # the sequence number decides ties
         self._keys: dict[RequestState, Key] = {}
-        # (when the key changes, sequence number, request); stale when the request has left or has a new key
-        self._changes: list[tuple[int, int, RequestState]] = []
+        self._changes_ns: dict[RequestState, int] = {}  # when the key changes
+        self._changes: LazyHeap[_Change] = LazyHeap(
+            lambda change: self._changes_ns.get(change[2]) == change[0]
+        )
         self._num_offline = 0
         self.changes_at_ns: float = math.inf  # from then on the order may be another one
 
@@ -52,29 +55,30 @@ class WaitingQueue:
         key = self._ordering.key(state, now_ns)
         self._keys[state] = key
         insort(self._entries, (key, state.arrival_seq, state))
-        self._num_offline += state.request.task_class is TaskClass.OFFLINE
+        self._num_offline += state.request.is_offline
         changes_at_ns = self._ordering.changes_at_ns(state, now_ns)
         if changes_at_ns is not None:
-            heapq.heappush(self._changes, (changes_at_ns, state.arrival_seq, state))
-            self.changes_at_ns = self._changes[0][0]
+            self._changes_ns[state] = changes_at_ns
+            self._changes.push((changes_at_ns, state.arrival_seq, state))
+            self._note_first_change()
 
     def remove(self, state: RequestState) -> None:
         """Raises KeyError where the request does not wait."""
         key = self._keys.pop(state)
         del self._entries[bisect_left(self._entries, (key, state.arrival_seq))]
-        self._num_offline -= state.request.task_class is TaskClass.OFFLINE
-        while self._changes and self._changes[0][2] not in self._keys:
-            heapq.heappop(self._changes)
-        self.changes_at_ns = self._changes[0][0] if self._changes else math.inf
+        self._num_offline -= state.request.is_offline
+        if self._changes_ns.pop(state, None) is not None:
+            self._note_first_change()
 
     def reorder(self, now_ns: int) -> bool:
         """Gives those a new key whose time has come; whether there were any."""
         changed = False
-        while self._changes and self._changes[0][0] <= now_ns:
-            state = heapq.heappop(self._changes)[2]
-            if state in self._keys:
-                self.remove(state)
-                self.push(state, now_ns)
-                changed = True
-        self.changes_at_ns = self._changes[0][0] if self._changes else math.inf
+        while (first := self._changes.first()) is not None and first[0] <= now_ns:
+            self.remove(first[2])
+            self.push(first[2], now_ns)
+            changed = True
         return changed
+
+    def _note_first_change(self) -> None:
+        first = self._changes.first()
+        self.changes_at_ns = math.inf if first is None else first[0]

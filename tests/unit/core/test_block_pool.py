@@ -193,7 +193,7 @@ def test_check_accepts_free_cached_and_shared_blocks():
         (lambda blocks: blocks._free.append(6), "free twice"),
         (lambda blocks: blocks._free.append(0), "held or has content"),
         (lambda blocks: blocks._free.pop(), "not the whole pool"),
-        (lambda blocks: blocks._eviction.pop(), "that can be evicted"),
+        (lambda blocks: blocks.eviction.pop(), "that can be evicted"),
         (lambda blocks: blocks.index.add(b"lost", 5), "without that content"),
         (lambda blocks: blocks.index.add(b"cached", 5), "not the one that the index finds"),
     ],

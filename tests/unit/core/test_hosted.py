@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brim.core.errors import InvariantViolated
+from brim.core.estimators.step_time import StepTime
 from brim.core.hosted import Orders
 from brim.core.kvcache.hosted import Beside
 from brim.core.policies.named import NAMED, named
@@ -119,6 +120,68 @@ def test_requests_that_ran_before_are_adopted() -> None:
     after.run()
     assert after.ended == {"a": 5, "b": 4, "c": 3}
     assert after.scheduler.deviations == 0
+
+
+STEP_TIME = StepTime(4 * 10**9, 10**8, (), 0, 0, 0)  # 4 ms, and 0.1 ms a token
+
+
+def served(chats: int, slo: SLO) -> FakeHost:
+    """Chats of 1,000 tokens that have begun to be answered, one every 50 ms."""
+    limits = {"num_blocks": 800, "max_num_seqs": 16, "max_num_batched_tokens": 2048}
+    host = FakeHost(config(policy="echo", block_size=16, max_model_len=4096, **limits))
+    host.scheduler = host.make(named(host.config, step_time=STEP_TIME))
+    for number in range(chats):
+        asked = request(f"chat{number}", [number] * 1000, 200, arrival_ns=host.now_ns, slo=slo)
+        host.add(asked)
+        host.step()
+        host.now_ns += 50 * MS
+    for _ in range(4):
+        host.step()
+    return host
+
+
+def made_anew(host: FakeHost) -> None:
+    """The books, as where the mode changes: those who run are adopted."""
+    known = host.scheduler
+    known.close()
+    host.scheduler = host.make(named(host.config, step_time=STEP_TIME))
+    host.pool.observer = host.scheduler.observer
+    for name in host.running:
+        host.scheduler.adopt(host.requests[name].asked, host.now_ns)
+    for name in host.waiting:
+        host.scheduler.add(host.requests[name].asked, host.now_ns)
+
+
+@pytest.mark.parametrize("slo", [SLO(itl_ns=20 * MS), SLO(tpot_ns=20 * MS), SLO(e2e_ns=4_000 * MS)])
+def test_targets_hold_for_the_adopted(slo: SLO) -> None:
+    chunks = []
+    for anew in (False, True):
+        host = served(1, slo)
+        if anew:
+            made_anew(host)
+        host.add(request("batch", [5] * 3000, 4, arrival_ns=host.now_ns, task_class=OFFLINE))
+        chunks.append(host.step()["batch"])
+    assert 0 < chunks[1] <= 1.1 * chunks[0] < 400
+
+
+def test_targets_hold_for_who_was_preempted_before_the_scheduler_came() -> None:
+    host = served(2, SLO(itl_ns=20 * MS))
+    host.preempt("chat0")
+    made_anew(host)
+    assert host.scheduler.policy.timing is not None
+    watch = host.scheduler.policy.timing.watch
+    (work,) = [watch.work(state, 0, lambda: 0) for state in host.scheduler.queues.waiting]
+    assert work.due_ns == host.now_ns + 20 * MS
+
+
+def test_the_adopted_are_no_arrivals() -> None:
+    host = served(10, SLO(ttft_ns=500 * MS))
+    host.preempt("chat0")
+    made_anew(host)
+    host.step()
+    host.step()
+    assert host.scheduler.policy.timing is not None
+    assert host.scheduler.policy.timing.watch.arrivals.few
 
 
 def test_what_others_compute_in_the_same_step_may_be_a_hit() -> None:

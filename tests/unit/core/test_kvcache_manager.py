@@ -3,13 +3,14 @@
 import pytest
 
 from brim.core.errors import InvariantViolated
+from brim.core.kvcache.block_pool import BlockPool
 from brim.core.kvcache.manager import KVCacheManager
 from brim.core.request import RequestState
 from tests.helpers import request, state
 
 
-def manager(block_size: int = 4, num_blocks: int = 7, **options) -> KVCacheManager:
-    return KVCacheManager(num_blocks, block_size, **options)
+def manager(block_size: int = 4, num_blocks: int = 7, observer=None, **options) -> KVCacheManager:
+    return KVCacheManager(BlockPool(num_blocks, observer=observer), block_size, **options)
 
 
 def enter(kv: KVCacheManager, request_id: str, prompt, **facts) -> RequestState:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from brim.core.errors import InvariantViolated
+from brim.core.kvcache.block_pool import BlockPool
 from brim.core.kvcache.ledger import Ledger
 from brim.core.kvcache.manager import KVCacheManager
 from brim.core.request import RequestState
@@ -236,7 +237,7 @@ def give_back_more_than_promised(ledger: Ledger, share) -> None:
 
 def shared_prompt(ledger: Ledger) -> tuple[KVCacheManager, RequestState, RequestState]:
     """One whose prompt of two whole blocks is computed, and another that begins alike."""
-    kv = KVCacheManager(9, 4, ledger=ledger)
+    kv = KVCacheManager(BlockPool(9), 4, ledger=ledger)
     first, second = (state(request(name, [*range(8), at]), at) for at, name in enumerate("ab"))
     first.admit(kv.admit(first))
     first.schedule(9)

@@ -11,7 +11,6 @@ from brim.core.estimators.pace import Pace
 from brim.core.policies.admitting import InverseGuard, Watermark
 from brim.core.policies.chunking import FillTheBudget, WholePrompts
 from brim.core.policies.expecting import Predicted
-from brim.core.policies.filling import FixedBudget
 from brim.core.policies.grouping import Alone, SameEnd
 from brim.core.policies.lending import Lending
 from brim.core.policies.named import NAMED, named
@@ -123,15 +122,11 @@ def test_a_chunk_is_what_is_left_of_prompt_budget_and_limit(limit, remaining, bu
     assert FillTheBudget(limit).tokens(A, remaining, budget) == tokens
 
 
-def test_a_fixed_budget_is_fixed():
-    assert [FixedBudget(9).token_budget(now_ns) for now_ns in (0, 10**9)] == [9, 9]
-
-
 @pytest.mark.parametrize("name", NAMED)
 def test_every_named_policy_knows_its_name_and_takes_its_limits_from_the_configuration(name):
     policy = named(config(policy=name, max_num_batched_tokens=32, max_prefill_chunk_tokens=5))
     assert policy.name == name
-    assert policy.filling.token_budget(0) == 32
+    assert policy.filling.token_budget == 32
     whole = isinstance(policy.chunking, WholePrompts)
     assert policy.chunking.tokens(A, 10, 10) == (10 if whole else 5)
     assert policy.chunking.tokens(A, 10, 9) == (0 if whole else 5)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from brim.core.kvcache.block_pool import BlockPool
 from brim.core.kvcache.manager import KVCacheManager
 from brim.core.offline.pool import OfflinePool
 from brim.core.policies.ordering import OnlineFirst
@@ -10,7 +11,7 @@ from tests.helpers import OFFLINE, ONLINE, request, state
 
 
 def cache() -> KVCacheManager:
-    return KVCacheManager(7, 4)
+    return KVCacheManager(BlockPool(7), 4)
 
 
 def both():

@@ -400,6 +400,17 @@ def test_an_error_of_an_aborted_request_changes_nothing():
     assert [e.reason for e in events if isinstance(e, Finished)] == [FinishReason.ABORT]
 
 
+def test_an_error_does_not_end_the_next_request_of_that_id():
+    scheduler = Scheduler(config())
+    scheduler.add(request("a", 4), 0)
+    plan = scheduler.schedule(0)
+    scheduler.abort("a", 0)
+    scheduler.add(request("a", 4), 0)
+    events = scheduler.commit(plan, StepResult([0], errors={"a": "late"}), 0)
+    assert [e.reason for e in events if isinstance(e, Finished)] == [FinishReason.ABORT]
+    assert len(scheduler) == 1
+
+
 # ---- refusals and misuse
 
 

@@ -1,5 +1,7 @@
 """Limits that contradict each other are refused, and the message names the setting."""
 
+import math
+
 import pytest
 
 from brim.core.config import SchedulerConfig
@@ -18,6 +20,13 @@ def test_every_size_is_at_least_one(name):
 def test_a_chunk_limit_is_not_negative():
     with pytest.raises(ConfigError, match="max_prefill_chunk_tokens"):
         config(max_prefill_chunk_tokens=-1)
+
+
+@pytest.mark.parametrize("name", ["ttft_ms", "step_limit_ms", "max_num_seqs", "reserve_share"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_limit_is_a_number(name, value):
+    with pytest.raises(ConfigError, match=name):
+        config(**{name: value})
 
 
 def test_the_longest_request_must_fit_in_the_cache():

@@ -88,3 +88,25 @@ def test_it_counts_by_class():
 def test_who_does_not_wait_can_not_be_taken_out():
     with pytest.raises(KeyError):
         a_queue().remove(state(request("a")))
+
+
+def test_who_has_left_is_not_kept_because_its_place_would_have_changed():
+    queue = WaitingQueue(Flipping())
+    first = at(0, "first")
+    queue.push(first, 0)  # whoever leaves behind it never comes up
+    for seq in range(1, 1000):
+        passing = at(seq, f"r{seq}", seq)
+        queue.push(passing, 0)
+        queue.remove(passing)
+    assert len(queue._changes) < 100
+    assert (queue.changes_at_ns, len(queue)) == (SECOND, 1)
+
+
+def test_who_waits_again_has_only_its_new_time():
+    queue = WaitingQueue(Flipping())
+    again = at(0, "a")
+    queue.push(again, 0)
+    queue.remove(again)
+    queue.push(again, SECOND)
+    assert queue.changes_at_ns == math.inf
+    assert not queue.reorder(SECOND)

@@ -1,0 +1,1 @@
+"""The phases of a decision, each a module; `decide` lists them and puts them together."""

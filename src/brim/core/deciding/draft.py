@@ -28,7 +28,7 @@ class Draft:
         self.admit: list[RequestView] = []
         self.grants: dict[RequestView, Grant] = {}
         self.chunk_tokens: dict[RequestView, int] = {}
-        self.token_budget = policy.filling.token_budget(now_ns)
+        self.token_budget = policy.filling.token_budget
         decoding = 0 if policy.filling.prompts_alone else board.num_decoding
         self.budget = Budget(board, self.token_budget - decoding, lending=policy.lending is not None)
         self.spare = policy.admitting.spare_blocks(board.num_blocks)

@@ -12,7 +12,6 @@ from brim.core.deciding.online_part import (
     MOST_PROMPTS,
     online_step,
     prompt_work,
-    view_is_offline,
 )
 from brim.core.decision import Board
 from brim.core.estimators.slack import PromptWork
@@ -60,7 +59,7 @@ def _is_full(draft: Draft) -> bool:
 
 def _tell_alone(draft: Draft, timing: Timing, first: list[Candidate]) -> None:
     """Tells the draft the order where there is nobody to overtake: the usual case."""
-    if first and not view_is_offline(first[0][0]):
+    if first and not first[0][0].request.is_offline:
         prompts = [_work(timing, draft.board, draft.works, first[0][0])]
         draft.in_a_hurry = online_step(timing, draft.board, draft.now_ns, draft.stopped(), prompts)
 
@@ -77,7 +76,7 @@ def _work(
 def _sorted(
     draft: Draft, timing: Timing, hurrying: Hurrying, first: list[Candidate], turn: Candidate | None
 ) -> Iterable[Candidate]:
-    if all(view_is_offline(view) for view, _ in first):
+    if all(view.request.is_offline for view, _ in first):
         return first
     step = online_step(timing, draft.board, draft.now_ns, draft.stopped(), [])
     work = partial(_work, timing, draft.board, draft.works)  # holds no draft: the draft will hold it
@@ -90,7 +89,7 @@ def _sorted(
         return hurrying.is_late(timing, step, work(view))
 
     ordered = _Walked(_late_last(first, turn, gives_way))
-    prompts = _Walked(work(view) for view, _ in ordered if not view_is_offline(view))
+    prompts = _Walked(work(view) for view, _ in ordered if not view.request.is_offline)
     draft.in_a_hurry = step._replace(prompts=prompts)
     return ordered
 
@@ -108,7 +107,7 @@ def _late_last(
     """Whose turn it is, then online requests by priority, the late ones last, then offline ones."""
 
     def place(one: Candidate) -> tuple[bool, bool, int]:
-        view, offline = one[0], view_is_offline(one[0])
+        view, offline = one[0], one[0].request.is_offline
         return one != turn, offline, 0 if offline else view.request.priority
 
     for (_, offline, _), equals in groupby(sorted(first, key=place), place):
@@ -145,5 +144,5 @@ def _whose_turn(draft: Draft, hurrying: Hurrying) -> Candidate | None:
         return None
     half_done = [(view, False) for view in draft.half_done()]
     waiting = [] if draft.budget.refused else [(view, True) for view in draft.board.waiting]
-    online = [one for one in (*half_done, *waiting) if not view_is_offline(one[0])]
+    online = [one for one in (*half_done, *waiting) if not one[0].request.is_offline]
     return min(online, key=lambda one: (one[0].request.arrival_ns, one[0].arrival_seq), default=None)

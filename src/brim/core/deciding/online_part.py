@@ -29,7 +29,7 @@ def online_step(
         begun_ns = max(decided_ns, last_ns)  # it ran when the one before it was over
         start_ns = last_ns = max(start_ns, begun_ns + timing.steps.nanoseconds(shape))
     num, context = board.load(TaskClass.ONLINE)
-    contexts = [view.num_scheduled_tokens + 1 for view in stopped if not view_is_offline(view)]
+    contexts = [view.num_scheduled_tokens + 1 for view in stopped if not view.request.is_offline]
     num, context = num - len(contexts), context - sum(contexts)
     return OnlineStep(now_ns, start_ns, last_ns, board.tick, num, context, prompts, held_back)
 
@@ -49,7 +49,7 @@ def prompt_works(
     return [
         (works.get(view) or prompt_work(timing, board, view)).running(chunk_tokens.get(view, 0))
         for view in (*running, *waiting)
-        if not view_is_offline(view)
+        if not view.request.is_offline
     ]
 
 
@@ -66,8 +66,4 @@ def first_token(board: Board, view: RequestView) -> int:
 def any_offline(board: Board) -> bool:
     """Whether anybody may have to wait for the time that online requests leave."""
     there = board.offline_waiting or board.load(TaskClass.OFFLINE).num_decodes
-    return bool(there) or any(view_is_offline(view) for view in board.catching_up)
-
-
-def view_is_offline(view: RequestView) -> bool:
-    return view.request.task_class is TaskClass.OFFLINE
+    return bool(there) or any(view.request.is_offline for view in board.catching_up)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from brim.core.deciding.draft import Draft
 from brim.core.decision import Grant
 from brim.core.policies.preempting import least_loss
-from brim.core.request import RequestView, TaskClass
+from brim.core.request import RequestView
 
 
 def feed_the_starved(draft: Draft) -> None:
@@ -162,4 +162,4 @@ def unblock(draft: Draft) -> None:
 
 def _offline_then_newest(view: RequestView) -> tuple[bool, int]:
     """Who gives way first has the largest key."""
-    return view.request.task_class is TaskClass.OFFLINE, view.arrival_seq
+    return view.request.is_offline, view.arrival_seq

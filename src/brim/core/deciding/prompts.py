@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from brim.core.deciding.draft import Draft
 from brim.core.deciding.in_time_first import in_time_first
-from brim.core.deciding.online_part import first_token, view_is_offline
+from brim.core.deciding.online_part import first_token
 from brim.core.deciding.spare_time import tokens_for, turn_to_offline
 from brim.core.decision import Grant
 from brim.core.request import RequestView
@@ -15,7 +15,7 @@ from brim.core.request import RequestView
 def fill(draft: Draft) -> None:
     """Gives what is left of the token budget to half-done prompts and to new requests, in order."""
     for view, waits in in_time_first(draft, _candidates(draft)):
-        if view_is_offline(view):
+        if view.request.is_offline:
             turn_to_offline(draft)
         if waits:
             draft.budget.refused = not try_admit(draft, view)
@@ -25,12 +25,14 @@ def fill(draft: Draft) -> None:
 
 def _candidates(draft: Draft) -> Iterator[tuple[RequestView, bool]]:
     """Half-done prompts and, unless victims just gave way, waiting requests (True), in one order."""
-    half_done = sorted(draft.half_done(), key=draft.place, reverse=True)
+    half_done = sorted([(draft.place(view), view) for view in draft.half_done()], reverse=True)
     for view in _newcomers(draft):
-        while half_done and draft.place(half_done[-1]) <= draft.place(view):
-            yield half_done.pop(), False
+        if half_done:
+            place = draft.place(view)
+            while half_done and half_done[-1][0] <= place:
+                yield half_done.pop()[1], False
         yield view, True
-    for view in reversed(half_done):
+    for _, view in reversed(half_done):
         yield view, False
 
 
@@ -47,7 +49,7 @@ def _give_chunk(draft: Draft, view: RequestView, remaining: int) -> None:
         return
     draft.chunk_tokens[view] = num_tokens
     draft.budget.tokens -= num_tokens
-    if view_is_offline(view):
+    if view.request.is_offline:
         draft.offline_tokens -= num_tokens
         if draft.time is not None:
             draft.time.add_chunk(first_token(draft.board, view), num_tokens)
@@ -77,22 +79,25 @@ def try_admit(draft: Draft, view: RequestView) -> bool:
     if not alone and not _guarded(draft, view):
         return False
     remaining = view.num_tokens - draft.board.hit_tokens(view)
-    grant = _grant_of_newcomer(draft, view)
+    grant, spare = _grant_of_newcomer(draft, view), 0 if alone else draft.spare
+    least = draft.budget.blocks_for(remaining) + grant.blocks
+    if not draft.fits(least + spare) and not draft.yielding_to(view):
+        return False  # it would not fit if all its hits were held: to count those is a walk
     need = draft.board.admission_blocks(view) + grant.blocks
-    fits = draft.fits(need + (0 if alone else draft.spare))
+    fits = draft.fits(need + spare)
     if not fits and not draft.yielding_to(view):
         return False
     tokens = tokens_for(draft, view, remaining)
     if draft.budget.tokens >= 1 and not draft.policy.chunking.tokens(view, remaining, tokens):
         return False  # it can't be cut, or there is no time
-    if view_is_offline(view) and not alone and need > draft.offline_blocks:
+    if view.request.is_offline and not alone and need > draft.offline_blocks:
         return False
     if not fits and not draft.make_room(view, need):
         return False
     _give_chunk(draft, view, remaining)
     draft.budget.take(need)
     draft.budget.seats -= 1
-    if view_is_offline(view):
+    if view.request.is_offline:
         draft.offline_blocks -= need
     draft.admit.append(view)
     if draft.policy.promising.binding and not draft.policy.decoupled:

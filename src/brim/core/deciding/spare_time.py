@@ -8,7 +8,6 @@ from brim.core.deciding.online_part import (
     first_token,
     online_step,
     prompt_works,
-    view_is_offline,
 )
 from brim.core.deciding.time_left import TimeLeft
 from brim.core.decision import Board
@@ -63,7 +62,7 @@ def _pause_offline(draft: Draft, time: TimeLeft) -> None:
     if not draft.stopped() and time.add_all(*draft.board.load(TaskClass.OFFLINE)):
         return
     idle = {*draft.board.catching_up, *draft.board.parked, *draft.park}
-    decoding = [view for view in draft.victims() if view_is_offline(view) and view not in idle]
+    decoding = [view for view in draft.victims() if view.request.is_offline and view not in idle]
     left_out = time.add_last([view.num_scheduled_tokens + 1 for view in decoding])
     draft.pause += decoding[:left_out]
     draft.budget.tokens += left_out
@@ -72,7 +71,7 @@ def _pause_offline(draft: Draft, time: TimeLeft) -> None:
 def tokens_for(draft: Draft, view: RequestView, remaining: int) -> int:
     """What is left of the step for a request of its class."""
     most = max(min(draft.budget.tokens, remaining), 0)
-    if view_is_offline(view):
+    if view.request.is_offline:
         most = max(min(most, draft.offline_tokens), 0)
         return draft.time.chunk(first_token(draft.board, view), most) if draft.time is not None else most
     if draft.policy.timing is None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 _SURE = 1.64  # deviations: 19 of 20
 _FEW = 8
+_WINDOW = 256  # the latest
 _MEMORY_NS = 300 * 1_000_000_000  # who came before says nothing of who comes next
 
 
@@ -20,9 +21,8 @@ class _Arrival(NamedTuple):
 class Arrivals:
     """`ttft_ns` is a target to keep even when no request of late had one so tight."""
 
-    def __init__(self, ttft_ns: int | None = None, window: int = 256) -> None:
+    def __init__(self, ttft_ns: int | None = None) -> None:
         self._configured_ns = ttft_ns
-        self._window = window
         self._latest: deque[_Arrival] = deque()
         self._ttfts_ns: Counter[int | None] = Counter()
         self._tokens = 0
@@ -33,7 +33,7 @@ class Arrivals:
         self._latest.append(_Arrival(arrival_ns, ttft_ns, prompt_tokens))
         self._ttfts_ns[ttft_ns] += 1
         self._add(prompt_tokens, 1)
-        if len(self._latest) > self._window:
+        if len(self._latest) > _WINDOW:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from brim.core.errors import ConfigError
 from brim.core.estimators.length_error import FirstPredictions
 from brim.core.estimators.response_length import History, bounded
-from brim.core.request import Request, TaskClass
+from brim.core.request import Request
 
 FORMAT = "brim-length-model-1"
 WORDS = 1024  # buckets of token ids
@@ -45,7 +45,7 @@ def features(request: Request, history: History, words: Sequence[int]) -> list[f
     known = [
         log_tokens(len(request.prompt_token_ids)),
         log_tokens(request.sampling.max_tokens),
-        float(request.task_class is TaskClass.OFFLINE),
+        float(request.is_offline),
         round(request.sampling.temperature * 64) / 64,
         *(log_tokens(history.expected(request, 0, quantile) or 0) for quantile in TYPICAL),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_SWEEPS = 40  # the next call goes on from where the last one ended
+_SWEEPS = 40  # of one call: the next call goes on from where the last one ended
 _ENOUGH = 1e-9  # a sweep whose largest move is smaller, beside the largest coefficient, is the last
 
 
@@ -32,7 +32,7 @@ class NormalEquations:
         copy.right = [value * weight / factor for value in self.right]
         return copy
 
-    def solve(self, start: Sequence[float], sweeps: int = _SWEEPS) -> list[float]:
+    def solve(self, start: Sequence[float]) -> list[float]:
         """Coefficients of least squared error, none below 0, by coordinate descent from `start`.
 
         A coefficient that no row speaks of stays as it is.
@@ -42,7 +42,7 @@ class NormalEquations:
         lines = [(i, self._line(i, sizes)) for i, line in enumerate(self.matrix) if line[i]]
         right = [value / size for value, size in zip(self.right, sizes, strict=True)]
         found = [value * size for value, size in zip(start, sizes, strict=True)]
-        for _ in range(sweeps):
+        for _ in range(_SWEEPS):
             largest = 0.0
             for i, line in lines:
                 old = found[i]

@@ -47,8 +47,7 @@ class LengthError:
 class FirstPredictions:
     """The first number kept for each request under way."""
 
-    def __init__(self, max_open: int = MAX_OPEN) -> None:
-        self._max_open = max_open
+    def __init__(self) -> None:
         self._open: OrderedDict[str, float] = OrderedDict()
 
     def __len__(self) -> int:
@@ -56,7 +55,7 @@ class FirstPredictions:
 
     def keep(self, request: Request, predicted: float) -> None:
         self._open.setdefault(request.request_id, predicted)
-        if len(self._open) > self._max_open:
+        if len(self._open) > MAX_OPEN:
             self._open.popitem(last=False)
 
     def of(self, request: Request) -> float | None:

@@ -46,15 +46,25 @@ class OnlineWatch:
     def first_token(self, view: RequestView, now_ns: int, tick: int) -> None:
         """It was drawn. `tick` is the coming step's."""
         request = view.request
-        if request.task_class is TaskClass.ONLINE:
+        if not request.is_offline:
             to_come = view.expected_tokens - view.num_tokens
             self.dues.stop(request.request_id)  # it is started below, with what it asks from now on
             self.dues.pace(request.request_id, pacing(request, now_ns, to_come), now_ns)
             if request.request_id in self._decoding:
                 self.started(view, tick)
 
+    def adopted(self, view: RequestView, now_ns: int) -> None:
+        """It drew its first token while nobody watched: from now on it is on pace, neither early nor late."""
+        self._committed_ns = max(self._committed_ns, now_ns)
+        if view.not request.is_offline:
+            drawn = view.num_tokens - view.num_prompt_tokens
+            pace = pacing(view.request, now_ns, view.expected_tokens - view.num_tokens)
+            first_ns = now_ns - (pace.per_token_ns or 0) * (drawn - 1)
+            self.dues.pace(view.request.request_id, pace, first_ns)
+
     def admitted(self, view: RequestView, cached_tokens: int) -> None:
-        if view.request.task_class is TaskClass.ONLINE and not view.num_preemptions:
+        resumed = view.num_preemptions or view.num_tokens > view.num_prompt_tokens
+        if view.not request.is_offline and not resumed:
             request, tokens = view.request, max(view.num_prompt_tokens - cached_tokens, 1)
             self.arrivals.observe(request.arrival_ns, request.slo.ttft_ns, tokens)
 

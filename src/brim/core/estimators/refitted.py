@@ -102,13 +102,8 @@ class RefittedStepTime:
 
     # ---- learning --------------------------------------------------------------------------------------
 
-    def observe(self, shape: StepShape, took_ns: int, steps: int = 1) -> None:
-        """A step took so long; or `steps` of the same decodes, their mean sizes and their mean time.
-
-        Time is linear in the context, so the means of a stretch of simulated steps say as much as its steps.
-        Of real ones observe a single step now and then, the hiccups inside a mean being hidden: every eighth
-        of a quiet stretch will do. A step that was empty, or took no time, teaches nothing.
-        """
+    def observe(self, shape: StepShape, took_ns: int) -> None:
+        """A step took so long. One that was empty, or took no time, teaches nothing."""
         self._largest = max(self._largest, shape.new_tokens)
         if took_ns <= 0 or not shape.new_tokens:
             return
@@ -116,11 +111,11 @@ class RefittedStepTime:
         took_ps, fit = took_ns * 1000, self.step_time
         fit_ps = fit.picoseconds(shape)
         self._judge(took_ps / (fit_ps * self._lately.times))
-        self._learn(shape, took_ps, fit_ps, steps)
+        self._learn(shape, took_ps, fit_ps)
         if self.step_time is not fit:
             before_ps, fit_ps = fit_ps, self.step_time.picoseconds(shape)
             self._lately.refitted(fit_ps / before_ps)
-        self._lately.observe(took_ps / fit_ps, steps)
+        self._lately.observe(took_ps / fit_ps)
 
     def _judge(self, took_over_expected: float) -> None:
         """The first predictions from nothing say little about all others."""
@@ -129,13 +124,13 @@ class RefittedStepTime:
         if self._informed or self._observations > _UNINFORMED_STEPS:
             self.guard.observe(took_over_expected)
 
-    def _learn(self, shape: StepShape, took_ps: int, fit_ps: int, steps: int) -> None:
+    def _learn(self, shape: StepShape, took_ps: int, fit_ps: int) -> None:
         seen = self._range(shape)
         informed = self._informed or self._observations > 1
-        if informed and not self._believes(seen, took_ps / (fit_ps * seen.bias), steps):
+        if informed and not self._believes(seen, took_ps / (fit_ps * seen.bias)):
             self.num_outliers += 1
             return
-        seen.learn(shape, took_ps, steps, self._observations)
+        seen.learn(shape, took_ps, self._observations)
         if self._observations >= self._refit_at:
             self.refit()
 
@@ -147,14 +142,14 @@ class RefittedStepTime:
             del self._ranges[next(iter(self._ranges))]
         return seen
 
-    def _believes(self, seen: Range, ratio: float, steps: int) -> bool:
-        """Whether steps may have taken `ratio` times the expected; takes in what that says."""
+    def _believes(self, seen: Range, ratio: float) -> bool:
+        """Whether a step may have taken `ratio` times the expected; takes in what that says."""
         seasoned = seen.steps >= _SEASONED_STEPS
         if (self._hiccups if seasoned else seen.hiccups).is_one(ratio):
             return False
         outlier = is_outlier(ratio)
         if seasoned:
-            share = 1.0 if outlier else min(steps * _DRIFT_SHARE, 0.5)
+            share = 1.0 if outlier else _DRIFT_SHARE
             self._drift(self._change + share * (ratio - self._change))
         if outlier:
             seen.restart()

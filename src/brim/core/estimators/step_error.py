@@ -10,9 +10,9 @@ _WINDOW = 512
 class StepError:
     """Relative errors of predictions that were made before the step was seen."""
 
-    def __init__(self, window: int = _WINDOW) -> None:
+    def __init__(self) -> None:
         self.steps = 0  # ever judged
-        self._errors: deque[float] = deque(maxlen=window)
+        self._errors: deque[float] = deque(maxlen=_WINDOW)
 
     def add(self, predicted_over_actual: float) -> None:
         self.steps += 1

@@ -9,6 +9,7 @@ _FADE_OBSERVATIONS = 4096  # a range that was not seen for so many counts half
 _OUTLIER = 2.0  # times the expected, or less than one such part
 _STRIKES = 3
 _LATELY_SHARE = 1 / 4
+_MOST = 1e24  # picoseconds, or times as much as expected: never met
 
 
 def range_of(shape: StepShape) -> tuple[int, ...]:
@@ -26,6 +27,11 @@ def range_of(shape: StepShape) -> tuple[int, ...]:
 def is_outlier(ratio: float) -> bool:
     """Whether a step that took `ratio` times the expected is not just a bad prediction."""
     return not 1 / _OUTLIER <= ratio <= _OUTLIER
+
+
+def _bounded(value: float) -> float:
+    """Changes of changes would end at 0 or infinity, which nothing can be divided by."""
+    return min(max(value, 1 / _MOST), _MOST)
 
 
 class Hiccups:
@@ -60,10 +66,10 @@ class Lately:
         """What the latest steps were off by is in the fit now."""
         self.times = min(max(self.times / new_over_old, min(self.times, 1.0)), max(self.times, 1.0))
 
-    def observe(self, took_over_fit: float, steps: int = 1) -> None:
-        """`steps` took so much each. Of a hiccup only a part is taken in."""
+    def observe(self, took_over_fit: float) -> None:
+        """Of a hiccup only a part is taken in."""
         change = min(max(took_over_fit / self.times, 1 / _OUTLIER), _OUTLIER)
-        self.times *= change ** (1 - (1 - _LATELY_SHARE) ** steps)
+        self.times *= change**_LATELY_SHARE
 
 
 class Range:
@@ -79,10 +85,10 @@ class Range:
         self.last_seen = 0
         self.hiccups = Hiccups()
 
-    def learn(self, shape: StepShape, took_ps: int, steps: int, now: int) -> None:
-        """`steps` of these sizes took so long each; `now` counts observations."""
-        self.steps = min(self.steps + steps, _MEMORY_STEPS)
-        share = min(steps / self.steps, 1.0)
+    def learn(self, shape: StepShape, took_ps: int, now: int) -> None:
+        """A step of these sizes took so long; `now` counts observations."""
+        self.steps = min(self.steps + 1, _MEMORY_STEPS)
+        share = 1 / self.steps
         tokens, pairs, decodes, context = self.sizes
         self.sizes = (
             tokens + share * (shape.new_tokens - tokens),
@@ -96,9 +102,9 @@ class Range:
     def lengthen(self, factor: float) -> None:
         """The machine, and the fit with it, has become slower; unless this range has shown that already."""
         if is_outlier(factor) and is_outlier(self.bias) and (self.bias > 1) == (factor > 1):
-            self.bias /= factor
+            self.bias = _bounded(self.bias / factor)
         else:
-            self.took_ps *= factor
+            self.took_ps = _bounded(self.took_ps * factor)
 
     def restart(self) -> None:
         """Forgets what it saw: the next step starts it anew."""

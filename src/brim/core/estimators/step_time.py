@@ -84,6 +84,8 @@ class StepTime:
             self.per_pair_ps,
             self.per_decode_ps,
             self.per_context_ps,
+            self.mixed_decode_ps,
+            self.mixed_context_ps,
         )
         if min(*terms, *extras) < 0:
             raise ConfigError(f"a step-time coefficient is negative; all must be 0 or more: {self}")

@@ -10,18 +10,57 @@ So only for blocks with content the holders are counted: a cache that shares not
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from brim.core.errors import InvariantViolated
-from brim.core.kvcache.eviction import Block, Eviction
+from brim.core.kvcache.eviction import Block, Eviction, LeastRecentlyUsed
 from brim.core.kvcache.prefix_index import BlockHash, CacheObserver, PrefixIndex
 
 
+class Index(Protocol):
+    def match(self, hashes: Iterable[BlockHash]) -> list[int]:
+        """Block ids of the longest run of `hashes`, from the first on, that is here."""
+
+
+class Blocks(Protocol):
+    """What `KVCacheManager` needs of a pool; `BlockPool` says what each member means."""
+
+    @property
+    def index(self) -> Index: ...
+    @property
+    def eviction(self) -> Eviction: ...
+    @property
+    def num_blocks(self) -> int: ...
+    @property
+    def num_free(self) -> int: ...
+    @property
+    def num_cached(self) -> int: ...
+    @property
+    def num_available(self) -> int: ...
+    @property
+    def num_used(self) -> int: ...
+
+    def ref_count(self, block_id: int) -> int: ...
+    def unshared(self, block_ids: Iterable[int]) -> list[int]: ...
+    def wanted_among(self, count: int) -> int: ...
+    def take(self, count: int = 1) -> list[int]: ...
+    def hold(self, block_id: int) -> None: ...
+    def release(self, block_ids: Iterable[int]) -> None: ...
+    def publish_run(
+        self, block_ids: Sequence[int], hashes: Sequence[BlockHash], start: int, stop: int
+    ) -> None: ...
+    def mark_online(self, block_ids: Iterable[int]) -> None: ...
+    def check(self, holders: Iterable[int]) -> None: ...
+
+
 class BlockPool:
-    def __init__(self, num_blocks: int, eviction: Eviction, observer: CacheObserver | None = None) -> None:
+    def __init__(
+        self, num_blocks: int, eviction: Eviction | None = None, observer: CacheObserver | None = None
+    ) -> None:
         self._blocks = [Block(i) for i in range(num_blocks)]
         self._free = list(range(num_blocks - 1, -1, -1))  # a stack: block 0 is taken first
-        self._eviction = eviction  # all cached blocks
+        self.eviction = LeastRecentlyUsed() if eviction is None else eviction  # all cached blocks
         self._num_cached = 0
         self._observer = observer
         self.index = PrefixIndex()
@@ -57,6 +96,10 @@ class BlockPool:
         blocks = self._blocks
         return [block_id for block_id in block_ids if blocks[block_id].ref_count < 2]
 
+    def wanted_among(self, count: int) -> int:
+        """Of so many blocks, taken now, how many would lose a content that somebody waits for."""
+        return self.eviction.wanted_among(count - len(self._free))
+
     def take(self, count: int = 1) -> list[int]:
         """Empty blocks, each held once. Evicts where none is free; raises InvariantViolated for want."""
         free = self._free
@@ -71,7 +114,7 @@ class BlockPool:
         block = self._blocks[block_id]
         if block.ref_count == 0:
             self._num_cached -= 1
-            self._eviction.discard(block)
+            self.eviction.discard(block)
         block.ref_count += 1
 
     def release(self, block_ids: Iterable[int]) -> None:
@@ -88,7 +131,7 @@ class BlockPool:
             block.ref_count -= 1
             if not block.ref_count:
                 self._num_cached += 1
-                self._eviction.add(block)
+                self.eviction.add(block)
 
     def publish(self, block_id: int, block_hash: BlockHash) -> None:
         """The block is whole: prefixes may find it. The first block of a content stays the one found."""
@@ -96,6 +139,15 @@ class BlockPool:
             block = self._blocks[block_id]
             block.block_hash, block.ref_count = block_hash, 1
             self.index.add(block_hash, block_id)
+
+    def publish_run(
+        self, block_ids: Sequence[int], hashes: Sequence[BlockHash], start: int, stop: int
+    ) -> None:
+        """The same of a table's blocks `start` to `stop`."""
+        for i in range(start, stop):
+            self.publish(block_ids[i], hashes[i])
+        if self._observer is not None:
+            self._observer.published(hashes, start, stop)
 
     def mark_online(self, block_ids: Iterable[int]) -> None:
         """An online request holds them; those with content count as online until they are evicted."""
@@ -108,7 +160,7 @@ class BlockPool:
     def _evict(self) -> Block:
         if not self._num_cached:
             raise InvariantViolated("a block was taken although none is available")
-        block = self._eviction.pop()
+        block = self.eviction.pop()
         self._num_cached -= 1
         self.index.remove(block.block_hash)
         if self._observer is not None:
@@ -145,7 +197,7 @@ class BlockPool:
         cached = {b.block_id for b in self._blocks if b.ref_count == 0 and b.block_hash is not None}
         if unheld - cached != free or len(cached) != self._num_cached:
             raise InvariantViolated("free + cached + used is not the whole pool")
-        if {b.block_id for b in self._blocks if b in self._eviction} != cached:
+        if {b.block_id for b in self._blocks if b in self.eviction} != cached:
             raise InvariantViolated("the blocks that can be evicted are not the cached ones")
         if len(self.index) != sum(b.block_hash is not None for b in self._blocks):
             raise InvariantViolated("the index finds a block without that content")

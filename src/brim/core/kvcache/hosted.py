@@ -18,7 +18,7 @@ from brim.core.kvcache.eviction import Eviction
 from brim.core.kvcache.ledger import Ledger
 from brim.core.kvcache.manager import Content, KVCacheManager
 from brim.core.kvcache.prefix_index import BlockHash, longest_run
-from brim.core.request import RequestState, RequestView, TaskClass
+from brim.core.request import RequestState, RequestView
 
 
 class Beside(NamedTuple):
@@ -92,9 +92,10 @@ class _HostIndex:
 class HostedBlocks:
     """`BlockPool` over the host's: what is taken here is reserved until the host takes it."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, eviction: Eviction) -> None:
         self._host = host
         self.index = _HostIndex(host)
+        self.eviction = eviction  # the host's to follow
         self.num_reserved = 0
         self.set_aside = 0  # for newcomers, beside their tables, until the host has let them in
         self._next_id = -1
@@ -103,6 +104,15 @@ class HostedBlocks:
     @property
     def num_blocks(self) -> int:
         return self._host.num_blocks
+
+    @property
+    def num_free(self) -> int:
+        """All that nobody holds: the host does not tell which of them have content."""
+        return self.num_available
+
+    @property
+    def num_cached(self) -> int:
+        return 0
 
     @property
     def num_available(self) -> int:
@@ -118,6 +128,9 @@ class HostedBlocks:
     def unshared(self, block_ids: Iterable[int]) -> list[int]:
         return [block_id for block_id in block_ids if self.ref_count(block_id) < 2]
 
+    def wanted_among(self, count: int) -> int:
+        return self._host.wanted_among(count)
+
     def take(self, count: int = 1) -> list[int]:
         self.num_reserved += count
         ids = range(self._next_id, self._next_id - count, -1)
@@ -132,6 +145,11 @@ class HostedBlocks:
     def release(self, block_ids: Iterable[int]) -> None:
         """The host itself frees its own."""
         self.num_reserved -= len([block_id for block_id in block_ids if block_id < 0])
+
+    def publish_run(
+        self, block_ids: Sequence[int], hashes: Sequence[BlockHash], start: int, stop: int
+    ) -> None:
+        """The host has done it, and tells an observer itself."""
 
     def mark_online(self, block_ids: Iterable[int]) -> None:
         """Done when the host gave them."""
@@ -171,15 +189,8 @@ class HostedCache(KVCacheManager):
     def __init__(
         self, host: Host, block_size: int, prefix_caching: bool, eviction: Eviction, ledger: Ledger
     ) -> None:
-        super().__init__(
-            0,
-            block_size,
-            prefix_caching=prefix_caching,
-            eviction=eviction,
-            hashing=_HostHashing(host),
-            ledger=ledger,
-        )
-        self._pool: HostedBlocks = HostedBlocks(host)  # type: ignore[assignment]
+        self._blocks = HostedBlocks(host, eviction)
+        super().__init__(self._blocks, block_size, prefix_caching, _HostHashing(host), ledger)
         self._host = host
         self._open: dict[RequestState, int] = {}  # with reserved blocks: entries up to here are the host's
 
@@ -187,7 +198,7 @@ class HostedCache(KVCacheManager):
         cached_tokens = super().admit(state)
         if cached_tokens is not None:
             self._open[state] = 0
-            self._pool.set_aside += self._beside(state)
+            self._blocks.set_aside += self._beside(state)
         return cached_tokens
 
     def grow(self, state: RequestState, num_tokens: int) -> bool:
@@ -200,9 +211,6 @@ class HostedCache(KVCacheManager):
             self._open.setdefault(state, len(state.block_ids))
         return super().feed(states)
 
-    def wanted_among(self, count: int) -> int:
-        return self._host.wanted_among(count)
-
     def take_over(self, state: RequestState) -> None:
         """The host let the request enter, or had before we came."""
         state.block_ids = self._pool.take(self.blocks_for(state.num_tokens))
@@ -212,7 +220,7 @@ class HostedCache(KVCacheManager):
 
     def stepped(self) -> None:
         """The host has carried a step out: its block ids take the places of reserved ones."""
-        self._pool.entered()
+        self._blocks.entered()
         for state, start in list(self._open.items()):
             self._fill(state, start)
             if start == 0 and state in self._open:
@@ -227,10 +235,10 @@ class HostedCache(KVCacheManager):
 
     def close(self) -> None:
         """Gives back what is kept for newcomers: nobody will let them in by our orders."""
-        self._pool.entered()
+        self._blocks.entered()
 
     def publish_computed(self, state: RequestState) -> None:
-        """The host has done it, and tells an observer itself."""
+        """The host has done it."""
 
     def catch_up(self, state: RequestState, num_tokens: int) -> None:
         """Where the host gave it more blocks than were meant for it, what it was promised is void."""
@@ -263,7 +271,7 @@ class HostedCache(KVCacheManager):
     def _fill(self, state: RequestState, start: int) -> None:
         fresh = self._host.table(state.request.request_id, start)[: len(state.block_ids) - start]
         self._replace(state, start, fresh)
-        if self._online is not None and state.request.task_class is TaskClass.ONLINE:
+        if self._online is not None and not state.request.is_offline:
             self._host.mark_online(fresh)
         if start + len(fresh) >= len(state.block_ids):
             self._open.pop(state, None)
@@ -274,6 +282,6 @@ class HostedCache(KVCacheManager):
         stood = state.block_ids[start : start + len(ids)]
         state.block_ids[start : start + len(ids)] = ids
         self._pool.release(stood)
-        if self._online is not None and state.request.task_class is TaskClass.ONLINE:
+        if self._online is not None and not state.request.is_offline:
             self._online.hold(ids)
             self._online.release(stood)

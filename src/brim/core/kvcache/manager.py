@@ -14,12 +14,18 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from brim.core.errors import InvariantViolated
-from brim.core.kvcache.block_pool import BlockPool
-from brim.core.kvcache.eviction import Eviction, LeastRecentlyUsed
+from brim.core.kvcache.block_pool import Blocks
+from brim.core.kvcache.eviction import Eviction
 from brim.core.kvcache.ledger import Ledger
 from brim.core.kvcache.online_blocks import OnlineBlocks
-from brim.core.kvcache.prefix_index import BlockHash, BlockHashing, CacheObserver, TokenHashing
-from brim.core.request import RequestState, RequestView, TaskClass
+from brim.core.kvcache.prefix_index import (
+    BlockHash,
+    BlockHashing,
+    Run,
+    TokenHashing,
+    ToldCache,
+)
+from brim.core.request import RequestState, RequestView
 
 
 class NoSteps:
@@ -29,12 +35,13 @@ class NoSteps:
 
 
 class Content:
-    """Of one request: the hashes of its whole blocks, and how many of its blocks are published."""
+    """Of one request: the hashes of its whole blocks, how far they are cached, how many it has published."""
 
-    __slots__ = ("hashes", "num_published")
+    __slots__ = ("cached", "hashes", "num_published")
 
     def __init__(self) -> None:
         self.hashes: list[BlockHash] = []
+        self.cached = Run()
         self.num_published = 0
 
 
@@ -43,23 +50,24 @@ class KVCacheManager:
 
     def __init__(
         self,
-        num_blocks: int,
+        pool: Blocks,
         block_size: int,
         prefix_caching: bool = True,
-        eviction: Eviction | None = None,
         hashing: BlockHashing | None = None,
         ledger: Ledger | None = None,
-        observer: CacheObserver | None = None,
     ) -> None:
-        self.eviction = eviction = eviction or LeastRecentlyUsed()
         self.block_size = block_size
         self._prefix_caching = prefix_caching
         self._hashing = hashing or TokenHashing()
-        self._pool = BlockPool(num_blocks, eviction, observer)
-        self._online = OnlineBlocks() if eviction.by_class else None
-        self._observer = observer
+        self._pool = pool
+        self._online = OnlineBlocks() if pool.eviction.by_class else None
         self._contents: dict[str, Content] = {}
         self.ledger = Ledger(block_size, NoSteps()) if ledger is None else ledger
+
+    @property
+    def eviction(self) -> Eviction:
+        """The rule that says who is evicted."""
+        return self._pool.eviction
 
     @property
     def num_blocks(self) -> int:
@@ -109,7 +117,7 @@ class KVCacheManager:
 
     def wanted_among(self, count: int) -> int:
         """Of so many blocks, taken now, how many would lose a content that somebody waits for."""
-        return self.eviction.wanted_among(count - self._pool.num_free)
+        return self._pool.wanted_among(count)
 
     def blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
@@ -118,11 +126,24 @@ class KVCacheManager:
         """Block ids of the longest cached prefix; never the last known token, which has to run."""
         return self._pool.index.match(self.usable_hashes(view))
 
+    def num_hits(self, view: RequestView, cache: ToldCache | None) -> int:
+        """How many blocks `hit_blocks` finds. Walks only over those of which `cache` was not told.
+
+        Of our own blocks it is told of all; of a host's, of all that were computed since somebody listens.
+        """
+        if not self._prefix_caching:
+            return 0
+        content = self._content(view)
+        hashes = content.hashes
+        most = min((view.num_tokens - 1) // self.block_size, len(hashes))
+        told = 0 if cache is None else content.cached.look(hashes, most, cache)
+        return told + len(self._pool.index.match(map(hashes.__getitem__, range(told, most))))
+
     def usable_hashes(self, view: RequestView) -> Sequence[BlockHash]:
         """Names of the whole blocks that a hit may use; kept until `forget`."""
         if not self._prefix_caching:
             return ()
-        return self._hashes(view)[: (view.num_tokens - 1) // self.block_size]
+        return self._content(view).hashes[: (view.num_tokens - 1) // self.block_size]
 
     def admission_blocks(self, view: RequestView, cached: Sequence[BlockHash] | None = None) -> int:
         """How many available blocks an admission uses up: its new ones, and hits nobody holds now.
@@ -188,7 +209,7 @@ class KVCacheManager:
         for state, block_id in zip(full, self._pool.take(len(full)), strict=True):
             state.block_ids.append(block_id)
         if self._online is not None:
-            self._online.hold(state.block_ids[-1] for state in full if _is_online(state))
+            self._online.hold(state.block_ids[-1] for state in full if not state.request.is_offline)
         return [state for state in beyond if not self._feed_one(state)]
 
     def _feed_one(self, state: RequestState) -> bool:
@@ -205,11 +226,8 @@ class KVCacheManager:
         content = self._contents[state.request.request_id]
         whole = state.num_computed_tokens // self.block_size
         if whole > content.num_published:
-            hashes = self._hashes(state)
-            for i in range(content.num_published, whole):
-                self._pool.publish(state.block_ids[i], hashes[i])
-            if self._observer is not None:
-                self._observer.published(hashes, content.num_published, whole)
+            hashes = self._content(state).hashes
+            self._pool.publish_run(state.block_ids, hashes, content.num_published, whole)
             content.num_published = whole
 
     def promise(self, state: RequestState, blocks: int, *, guest: bool = False) -> None:
@@ -228,7 +246,7 @@ class KVCacheManager:
     def detach(self, state: RequestState) -> list[int]:
         """Takes table and promise away from the request; its blocks stay used until they are given back."""
         self.ledger.release(state)
-        if self._online is not None and _is_online(state):
+        if self._online is not None and not state.request.is_offline:
             self._pool.mark_online(state.block_ids)
             self._online.release(state.block_ids)
         block_ids, state.block_ids = state.block_ids, []
@@ -250,7 +268,7 @@ class KVCacheManager:
         """
         states = list(states)
         self.ledger.check(states)
-        held = {block_id for state in states if _is_online(state) for block_id in state.block_ids}
+        held = {block_id for state in states if not state.request.is_offline for block_id in state.block_ids}
         if self._online is not None and len(self._online) != len(held):
             raise InvariantViolated(f"online requests hold {len(held)} blocks, not {len(self._online)}")
         tables = [*(state.block_ids for state in states), *detached]
@@ -275,15 +293,14 @@ class KVCacheManager:
         return self.blocks_for(view.num_tokens) - shared
 
     def _count_online(self, state: RequestState, block_ids: Sequence[int]) -> None:
-        if self._online is not None and _is_online(state):
+        if self._online is not None and not state.request.is_offline:
             self._online.hold(block_ids)
 
-    def _hashes(self, view: RequestView) -> list[BlockHash]:
-        content = self._contents.setdefault(view.request.request_id, Content())
+    def _content(self, view: RequestView) -> Content:
+        """With the hashes of all its whole blocks."""
+        content = self._contents.get(view.request.request_id)
+        if content is None:
+            content = self._contents[view.request.request_id] = Content()
         if (len(content.hashes) + 1) * self.block_size <= view.num_tokens:
             self._hashing.extend(content.hashes, view, self.block_size)
-        return content.hashes
-
-
-def _is_online(view: RequestView) -> bool:
-    return view.request.task_class is TaskClass.ONLINE
+        return content

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from itertools import islice
 from typing import Protocol
 
 from brim.core.request import RequestView
 
 ROOT = b""
+_LATEST = 4096  # evictions that are remembered
 BlockHash = Hashable  # names one block's content together with everything before it
 
 
@@ -32,6 +35,59 @@ class CacheObserver(Protocol):
 
     def evicted(self, block_hash: BlockHash) -> None:
         """This block can't be found any more."""
+
+
+class Evictions:
+    """The latest blocks that can't be found any more, each with how many come before it in its chain."""
+
+    def __init__(self) -> None:
+        self.count = 0  # ever
+        self._latest: deque[tuple[int, BlockHash]] = deque(maxlen=_LATEST)
+
+    def add(self, depth: int, block_hash: BlockHash) -> None:
+        self.count += 1
+        self._latest.append((depth, block_hash))
+
+    def left_of(self, hashes: Sequence[BlockHash], length: int, since: int) -> int:
+        """How many of the first `length`, all there when the count was `since`, have been there ever since.
+
+        0 where so much was evicted that to look for them is less work.
+        """
+        missed = self.count - since
+        if missed > min(length, len(self._latest)):
+            return 0
+        for depth, block_hash in islice(reversed(self._latest), missed):
+            if depth < length and hashes[depth] == block_hash:
+                length = depth
+        return length
+
+
+class ToldCache(Protocol):
+    """What can be found, as far as somebody was told, and what was evicted of it."""
+
+    @property
+    def known(self) -> Collection[BlockHash]: ...
+    @property
+    def evictions(self) -> Evictions: ...
+
+
+class Run:
+    """How far a chain is cached. A look goes on from where the last one ended: it costs what has changed."""
+
+    __slots__ = ("_evictions", "_length")
+
+    def __init__(self) -> None:
+        self._length = 0
+        self._evictions = 0  # by then
+
+    def look(self, hashes: Sequence[BlockHash], most: int, cache: ToldCache) -> int:
+        """How many of the first `most` of the chain are known, without a gap from the first on."""
+        known, evictions = cache.known, cache.evictions
+        length = evictions.left_of(hashes, self._length, self._evictions)
+        while length < most and hashes[length] in known:
+            length += 1
+        self._length, self._evictions = length, evictions.count
+        return min(length, most)
 
 
 class TokenHashing:

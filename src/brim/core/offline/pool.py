@@ -6,7 +6,6 @@ uncached length, and inside a bucket the longest cached prefix. The structure is
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
@@ -23,10 +22,8 @@ _Arrival = tuple[int, int, Waiter]  # when it arrived, its number, the request
 
 
 def urgency(view: RequestView) -> Urgency:
-    """Smaller goes first: priority, deadline, arrival. No two requests have the same."""
-    request = view.request
-    deadline_ns = math.inf if request.deadline_ns is None else request.deadline_ns
-    return request.priority, deadline_ns, request.arrival_ns, view.arrival_seq
+    """Smaller goes first. No two requests have the same."""
+    return *view.request.urgency, view.arrival_seq
 
 
 def bucket(uncached_blocks: int) -> int:
@@ -99,17 +96,19 @@ class OfflinePool:
         urgent = [] if first is None else [iter((first.view,))]
         return [*urgent, *(self._family(*best, most) for best in list(self._best_of_buckets()))]
 
-    def oldest(self, now_ns: int) -> tuple[RequestView, int] | None:
-        """Who has waited longest, whatever its priority and deadline, and since when that is so, ns.
+    def note_oldest(self, now_ns: int) -> None:
+        """To be called before every decision: who waits longest now has done so since the first such call."""
+        first = self._by_arrival.first()
+        if first is not None and first[-1] is not self._oldest[0]:
+            self._oldest = first[-1], now_ns
 
-        As far as the caller has looked: it became so at the first look that found it.
-        """
+    def oldest(self, now_ns: int) -> tuple[RequestView, int] | None:
+        """Who has waited longest, whatever its priority and deadline, and since when that was noted, ns."""
         first = self._by_arrival.first()
         if first is None:
             return None
-        if first[-1] is not self._oldest[0]:
-            self._oldest = first[-1], now_ns
-        return first[-1].view, self._oldest[1]
+        waiter, since_ns = self._oldest
+        return first[-1].view, since_ns if first[-1] is waiter else now_ns
 
     def _family(self, number: int, place: _Place, most: int) -> Iterator[RequestView]:
         _, first, _, node = place

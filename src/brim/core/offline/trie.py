@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from brim.core.errors import InvariantViolated
 from brim.core.kvcache.eviction import ReuseWatcher
-from brim.core.kvcache.prefix_index import BlockHash
+from brim.core.kvcache.prefix_index import BlockHash, Evictions
 from brim.core.offline.node import Node, Waiter
 
 
@@ -32,6 +32,7 @@ class PrefixTrie:
     def __init__(self) -> None:
         self.root = Node(None, (), 0)
         self.changed: dict[Node, None] = {}  # where the most urgent of some length may be another one
+        self.evictions = Evictions()
         self._watcher: ReuseWatcher | None = None
         self._depths: dict[BlockHash, int] = {}  # of all cached blocks
         self._nodes: dict[BlockHash, Node] = {}  # of the cached blocks that somebody waits for
@@ -120,6 +121,7 @@ class PrefixTrie:
     def evicted(self, block_hash: BlockHash) -> None:
         """Raises KeyError where the block is not cached."""
         depth = self._depths.pop(block_hash)
+        self.evictions.add(depth, block_hash)
         node = self._nodes.pop(block_hash, None)
         if node is not None and depth < node.cached_end:
             node.cached = depth - node.start

@@ -12,7 +12,9 @@ class Filling(Protocol):
     def prompts_alone(self) -> bool:
         """Whether those that generate sit out a step that runs prompts."""
 
-    def token_budget(self, now_ns: int) -> int: ...
+    @property
+    def token_budget(self) -> int:
+        """Most tokens of a step."""
 
     @property
     def offline_tokens(self) -> int:
@@ -23,9 +25,6 @@ class Filling(Protocol):
 class FixedBudget:
     """The same number in every step: an engine's limit, a chunk size, or the target forward size."""
 
-    budget_tokens: int
+    token_budget: int
     prompts_alone: bool = False
     offline_tokens: int = sys.maxsize
-
-    def token_budget(self, now_ns: int) -> int:
-        return self.budget_tokens

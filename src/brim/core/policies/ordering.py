@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from brim.core.estimators.pace import Pace
-from brim.core.request import RequestView, TaskClass
+from brim.core.request import RequestView
 
 _SECOND_NS = 1_000_000_000
 
@@ -34,10 +33,7 @@ class OnlineFirst:
 
     def key(self, view: RequestView, now_ns: int) -> tuple[float, ...]:
         request = view.request
-        if request.task_class is TaskClass.ONLINE:
-            return (0, request.priority, 0, request.arrival_ns)
-        deadline = math.inf if request.deadline_ns is None else request.deadline_ns
-        return (1, request.priority, deadline, request.arrival_ns)
+        return (1, *request.urgency) if request.is_offline else (0, request.priority, 0, request.arrival_ns)
 
     def changes_at_ns(self, view: RequestView, now_ns: int) -> int | None:
         return None
@@ -67,7 +63,7 @@ class ShortestUnlessUrgent:
 
     def key(self, view: RequestView, now_ns: int) -> tuple[float, ...]:
         request = view.request
-        if request.task_class is TaskClass.OFFLINE:
+        if request.is_offline:
             return OnlineFirst().key(view, now_ns)
         due_ns = self._first_due_ns(view)
         if due_ns is not None and due_ns - self._urgent_ns <= now_ns <= due_ns:
@@ -78,7 +74,7 @@ class ShortestUnlessUrgent:
 
     def changes_at_ns(self, view: RequestView, now_ns: int) -> int | None:
         due_ns = self._first_due_ns(view)
-        if due_ns is None or view.request.task_class is TaskClass.OFFLINE:
+        if due_ns is None or view.request.is_offline:
             return None
         return next((at_ns for at_ns in (due_ns - self._urgent_ns, due_ns + 1) if at_ns > now_ns), None)
 
@@ -132,7 +128,7 @@ class ByRanges:
     tokens_per_second: float = 1.0
 
     def key(self, view: RequestView, now_ns: int) -> tuple[float, ...]:
-        offline = view.request.task_class is TaskClass.OFFLINE
+        offline = view.request.is_offline
         time_left = (self._last_start_ns(view) - now_ns) / _SECOND_NS
         half_done = view.num_scheduled_tokens > 0
         due_ns = self._due_ns(view)

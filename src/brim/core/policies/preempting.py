@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from brim.core.policies.ordering import MultiLevelFeedback, OnlineFirst
-from brim.core.request import RequestView, TaskClass
+from brim.core.request import RequestView
 
 _OFTEN = 3  # who gave way so often is spared while there are others
 
@@ -57,9 +57,7 @@ class OfflineFirst:
         return (*(-part for part in OnlineFirst().key(view, now_ns)), -view.arrival_seq)
 
     def yields_to(self, running: RequestView, waiting: RequestView) -> bool:
-        return (
-            running.request.task_class is TaskClass.OFFLINE and waiting.request.task_class is TaskClass.ONLINE
-        )
+        return running.request.is_offline and not waiting.request.is_offline
 
 
 class OfflineLeastLoss(OfflineFirst):
@@ -69,7 +67,7 @@ class OfflineLeastLoss(OfflineFirst):
     """
 
     def key(self, view: RequestView, now_ns: int) -> tuple[float, ...]:
-        if view.request.task_class is TaskClass.ONLINE:
+        if not view.request.is_offline:
             return (1, *super().key(view, now_ns))
         return (0, max(view.num_computed_tokens - (view.num_cached_tokens or 0), 0), -view.arrival_seq)
 
@@ -78,7 +76,7 @@ class LeastLossThenLongest(OfflineLeastLoss):
     """The same, and of the online requests the one with the most tokens still to come gives way first."""
 
     def key(self, view: RequestView, now_ns: int) -> tuple[float, ...]:
-        if view.request.task_class is TaskClass.OFFLINE:
+        if view.request.is_offline:
             return super().key(view, now_ns)
         return (1, -view.request.priority, view.num_computed_tokens - view.expected_tokens, -view.arrival_seq)
 

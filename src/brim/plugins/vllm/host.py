@@ -170,8 +170,11 @@ class VllmHost:
     def engage(self, brim: HostedScheduler, slo: SLO, *, active: bool) -> None:
         scheduler, self._slo = self._scheduler, slo
         queued = [*scheduler.kv_holding_waiting, *scheduler.waiting]
+        if brim.observer is not None and scheduler.hash_block_size == self.groups.block_size:
+            self._observe(brim.observer)
+            if active:
+                self._steer(brim.kv.eviction, brim.observer)
         if active:
-            self._steer(brim.kv.eviction, brim.observer)
             for queue in QUEUES:
                 setattr(scheduler, queue, GatedQueue(getattr(scheduler, queue)))
         now_ns = time.monotonic_ns()
@@ -193,18 +196,18 @@ class VllmHost:
             self._pool.free_block_queue = FreeKVCacheBlockQueue(self._free.get_all_free_blocks())
             self._free = None
 
-    def _steer(self, eviction: Eviction, observer: CacheObserver | None) -> None:
-        """From now on the observer is told what is cached, and a rule that needs that says who is evicted."""
-        if observer is None or self._scheduler.hash_block_size != self.groups.block_size:
-            return
-        self._observe(observer)
+    def _steer(self, eviction: Eviction, observer: CacheObserver) -> None:
+        """From now on a rule that knows who waits for what says who is evicted."""
         if eviction.by_class and not own_order(self._scheduler, self.groups):
             free = self._pool.free_block_queue.get_all_free_blocks()
             self._free = FreeBlocks(eviction, observer.known, free, len(self._pool.blocks), self.failed)
             self._pool.free_block_queue = self._free
 
     def _observe(self, observer: CacheObserver) -> None:
-        """What was cached before stays unknown: vLLM does not tell which blocks follow one another."""
+        """From now on the observer is told what is cached.
+
+        What was cached before stays unknown: vLLM does not tell which blocks follow one another.
+        """
         pool, known, cached = self._pool, observer.known, self._pool.cached_block_hash_to_block
         group = self.groups.number
         cache, evict = pool.cache_full_blocks, pool._maybe_evict_cached_block

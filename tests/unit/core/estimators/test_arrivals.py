@@ -10,13 +10,13 @@ SECOND = 1_000_000_000
 
 
 def test_a_tighter_target_seen_of_late_counts_for_the_next_arrival():
-    arrivals = Arrivals(1000, window=3)
+    arrivals = Arrivals(1000)
     assert (arrivals.ttft_ns(), arrivals.prompt_tokens(0, 0)) == (1000, 1)
-    for at, ttft_ns in enumerate((300, None, 2000)):
+    for at, ttft_ns in enumerate((300, *[None] * 254, 2000)):
         arrivals.observe(at, ttft_ns, 21)
     assert arrivals.ttft_ns() == 300
     assert arrivals.ttft_ns(least_ns=301) == 1000
-    arrivals.observe(3, None, 0)
+    arrivals.observe(256, None, 0)
     assert arrivals.ttft_ns() == 1000
     assert Arrivals().ttft_ns() is None
 
@@ -34,12 +34,19 @@ def test_who_came_five_minutes_ago_is_forgotten():
 
 
 def test_in_no_time_there_is_one_and_it_may_be_long():
-    arrivals = Arrivals(window=2)
-    for at, tokens in enumerate((900, 10, 10)):
+    arrivals = Arrivals()
+    for at, tokens in enumerate((10, 30)):
         arrivals.observe(at, None, tokens)
-    assert arrivals.prompt_tokens(0, 100) == 10
-    arrivals.observe(3, None, 30)
     assert arrivals.prompt_tokens(0, 100) == 37  # a mean of 20, and 1.64 deviations of 10
+
+
+def test_only_the_latest_256_tell():
+    arrivals = Arrivals()
+    for at, tokens in enumerate((900, *[10] * 255)):
+        arrivals.observe(at, None, tokens)
+    assert arrivals.prompt_tokens(0, 300) > 100
+    arrivals.observe(256, None, 10)
+    assert arrivals.prompt_tokens(0, 300) == 10
 
 
 def test_who_comes_seldom_is_not_expected_soon():

@@ -18,6 +18,16 @@ def equations(rows):
     return made
 
 
+def solved(made, start):
+    """Each call goes on from where the last one ended."""
+    found = start
+    for _ in range(500):
+        before, found = found, made.solve(found)
+        if found == before:
+            break
+    return found
+
+
 def squared_error(rows, x):
     return sum(weight * (a * x[0] + b * x[1] + c * x[2] - 1) ** 2 for a, b, c, weight in rows)
 
@@ -25,7 +35,7 @@ def squared_error(rows, x):
 @settings(max_examples=60, deadline=None)
 @given(rows_of_three)
 def test_no_small_move_of_any_coefficient_helps(rows):
-    found = equations(rows).solve([0.5, 0.5, 0.5], sweeps=20_000)
+    found = solved(equations(rows), [0.5, 0.5, 0.5])
     assert min(found) >= 0
     least = squared_error(rows, found)
     for i in range(3):
@@ -37,12 +47,11 @@ def test_no_small_move_of_any_coefficient_helps(rows):
 def test_a_negative_optimum_stays_at_nothing():
     """2a + b = 1 and 3a + 2b = 1 are met by a = 1, b = -1 alone. No row speaks of the third."""
     found = equations([(2.0, 1.0, 0.0, 1.0), (3.0, 2.0, 0.0, 1.0)])
-    assert found.solve([1.0, 1.0, 7.0], sweeps=1000) == [pytest.approx(5 / 13), 0, 7.0]
+    assert solved(found, [1.0, 1.0, 7.0]) == [pytest.approx(5 / 13), 0, 7.0]
 
 
 def test_rows_with_longer_targets_have_longer_solutions():
     rows = [(1.0, 2.0, 0.0, 1.0), (4.0, 1.0, 0.0, 2.0), (2.0, 2.0, 5.0, 1.0)]
-    once = equations(rows).solve([0.0, 0.0, 0.0], sweeps=5000)
-    assert equations(rows).lengthened(3.0, 0.2).solve([0.0, 0.0, 0.0], sweeps=5000) == pytest.approx(
-        [3 * x for x in once]
-    )
+    once = solved(equations(rows), [0.0, 0.0, 0.0])
+    longer = solved(equations(rows).lengthened(3.0, 0.2), [0.0, 0.0, 0.0])
+    assert longer == pytest.approx([3 * x for x in once])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from brim.core.estimators.length_error import FirstPredictions, LengthError, Measured
+from brim.core.estimators.length_error import MAX_OPEN, FirstPredictions, LengthError, Measured
 from brim.core.request import Request
 from tests.unit.core.estimators.test_response_length import asked
 
@@ -54,11 +54,11 @@ def test_the_first_prediction_is_judged() -> None:
     assert counting.told == [11, 3, 3]
 
 
-@pytest.mark.parametrize("count", [2, 3, 10])
-def test_what_is_never_observed_is_forgotten(count: int) -> None:
-    first = FirstPredictions(max_open=3)
+@pytest.mark.parametrize("more", [-1, 0, 7])
+def test_what_is_never_observed_is_forgotten(more: int) -> None:
+    first, count = FirstPredictions(), MAX_OPEN + more
     for number in range(count):
         first.keep(asked(request_id=str(number)), number)
-    assert len(first) == min(count, 3)
+    assert len(first) == min(count, MAX_OPEN)
     assert first.take(asked(request_id=str(count - 1))) == count - 1
-    assert first.take(asked(request_id="0")) == (0 if count <= 3 else None)
+    assert first.take(asked(request_id="0")) == (0 if more <= 0 else None)

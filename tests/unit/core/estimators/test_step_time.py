@@ -51,6 +51,8 @@ def test_the_target_forward_size_is_the_smallest_that_reaches_the_share():
     [
         ((1, 1, (), -1, 0, 0), "negative"),
         ((1, 1, ((4, -1),), 0, 0, 0), "negative"),
+        ((1, 1, (), 0, 0, 0, -1, 0), "negative"),
+        ((1, 1, (), 0, 0, 0, 0, -1), "negative"),
         ((1, 1, ((8, 1), (4, 1)), 0, 0, 0), "rising"),
         ((0, 0, (), 1, 1, 1), "no time"),
     ],

@@ -113,15 +113,26 @@ def test_urgency_is_priority_then_deadline_then_arrival():
     assert late in crowd.pool
 
 
-def test_the_oldest_is_so_since_it_was_first_found_to_be():
+def test_the_oldest_is_so_since_it_was_first_noted():
     crowd = Crowd()
+    crowd.pool.note_oldest(0)
     assert crowd.pool.oldest(0) is None
     old, new = crowd.add("a", arrival_ns=1, priority=5), crowd.add("b", arrival_ns=2, deadline_ns=3)
-    assert (crowd.pool.oldest(10), crowd.pool.oldest(20)) == ((old, 10), (old, 10))
+    for now_ns in (10, 20):
+        crowd.pool.note_oldest(now_ns)
+        assert crowd.pool.oldest(now_ns) == (old, 10)
     crowd.remove(old)
-    assert crowd.pool.oldest(30) == (new, 30)
+    crowd.pool.note_oldest(30)
+    assert crowd.pool.oldest(35) == (new, 30)
     crowd.enter(old, "a")
+    crowd.pool.note_oldest(40)
     assert crowd.pool.oldest(40) == (old, 40)
+
+
+def test_a_look_at_the_oldest_notes_nothing():
+    crowd = Crowd()
+    old = crowd.add("a", arrival_ns=1)
+    assert (crowd.pool.oldest(5), crowd.pool.oldest(100)) == ((old, 5), (old, 100))
 
 
 def test_who_waits_already_is_not_added_again_and_who_does_not_is_not_removed():
