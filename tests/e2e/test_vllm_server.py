@@ -96,6 +96,11 @@ class VllmServer:
     def get(self, path: str) -> httpx2.Response:
         return httpx2.get(self.address + path, timeout=30)
 
+    def brims(self) -> Counter[str]:
+        """Brim's own samples on /metrics, by name and labels."""
+        rows = [row for row in self.get("/metrics").text.splitlines() if row.startswith("brim:")]
+        return Counter({name: float(value) for name, _, value in (row.rpartition(" ") for row in rows)})
+
     def switch(self, mode: str) -> dict[str, Any]:
         answer = httpx2.post(f"{self.address}/brim/mode", json={"mode": mode}, timeout=30)
         return answer.raise_for_status().json()["engines"]["0"]
@@ -237,6 +242,22 @@ def test_metrics_stand_beside_vllms(server: VllmServer) -> None:
     text = server.get("/metrics").text
     assert "vllm:time_to_first_token_seconds_bucket" in text
     assert 'brim:batch_jobs{status="completed"}' in text
+
+
+def test_metrics_tell_by_class_what_requests_got(server: VllmServer, client: openai.OpenAI) -> None:
+    before = server.brims()
+    for ttft_ms in ("600000", "600000", "0.001"):
+        client.chat.completions.create(**ANSWER, extra_headers={"x-slo-ttft-ms": ttft_ms})
+    client.chat.completions.create(**ANSWER, service_tier="flex")
+    grown = server.brims() - before
+    for name, number in (("online", 3), ("offline", 1)):
+        assert grown[f'brim:requests_arrived_total{{class="{name}",engine="0"}}'] == number
+        assert grown[f'brim:ttft_seconds_count{{class="{name}",engine="0"}}'] == number
+        assert grown[f'brim:output_tokens_total{{class="{name}",engine="0"}}'] <= 8 * number
+    met = 'brim:slo_attainment_total{{class="online",engine="0",met="{}",slo="{}"}}'
+    assert [grown[met.format("true", slo)] for slo in ("ttft", "all", "tpot")] == [2, 2, 0]
+    assert [grown[met.format("false", slo)] for slo in ("ttft", "all", "tpot")] == [1, 1, 0]
+    assert not any("slo_attainment" in name and "offline" in name for name in grown)
 
 
 def test_the_dashboard_and_the_rules_ask_for_what_vllm_exports(server: VllmServer) -> None:

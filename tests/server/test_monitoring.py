@@ -15,13 +15,14 @@ from prometheus_client import CollectorRegistry, generate_latest
 from brim.batch_api.api import BatchApi
 from brim.core.estimators.length_error import LengthError
 from brim.core.request import SLO
-from brim.plugins.hosting import Hosting
-from brim.plugins.shadow import Shadow
+from brim.plugins.hosting import Settings
 from brim.plugins.vllm.metrics import EngineFigures
 from brim.server.lines import submit_line
 from brim.server.options import ServiceOptions
 from brim.server.service import OpenAIService
 from tests import monitoring
+from tests.helpers import OFFLINE
+from tests.hosting import TARGETS, Engine
 from tests.server.http_harness import HELLO, MODEL, running, until
 
 OF_VLLM = "http_"  # begins a name that only its server exports: tests/e2e/test_vllm_server.py
@@ -43,19 +44,50 @@ def _served(folder: Path) -> str:
 
 
 def _hosted() -> str:
-    """What Brim adds to vLLM's, but for what the scheduler's policy knows: that is as in `brim serve`."""
+    """What Brim adds to vLLM's, from two engines after a request of each class: one in shadow mode."""
+    by_engine = {}
+    for number, mode in enumerate(("active", "shadow")):
+        engine = Engine()
+        engine.hosting.configure(Settings("brim", mode, TARGETS, strict=True))
+        engine.ask("chat", slo=TARGETS)
+        engine.ask("line", task_class=OFFLINE)
+        engine.serve()
+        by_engine[str(number)] = engine.hosting.samples()
     registry = CollectorRegistry()
-    registry.register(EngineFigures({"0": Hosting().figures() | Shadow().figures()}))
+    registry.register(EngineFigures(by_engine))
     return generate_latest(registry).decode()
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """What is recorded, too, and what Prometheus adds."""
+def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    return monitoring.exported(_served(tmp_path_factory.mktemp("data")))
+
+
+@pytest.fixture(scope="module")
+def hosted() -> dict[str, set[str]]:
+    return monitoring.exported(_hosted())
+
+
+@pytest.fixture(scope="module")
+def exported(served: dict[str, set[str]], hosted: dict[str, set[str]]) -> dict[str, set[str]]:
+    """By either server; what is recorded, too, and what Prometheus adds."""
     recorded = {
         rule["record"]: monitoring.grouped(rule["expr"]) for rule in monitoring.rules() if "record" in rule
     }
-    return monitoring.exported(_served(tmp_path_factory.mktemp("data")), _hosted()) | recorded | {"up": set()}
+    both = {name: served.get(name, set()) | hosted.get(name, set()) for name in served.keys() | hosted.keys()}
+    return both | recorded | {"up": set()}
+
+
+def test_what_is_told_by_class_is_the_same_inside_vllm(
+    served: dict[str, set[str]], hosted: dict[str, set[str]]
+) -> None:
+    by_class = {name: labels - {"model_name"} for name, labels in served.items() if "class" in labels}
+    del by_class["brim:requests_finished_total"]  # vLLM counts these itself, of all classes
+    assert "brim:slo_attainment_total" in by_class
+    assert {name: labels - {"engine"} for name, labels in hosted.items() if "class" in labels} == by_class
+    assert {"brim:target_seconds", "brim:online_requests_waiting", "brim:offline_requests_waiting"} <= (
+        served.keys() & hosted.keys()
+    )
 
 
 @pytest.mark.parametrize("expression", sorted(set(monitoring.expressions())))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from brim.core.estimators.arrivals import Arrivals
 from brim.core.estimators.due_times import DueTimes, end_due_ns, first_due_ns, gaps, pacing
 from brim.core.estimators.slack import PromptWork
-from brim.core.request import RequestView, TaskClass
+from brim.core.request import RequestView
 
 
 class OnlineWatch:
@@ -56,7 +56,7 @@ class OnlineWatch:
     def adopted(self, view: RequestView, now_ns: int) -> None:
         """It drew its first token while nobody watched: from now on it is on pace, neither early nor late."""
         self._committed_ns = max(self._committed_ns, now_ns)
-        if view.not request.is_offline:
+        if not view.request.is_offline:
             drawn = view.num_tokens - view.num_prompt_tokens
             pace = pacing(view.request, now_ns, view.expected_tokens - view.num_tokens)
             first_ns = now_ns - (pace.per_token_ns or 0) * (drawn - 1)
@@ -64,7 +64,7 @@ class OnlineWatch:
 
     def admitted(self, view: RequestView, cached_tokens: int) -> None:
         resumed = view.num_preemptions or view.num_tokens > view.num_prompt_tokens
-        if view.not request.is_offline and not resumed:
+        if not view.request.is_offline and not resumed:
             request, tokens = view.request, max(view.num_prompt_tokens - cached_tokens, 1)
             self.arrivals.observe(request.arrival_ns, request.slo.ttft_ns, tokens)
 
