@@ -69,8 +69,8 @@ class Batch:
 
     @property
     def undecided(self) -> bool:
-        """Whether anybody runs only by a decision, step for step."""
-        return bool(self._catching_up or self.starved)
+        """Whether anybody runs only by a decision, step for step; not who waits for its last token alone."""
+        return bool(self.starved) or any(not state.ending for state in self._catching_up)
 
     def load(self, task_class: TaskClass) -> DecodeLoad:
         """Of the decoding requests of a class, in the coming step."""
