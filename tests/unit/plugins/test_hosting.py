@@ -12,6 +12,7 @@ from brim.plugins.hosting import PATIENCE_STEPS, Hosting, Settings
 from tests.helpers import OFFLINE
 from tests.hosting import TARGETS, Engine
 
+
 @pytest.fixture
 def engine() -> Engine:
     return Engine()
@@ -63,6 +64,7 @@ def test_a_shadow_only_looks(engine: Engine) -> None:
     engine.ask("a")
     engine.serve()
     assert engine.hosting.figures()["shadow_steps_total"] == 12
+    assert engine.hosting.figures()["deviations_total"] == 0  # nothing was ordered
 
 
 def test_what_requests_got_is_counted_by_class(engine: Engine) -> None:
