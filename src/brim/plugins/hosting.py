@@ -78,7 +78,7 @@ class Engine(Host, Protocol):
 
 
 class Hosting:
-    """One engine's; without `engine`, or with `reasons`, it stays as it is."""
+    """The modes of one engine. Without `engine`, or with `reasons` against Brim, it stays in `stock`."""
 
     def __init__(
         self, engine: Engine | None = None, reasons: Iterable[str] = (), rules_off: Iterable[str] = ()
@@ -133,7 +133,7 @@ class Hosting:
             **({} if scheduler is None else figures(scheduler)),
             **(self._shadow.figures() if self.mode == "shadow" else {}),
             "active": float(self.mode == "active"),
-            "deviations_total": 0.0 if scheduler is None else float(scheduler.deviations),
+            "deviations_total": 0.0 if scheduler is None or self.mode == "shadow" else float(scheduler.deviations),
             "failures_total": float(self._failures),
         }
 
