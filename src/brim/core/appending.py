@@ -9,10 +9,10 @@ from brim.core.request import NO_TOKENS, RequestState
 
 
 class Appender:
-    """`RequestState.append_each`, which looks at no request while none can end.
+    """Does what `RequestState.append_each` does, without a look at each request while none can end.
 
-    That is when no token drawn stops any of them and none is near its limit: known once for a whole
-    stretch of steps with the same rows. It is not asked before their second step: many rows have no more.
+    None can end while no token drawn is a stop token of any of them, and none is near its limit. Both are
+    found out once for as long as the same rows draw, and in their second step: many rows draw only once.
     """
 
     def __init__(self) -> None:

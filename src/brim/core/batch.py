@@ -1,10 +1,25 @@
 """The running batch as state: a step edits it, it is never rebuilt.
 
 A running request is *decoding* (one token in every step, until something happens), *catching up* (more
-than one token behind, or paused: it runs when a decision gives it a chunk) or *parked* (its prompt is
-computed, its KV kept, and it generates when it is granted blocks for that). The batch counts
+than one token behind, or paused: it runs when a decision gives it a chunk) or *parked*. The batch counts
 the steps (`tick`); a decoding request's progress is a line over that count, so a quiet step touches no
 request, and the requests that enter a new block at a step are found by the step's number alone.
+
+A request that does not run in a step:
+
+    word           meaning                                its KV   who ends it
+    waiting        has not entered                        none     a decision admits it
+    preempted      gave its blocks up, and waits again    lost     a decision admits it again
+    set aside      waits, and no decision looks at it     none     the host brings it back
+    paused         sits out; catching up from then on     kept     a decision gives it a chunk
+    parked         waits for blocks to generate into      kept     a decision grants them
+    starved        lacks the block for its next token     kept     a free block; else a decision finds one,
+                                                                   or pauses, parks or preempts it
+    hold_decodes   all decodes sit out, for prompts       kept     the next step
+    passed over    decodes, but the host did not run it   kept     the host runs it again
+
+To *sit out* is to run no token in a step and keep the KV: all of the last five. *Idle* is said of a step or
+an engine, never of a request. In `HostedScheduler.stand_by` it is the scheduler that decides nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +44,8 @@ class DecodeWatch(Protocol):
     def started(self, state: RequestState, tick: int) -> None:
         """From the step of `tick` on."""
 
-    def stopped(self, state: RequestState) -> None: ...
+    def stopped(self, state: RequestState) -> None:
+        """It doesn't any more: it is paused, parked or out of the batch."""
 
 
 class Batch:
@@ -110,7 +126,7 @@ class Batch:
             self._watch.started(state, self.tick)
 
     def pause(self, state: RequestState) -> None:
-        """The request sits out until a decision gives it a chunk; its KV stays."""
+        """The request sits out until a decision gives it a chunk. Nothing happens where it doesn't decode."""
         if state in self._decoding:
             self._stop_decoding(state)
             self._catching_up[state] = None
@@ -125,7 +141,7 @@ class Batch:
             self.start_decoding(state)
 
     def park(self, state: RequestState) -> None:
-        """The request waits to generate; its KV stays."""
+        """The request sits out until it is granted blocks to generate into; see `unpark`."""
         if state in self._decoding:
             self._stop_decoding(state)
         self._catching_up.pop(state, None)
@@ -137,10 +153,7 @@ class Batch:
         self._catching_up[state] = None
 
     def pause_ending(self) -> bool:
-        """Those whose last token is in flight sit out until it is committed; without a flight, nobody.
-
-        Whether there were any.
-        """
+        """Pauses those whose last token is in flight: they need no further step. Whether there were any."""
         ending = list(self._ending.get(self.tick, ()))
         for state in ending:
             self.pause(state)

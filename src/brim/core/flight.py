@@ -29,6 +29,6 @@ class Flight:
         self.plan = plan
         self.start_ns = start_ns
         self.shape = shape  # where somebody asks how long steps take
-        self.quiet = quiet  # it was not decided on: whether it is learnt from must not depend on skipping
+        self.quiet = quiet  # nothing was decided: its time teaches nothing, as that of a skipped step
         self.dropped: set[RequestState] = set()  # their tokens of this step are not wanted any more
         self.tables: list[list[int]] = []  # to give back when the step is over

@@ -30,9 +30,9 @@ from brim.core.scheduler import Scheduler
 
 
 class Orders(NamedTuple):
-    """What the host shall do: let `admit` in, in this order, before anybody else who waits nobody.
+    """What the host shall do. Let exactly `admit` in, in this order; nobody else who waits may enter.
 
-    `tokens` says how many those run at most who might run more; 0 sits the step out and keeps its blocks.
+    `tokens`: an upper bound for requests that would otherwise run more; 0: sit this step out, blocks kept.
     """
 
     admit: Sequence[str] = ()
@@ -71,7 +71,7 @@ class HostedScheduler(Scheduler):
         self._tokens = _HostsTokens(self._states)
         self._appender = self._tokens  # type: ignore[assignment]
         self._intent = Intent()
-        self._skipped: set[RequestState] = set()  # who decode, and the host left out, until they run again
+        self._passed_over: set[RequestState] = set()  # by the host, of those that decode
         self.deviations = 0  # steps in which the host did not do what it was told
 
     def _cache(
@@ -87,7 +87,7 @@ class HostedScheduler(Scheduler):
         return None if self.queues.pool is None else self.queues.pool.prefixes
 
     def close(self) -> None:
-        """Nobody calls it any more, be it between `order` and `ran`: what is kept for newcomers goes back."""
+        """The last call, also between `order` and `ran`: hits kept for newcomers go back to the host."""
         self.kv.close()
 
     def add(self, request: Request, now_ns: int) -> None:
@@ -105,7 +105,8 @@ class HostedScheduler(Scheduler):
     def set_aside(self, request_id: str, now_ns: int) -> None:
         """A request that waits can't run before it is brought back.
 
-        Raises InvariantViolated where it runs, or is unknown.
+        `now_ns` is not used here: a journal notes it. Raises InvariantViolated where the request runs, or is
+        unknown.
         """
         state = self._known(request_id)
         if state not in self.queues:
@@ -123,7 +124,7 @@ class HostedScheduler(Scheduler):
             self._settled.disturb()
 
     def stand_by(self, now_ns: int) -> None:
-        """In place of `order`, where the host decides on the coming step alone."""
+        """In place of `order`, where the host decides on the coming step alone. A journal notes `now_ns`."""
         self._feed()
 
     def order(self, now_ns: int) -> Orders:
@@ -132,7 +133,7 @@ class HostedScheduler(Scheduler):
         return self._as_orders(intent)
 
     def _without_starved(self, intent: Intent) -> Intent:
-        """The host's victims may have freed less than they held: then who counted on it sits the step out."""
+        """Pauses whoever still lacks a block: the host's victims may have freed fewer than expected."""
         starved = self.batch.starved
         if not starved:
             return intent
@@ -150,8 +151,8 @@ class HostedScheduler(Scheduler):
         admitted = [self._state(view) for view in decision.admit]
         self._settled.disturb()
         intent = Intent(admitted, to_run, decision.hold_decodes and len(to_run) > 0)
-        stopped = {*decision.preempt, *decision.pause, *decision.park}
-        rows = () if intent.hold_decodes else [s for s in self.batch.rows() if s not in stopped]
+        leaving = {*decision.preempt, *decision.pause, *decision.park}
+        rows = () if intent.hold_decodes else [s for s in self.batch.rows() if s not in leaving]
         scheduled = {state.request.request_id: n for state, n in [*((s, 1) for s in rows), *to_run]}
         return Foreseen(self._as_orders(intent), scheduled, self._predicted_ns(rows, to_run))
 
@@ -176,7 +177,7 @@ class HostedScheduler(Scheduler):
         return self.policy.timing.steps.nanoseconds(shape_of(chunks, len(rows), context))
 
     def _as_orders(self, intent: Intent) -> Orders:
-        tokens = {state.request.request_id: 0 for state in self._idle(intent)}
+        tokens = {state.request.request_id: 0 for state in self._sitting_out(intent)}
         entering = set(intent.admitted)
         for state, num_tokens in intent.to_run:
             start = 0 if state in entering else state.num_scheduled_tokens  # a host may find fewer hits
@@ -186,17 +187,18 @@ class HostedScheduler(Scheduler):
                 tokens.pop(state.request.request_id, None)
         return Orders([state.request.request_id for state in intent.admitted], tokens)
 
-    def _idle(self, intent: Intent) -> list[RequestState]:
-        """Not those whose last token is in flight, which the host knows.
+    def _sitting_out(self, intent: Intent) -> list[RequestState]:
+        """Who must be told to run nothing, unless `intent` gives it a chunk.
 
-        Where it leaves out others whose token is still in flight, it knows when they may go on.
+        Not those whose last token is in flight, nor those passed over: the host waits for their tokens
+        and knows when they go on. Offline ones are told all the same, where time is limited.
         """
-        skipped = self._skipped.difference(self.batch.starved)
+        passed_over = self._passed_over.difference(self.batch.starved)
         if self.policy.timing is not None:
-            skipped = {state for state in skipped if not state.request.is_offline}
-        catching_up = [s for s in self.batch.catching_up if s not in skipped and not s.ending]
-        idle = [*catching_up, *self.queues.parked]
-        return [*idle, *self.batch.rows()] if intent.hold_decodes else idle
+            passed_over = {state for state in passed_over if not state.request.is_offline}
+        catching_up = [s for s in self.batch.catching_up if s not in passed_over and not s.ending]
+        out = [*catching_up, *self.queues.parked]
+        return [*out, *self.batch.rows()] if intent.hold_decodes else out
 
     def ran(self, scheduled: Mapping[str, int], preempted: Collection[str], now_ns: int) -> StepPlan:
         """What the host scheduled, request by request, and whom it preempted of its own accord.
@@ -206,9 +208,9 @@ class HostedScheduler(Scheduler):
         """
         intent, self._intent = self._intent, Intent()
         self.kv.stepped()
-        if self._skipped:
-            here = [state for state in self._skipped if state in self.batch]
-            self._skipped = {state for state in here if state.request.request_id not in scheduled}
+        if self._passed_over:
+            here = [state for state in self._passed_over if state in self.batch]
+            self._passed_over = {state for state in here if state.request.request_id not in scheduled}
         for state in self.batch.starved:
             if state.request.request_id in scheduled:  # the host had a block for it
                 self.kv.catch_up(state, state.num_scheduled_tokens + scheduled[state.request.request_id])
@@ -259,7 +261,7 @@ class HostedScheduler(Scheduler):
             if intent.hold_decodes or scheduled.get(state.request.request_id) != 1:
                 self.batch.pause(state)
                 if not intent.hold_decodes and state.request.request_id not in scheduled:
-                    self._skipped.add(state)
+                    self._passed_over.add(state)
         rows = set(self.batch.rows())
         running = [(self._states[i], n) for i, n in scheduled.items()]
         self._settled.disturb()

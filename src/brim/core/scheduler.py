@@ -226,7 +226,7 @@ class Scheduler:
     # ---- how ------------------------------------------------------------------------------------------
 
     def _all_in_time(self, now_ns: int) -> bool:
-        """Whether a decision is empty that would be but for the time."""
+        """Whether the time asks for no decision where nothing else does."""
         return all_in_time(self.policy, self._board, now_ns)
 
     def _feed(self) -> None:
@@ -249,10 +249,10 @@ class Scheduler:
         while True:
             decision = decide(self.policy, self._board, now_ns)
             intent = self._carry_out(decision, now_ns)
-            stopped = decision.preempt or decision.park
-            if intent.to_run or not stopped or self.batch.rows() or self._in_flight or self._settled.holds():
+            gave_way = decision.preempt or decision.park
+            if intent.to_run or not gave_way or self.batch.rows() or self._in_flight or self._settled.holds():
                 return intent
-            # all had to stop, and some gave way: now others can go on
+            # nobody runs, but some gave way: now others can
 
     def _carry_out(self, decision: Decision, now_ns: int) -> Intent:
         self.allocation_failures += len(self.batch.starved)
@@ -265,11 +265,11 @@ class Scheduler:
             self._park(self._state(view), now_ns)
         wanted = [self._state(view) for view in decision.admit]
         admitted = list(takewhile(lambda state: self._admit(state, now_ns), wanted))
-        late = set(wanted[len(admitted) :])
+        left_out = set(wanted[len(admitted) :])
         for view, grant in decision.grants.items():
-            if view not in late:
+            if view not in left_out:
                 self._grant(self._state(view), grant)
-        chunks = [(self._state(view), n) for view, n in decision.chunk_tokens.items() if view not in late]
+        chunks = [(self._state(view), n) for view, n in decision.chunk_tokens.items() if view not in left_out]
         changes = any((decision.preempt, decision.pause, decision.park, decision.grants, wanted, chunks))
         if decision.miss is not None:
             self._events += self._time.miss(decision.miss, now_ns, self._num_steps)
@@ -338,7 +338,7 @@ class Scheduler:
         self._events.append(events.Preempted(now_ns, self._num_steps, state.request.request_id, lost_tokens))
 
     def _fail(self, flight: Flight, request_id: str, message: str, now_ns: int) -> None:
-        """Of those that flew: another request may go by that id by now."""
+        """Ends the request of this flight: by now another one may go by its id."""
         for state in (*flight.plan.decodes, *(chunk.state for chunk in flight.plan.chunks)):
             if state.request.request_id == request_id and state not in flight.dropped:
                 flight.dropped.add(state)

@@ -61,7 +61,7 @@ class Timekeeper:
         self.step_took(start_ns, ends_ns[-1], None)
 
     def counts(self, batch: Batch, offline_waiting: int) -> bool:
-        """Whether how much offline work runs follows from the time, and so changes with every step."""
+        """Whether the time limits offline work, so that what runs may change with every step."""
         return self._timing is not None and bool(offline_waiting or batch.load(TaskClass.OFFLINE).num_decodes)
 
     def admitted(self, state: RequestState, cached_tokens: int) -> None:

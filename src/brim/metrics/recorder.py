@@ -162,8 +162,8 @@ class Recorder(Generic[D]):
     """Fed by one thread; may be read by another at any time.
 
     A request counts in `by_class` where `counted` says so, else in `others`; `slo` says by which targets
-    it is judged. Who draws a token in every
-    step is counted by class: a step costs what changed, a quiet stretch no look at any request.
+    it is judged. Requests that draw a token in every step are counted by class, so that a step costs what
+    changed, and a quiet stretch no look at any request.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class Recorder(Generic[D]):
         self._tracks[track.request.request_id] = track
 
     def pause(self) -> None:
-        """Whoever is under way is told of anew before it draws another token."""
+        """Nobody reports for a while: those that draw tokens are put down as of their latest one."""
         for state in list(self._drawing):
             self._leave(state)
         self._states = ()

@@ -129,11 +129,12 @@ class Hosting:
     def figures(self) -> dict[str, float]:
         """By name; see `core.figures`."""
         scheduler = self.scheduler
+        deviations = 0 if scheduler is None or self.mode == "shadow" else scheduler.deviations
         return {
             **({} if scheduler is None else figures(scheduler)),
             **(self._shadow.figures() if self.mode == "shadow" else {}),
             "active": float(self.mode == "active"),
-            "deviations_total": 0.0 if scheduler is None or self.mode == "shadow" else float(scheduler.deviations),
+            "deviations_total": float(deviations),
             "failures_total": float(self._failures),
         }
 

@@ -11,9 +11,9 @@ from brim.metrics.recorder import Recorder, bucketed
 
 
 class Recording:
-    """Of what the schedulers tell, one after the other.
+    """Fed by Brim's schedulers, one after the other as modes change.
 
-    Requests that drew tokens while none was there to tell are left out: when these came is not known.
+    Requests that drew tokens while there was no scheduler are left out: nobody knows when these came.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Recording:
         self._begun = False
 
     def begin(self, states: Iterable[RequestState]) -> None:
-        """A scheduler tells from now on; these are here. After one that told until just now it goes on."""
+        """A scheduler reports from now on, with these requests; those that the last one reported go on."""
         here = {state.request.request_id: state for state in states}
         self._recorder.keep(here)
         drew = [name for name, state in here.items() if state.num_output_tokens]

@@ -32,9 +32,10 @@ class Draft:
         decoding = 0 if policy.filling.prompts_alone else board.num_decoding
         self.budget = Budget(board, self.token_budget - decoding, lending=policy.lending is not None)
         self.spare = policy.admitting.spare_blocks(board.num_blocks)
-        self.in_a_hurry: OnlineStep | None = None  # with the prompts in order, where some may go first
-        self.prompt_tokens: int | None = None  # of online requests, where they may not fill the step
-        self.works: dict[RequestView, PromptWork] = {}  # of those that were asked for, no token run
+        # the online step with its prompts in final order; None until someone asked
+        self.ordered_step: OnlineStep | None = None
+        self.prompt_tokens: int | None = None  # left to online prompts; None until someone asked
+        self.works: dict[RequestView, PromptWork] = {}  # found so far, as if nothing ran in this step
         self.time: TimeLeft | None = None  # for offline requests, once the online part is known
         self.miss: Miss | None = None
 
@@ -64,15 +65,19 @@ class Draft:
         )
 
     def half_done(self) -> list[RequestView]:
-        """The running that catch up, less those that were stopped; who ends by itself needs nothing more."""
-        stopped = (*self.pause, *self.park)
-        return [v for v in self.board.catching_up if not v.ending and v not in stopped]
+        """Those catching up that are neither paused nor parked now, and whose last token is still to come."""
+        out = (*self.pause, *self.park)
+        return [v for v in self.board.catching_up if not v.ending and v not in out]
 
     def victims(self) -> list[RequestView]:
-        """The running that are left, first to give way first; who ends by itself need not."""
+        """The running requests that may be preempted, who gives way first in front.
+
+        Not those paused or given a chunk by this decision, nor those whose last token is in flight.
+        """
         return self._in_turn(self.board.running)
 
     def yielding_to(self, view: RequestView) -> list[RequestView]:
+        """The `victims` that would give way so that this waiting request can enter."""
         if not self.policy.preempting.for_newcomers:
             return []
         return self._in_turn([v for v in self.board.running if self.policy.preempting.yields_to(v, view)])
@@ -88,25 +93,27 @@ class Draft:
         return together - self.board.freeable_blocks(self.preempt)
 
     def evict(self, victims: Sequence[RequestView]) -> None:
+        """Preempts the victims; their blocks go to the budget."""
         self.budget.gain(self.freed(victims), at_once=not self.board.releases_delayed)
         self.drop(victims)
 
     def drop(self, victims: Sequence[RequestView]) -> None:
-        """The victims lose seat and token; their blocks are not for everybody."""
+        """Preempts the victims; their blocks don't go to the budget: the caller has a use for them."""
         self.preempt += victims
         self.budget.seats += len(victims)
-        idle = (*self.board.catching_up, *self.board.parked, *self.park)
-        self.budget.tokens += sum(victim not in idle for victim in victims)
+        not_decoding = (*self.board.catching_up, *self.board.parked, *self.park)
+        self.budget.tokens += sum(victim not in not_decoding for victim in victims)
 
-    def stop(self, view: RequestView) -> None:
+    def park_now(self, view: RequestView) -> None:
+        """Parks a running request; where it decodes, its token of this step is free."""
         self.park.append(view)
         self.budget.tokens += view not in self.board.catching_up
 
     def make_room(self, view: RequestView, need: int) -> bool:
         """Preempts the fewest of those that yield to the request; nobody where all of them would not do.
 
-        No spare is asked for: those who would yield are the spare. False where the request can't enter
-        in this step, be it that victims' blocks are still under way.
+        Beside it no spare blocks need be left: those who would yield are the spare. False where the request
+        can't enter in this step, also where enough are preempted but their blocks come free only after it.
         """
         yielding = self.yielding_to(view)
         lacking = need - self.budget.blocks - self.budget.blocks_under_way
@@ -145,14 +152,14 @@ class Draft:
         return self.board.num_running - len(self.preempt) + len(self.admit)
 
     def ungranted(self) -> list[RequestView]:
-        """Those that hold a prompt, and no promise for their output."""
+        """Where promises come after prompts: those that hold blocks for a prompt, and no promise yet."""
         if not self.policy.decoupled:
             return []
         there = [*self.board.parked, *self.board.catching_up, *self.park, *self.admit]
         return [view for view in there if view not in self.grants and view not in self.preempt]
 
-    def stopped(self) -> set[RequestView]:
-        """Those that decode at present and won't in this step."""
+    def leaving_decode(self) -> set[RequestView]:
+        """Those that decode up to now and won't in this step: preempted, paused or parked."""
         out = {*self.preempt, *self.pause, *self.park}
         return out.difference(self.board.catching_up, self.board.parked) if out else out
 

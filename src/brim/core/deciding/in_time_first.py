@@ -24,9 +24,10 @@ Candidate = tuple[RequestView, bool]  # and whether it waits to enter
 
 
 def in_time_first(draft: Draft, candidates: Iterator[Candidate]) -> Iterator[Candidate]:
-    """The same candidates, of the first few the late ones last; tells the draft their order.
+    """The same candidates, but among the first few those that will be late come last.
 
-    Priorities stay, and online before offline. No more of them are looked at than may get a part of the step.
+    Only inside one priority of online requests. Sets `Draft.ordered_step`. Whether a candidate will be late
+    is found out no earlier than the caller comes to it.
     """
     timing, hurrying = draft.policy.timing, draft.policy.hurrying
     if timing is None or hurrying is None or _is_full(draft):
@@ -45,7 +46,7 @@ def in_time_first(draft: Draft, candidates: Iterator[Candidate]) -> Iterator[Can
         if not waits:
             half_done -= 1
             yield view, waits
-        elif not draft.budget.refused:  # else nobody overtakes whom there was no room for
+        elif not draft.budget.refused:  # once one found no room, nobody enters before it
             yield view, waits
         if draft.budget.refused and not half_done:
             break
@@ -58,10 +59,10 @@ def _is_full(draft: Draft) -> bool:
 
 
 def _tell_alone(draft: Draft, timing: Timing, first: list[Candidate]) -> None:
-    """Tells the draft the order where there is nobody to overtake: the usual case."""
+    """Sets `Draft.ordered_step` where there is nobody to overtake: the usual case."""
     if first and not first[0][0].request.is_offline:
         prompts = [_work(timing, draft.board, draft.works, first[0][0])]
-        draft.in_a_hurry = online_step(timing, draft.board, draft.now_ns, draft.stopped(), prompts)
+        draft.ordered_step = online_step(timing, draft.board, draft.now_ns, draft.leaving_decode(), prompts)
 
 
 def _work(
@@ -78,8 +79,9 @@ def _sorted(
 ) -> Iterable[Candidate]:
     if all(view.request.is_offline for view, _ in first):
         return first
-    step = online_step(timing, draft.board, draft.now_ns, draft.stopped(), [])
-    work = partial(_work, timing, draft.board, draft.works)  # holds no draft: the draft will hold it
+    step = online_step(timing, draft.board, draft.now_ns, draft.leaving_decode(), [])
+    # Must not capture `draft`: it ends up inside it, and the cycle would keep both alive.
+    work = partial(_work, timing, draft.board, draft.works)
     roomy = _all_fit(draft, [view for view, waits in first if waits])
 
     def gives_way(one: Candidate) -> bool:
@@ -90,12 +92,12 @@ def _sorted(
 
     ordered = _Walked(_late_last(first, turn, gives_way))
     prompts = _Walked(work(view) for view, _ in ordered if not view.request.is_offline)
-    draft.in_a_hurry = step._replace(prompts=prompts)
+    draft.ordered_step = step._replace(prompts=prompts)
     return ordered
 
 
 def _all_fit(draft: Draft, waiting: list[RequestView]) -> bool:
-    """Whether all can enter. Else who overtakes takes blocks or a seat for a whole answer, and not a step."""
+    """Whether all can enter. If not, overtaking may cost others a seat or blocks for a whole answer."""
     budget = draft.budget
     blocks = sum(budget.blocks_for(view.num_tokens + 1) for view in waiting)
     return not budget.refused and len(waiting) <= budget.seats and blocks <= budget.blocks
@@ -121,7 +123,7 @@ def _late_last(
 
 
 class _Walked(Generic[T]):
-    """What an iterator gives, asked for no more of it than somebody walks along; more than one may walk."""
+    """An iterator that may be walked more than once; it is asked for no more than the longest walk needs."""
 
     def __init__(self, source: Iterator[T]) -> None:
         self._source = source

@@ -17,21 +17,24 @@ def online_step(
     timing: Timing,
     board: Board,
     now_ns: int,
-    stopped: Collection[RequestView],
+    leaving: Collection[RequestView],
     prompts: Iterable[PromptWork],
     *,
-    held_back: bool = True,
+    limits_offline: bool = True,
 ) -> OnlineStep:
-    """`stopped` will not decode, though they do at present."""
+    """The online part of the coming step. Those `leaving` decode at present and won't in it.
+
+    Where `limits_offline`, there are offline requests that the step's limit may hold up.
+    """
     start_ns, last_ns = now_ns, timing.watch.last_ns
     for decided_ns, shape in board.steps_in_flight:
         assert shape is not None
         begun_ns = max(decided_ns, last_ns)  # it ran when the one before it was over
         start_ns = last_ns = max(start_ns, begun_ns + timing.steps.nanoseconds(shape))
     num, context = board.load(TaskClass.ONLINE)
-    contexts = [view.num_scheduled_tokens + 1 for view in stopped if not view.request.is_offline]
+    contexts = [view.num_scheduled_tokens + 1 for view in leaving if not view.request.is_offline]
     num, context = num - len(contexts), context - sum(contexts)
-    return OnlineStep(now_ns, start_ns, last_ns, board.tick, num, context, prompts, held_back)
+    return OnlineStep(now_ns, start_ns, last_ns, board.tick, num, context, prompts, limits_offline)
 
 
 def prompt_works(
@@ -55,11 +58,11 @@ def prompt_works(
 
 def prompt_work(timing: Timing, board: Board, view: RequestView) -> PromptWork:
     """Of an online request that does not decode."""
-    return timing.watch.work(view, first_token(board, view), timing.steps.prompt_token_ns)
+    return timing.watch.work(view, start_of(board, view), timing.steps.prompt_token_ns)
 
 
-def first_token(board: Board, view: RequestView) -> int:
-    """The first that it computes from now on. What others cached since it entered is of no use to it."""
+def start_of(board: Board, view: RequestView) -> int:
+    """The index of its first token still to be computed. What was cached after it entered is no use to it."""
     return view.num_scheduled_tokens if view.status is Status.RUNNING else board.hit_tokens(view)
 
 

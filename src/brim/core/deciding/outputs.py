@@ -41,9 +41,10 @@ def _preempt_for_the_starved(draft: Draft) -> None:
 
 
 def _displace(draft: Draft, displaced: Sequence[RequestView]) -> None:
-    """Others outgrew what was lent to them: the newest of those without a promise of their own leave.
+    """For those starved although a block is promised to them: guests, or parked requests, hold it.
 
-    A host goes on with a victim's block; where it is not free in time, and a guest always, it waits.
+    The newest of these are preempted for the hosts. A host whose block is not free in time is parked, and so
+    is every guest.
     """
     hosts = [view for view in displaced if not draft.board.is_guest(view)]
     victims = _borrowers_of(draft, len(hosts)) if hosts else []
@@ -51,11 +52,11 @@ def _displace(draft: Draft, displaced: Sequence[RequestView]) -> None:
     draft.drop(victims)
     for view in [*hosts[freed:], *(view for view in displaced if view not in hosts)]:
         if view not in victims:
-            draft.stop(view)
+            draft.park_now(view)
 
 
 def _borrowers_of(draft: Draft, blocks: int) -> list[RequestView]:
-    """The fewest whose blocks are enough, or all."""
+    """The fewest guests and parked, offline and newest first, that free so many blocks together; or all."""
     borrowers = [v for v in draft.board.running if draft.board.is_guest(v) or v in draft.board.parked]
     borrowers.sort(key=_offline_then_newest, reverse=True)
     enough = bisect_left(range(len(borrowers)), blocks, key=lambda n: draft.freed(borrowers[:n]))
@@ -63,9 +64,9 @@ def _borrowers_of(draft: Draft, blocks: int) -> list[RequestView]:
 
 
 def _outgrown(draft: Draft, view: RequestView) -> None:
-    """A request at the end of its promise: a new one from what is left, reserve included, or one block.
+    """A request at the end of its promise is promised what it still needs, or one block; the reserve counts.
 
-    Failing that it waits, its KV kept, to be granted more; or another one that does gives way.
+    Without a block left it is parked, or preempted: see `_relieve`.
     """
     outputs = draft.policy.expecting.output_tokens(view)
     held = draft.board.held_blocks(view)
@@ -79,24 +80,23 @@ def _outgrown(draft: Draft, view: RequestView) -> None:
         draft.grants[view] = Grant(outputs, blocks)
         draft.budget.take(blocks)
     else:
-        draft.stop(view)
+        draft.park_now(view)
 
 
 def _relieve(draft: Draft, view: RequestView) -> None:
-    """One that waits with its KV in mid-answer is enough: of it and this one, the newest gives way."""
-    stopped = [v for v in (*draft.board.parked, *draft.park) if v.num_tokens > v.num_prompt_tokens + 1]
-    stopped = [v for v in stopped if v not in draft.preempt]
-    if stopped:
-        victim = max([*stopped, view], key=_offline_then_newest)
+    """Keeps one at most parked in mid-answer: of those and this one the newest, offline first, goes."""
+    halfway = [v for v in (*draft.board.parked, *draft.park) if v.num_tokens > v.num_prompt_tokens + 1]
+    halfway = [v for v in halfway if v not in draft.preempt]
+    if halfway:
+        victim = max([*halfway, view], key=_offline_then_newest)
         draft.evict([victim])
         draft.park = [v for v in draft.park if v is not victim]
 
 
 def grant_the_parked(draft: Draft) -> None:
-    """Promises group after group the blocks of their outputs, in order.
+    """Promises the parked the blocks of their outputs, group after group, in order.
 
-    When one does not fit, only members of its own range of the order may follow; and guests, those
-    first that stay longest.
+    Once one does not fit, only those with the same key follow it, and guests, the longest answer first.
     """
     if draft.park or draft.preempt:
         return  # what the others will hold is not known before that is done
@@ -151,8 +151,8 @@ def unblock(draft: Draft) -> None:
 
     The first in order stays: with each that leaves it comes nearer to its output's blocks.
     """
-    stopped = [v for v in (*draft.park, *draft.pause) if v not in draft.board.catching_up]
-    generating = draft.board.num_decoding - len(stopped)
+    leaving = [v for v in (*draft.park, *draft.pause) if v not in draft.board.catching_up]
+    generating = draft.board.num_decoding - len(leaving)
     if generating > 0 or draft.grants or draft.chunk_tokens or draft.board.steps_in_flight:
         return
     parked = [view for view in draft.board.parked if view not in draft.preempt]

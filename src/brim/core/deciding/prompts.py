@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from brim.core.deciding.draft import Draft
 from brim.core.deciding.in_time_first import in_time_first
-from brim.core.deciding.online_part import first_token
+from brim.core.deciding.online_part import start_of
 from brim.core.deciding.spare_time import tokens_for, turn_to_offline
 from brim.core.decision import Grant
 from brim.core.request import RequestView
@@ -52,7 +52,7 @@ def _give_chunk(draft: Draft, view: RequestView, remaining: int) -> None:
     if view.request.is_offline:
         draft.offline_tokens -= num_tokens
         if draft.time is not None:
-            draft.time.add_chunk(first_token(draft.board, view), num_tokens)
+            draft.time.add_chunk(start_of(draft.board, view), num_tokens)
     elif draft.prompt_tokens is not None:
         draft.prompt_tokens -= num_tokens
 

@@ -11,9 +11,9 @@ from brim.core.estimators.step_time import StepShape
 class TimeLeft:
     """`shape` is the step so far. It may take `limit_ns`; None: as long as it wants.
 
-    Into a step without online work `least_tokens` fit in any case: a target that nobody could meet must
-    not keep the machine idle. Where there is a limit, chunks make no step larger than `known_tokens`, since
-    what it would take is not known, but by `least_tokens`; None: it is known of any size.
+    A step without online work has room for `least_tokens` in any case: a target that nobody could meet must
+    not keep the machine idle. `known_tokens` is the largest step whose time can be predicted; None: any.
+    Where there is a limit, chunks stop there, but `least_tokens` of them may go beyond.
     """
 
     def __init__(

@@ -58,8 +58,9 @@ class Arrivals:
         return len(self._latest) < _FEW
 
     def ttft_ns(self, least_ns: int = 0) -> int | None:
-        """The tightest target, the configured one or one seen that is not below `least_ns`: who can't be in
-        time in any case must not slow down all others.
+        """The tightest TTFT target to plan for; None where there is none.
+
+        Nobody can meet targets below `least_ns`: those seen in requests don't count, a configured one does.
         """
         targets = [ns for ns in self._ttfts_ns if ns is not None and ns >= least_ns]
         if self._configured_ns is not None:
@@ -67,9 +68,9 @@ class Arrivals:
         return min(targets, default=None)
 
     def prompt_tokens(self, span_ns: int, now_ns: int) -> int:
-        """Of one that arrives now and all that follow in so long a time, in 19 of 20 cases; at least 1.
+        """Of a request that arrives now and all that follow within the span: no more than this, at least 1.
 
-        Poisson arrivals at the latest rate, their sum taken as normal.
+        True in 19 of 20 cases, for Poisson arrivals at the latest rate, their sum taken as normal.
         """
         num = len(self._latest)
         if not num:

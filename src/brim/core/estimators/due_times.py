@@ -104,7 +104,10 @@ class DueTimes:
         return len(self._lines)
 
     def pace(self, request_id: str, pacing: Pacing, first_ns: int) -> None:
-        """Its first token was drawn at `first_ns`; told again where one of them turns out otherwise."""
+        """Its first token was drawn at `first_ns`.
+
+        Call again when the pacing or the first token's time changes.
+        """
         line = self._lines.get(request_id)
         offset = None if line is None else line.offset
         self.stop(request_id)

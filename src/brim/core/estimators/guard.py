@@ -12,7 +12,7 @@ MOST = 2.0  # and no more, whatever happens
 
 _WINDOW = 512  # latest steps that tell how far apart they lie
 _TAIL = 20  # one in so many of them is in the tail
-_DOUBT = 0.1  # what one step of the tail might have been beyond the others: much where few were seen
+_DOUBT = 0.1  # added for few samples: how far one step of the tail may lie beyond those seen
 
 
 class Guard:

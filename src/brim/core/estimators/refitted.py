@@ -94,9 +94,10 @@ class RefittedStepTime:
 
     @property
     def known_tokens(self) -> int | None:
-        """How many tokens a step may have to be predicted: where it started from nothing, twice those seen.
+        """The largest step that can be predicted, in tokens; None: any, since it started from a profile.
 
-        So whoever may choose starts with small steps, which cost little and tell what larger ones will.
+        Else twice the largest seen, so that a caller who may choose begins with small steps, which are cheap
+        and tell what larger ones will take.
         """
         return None if self._informed else 2 * self._largest
 

@@ -11,8 +11,8 @@ from brim.core.estimators.chunk_size import Predict, largest_chunk, with_chunk
 from brim.core.estimators.due_times import DueTimes
 from brim.core.estimators.step_time import StepShape, attention_pairs
 
-# Steps of one token: for an arrival that may come no step need be shorter, or a single request with a target
-# that nobody can meet would stop offline work long after it is over. Half of such a step is work.
+# In steps of one token: no step is made shorter for arrivals that may come, or one past request with a target
+# that nobody can meet would stop offline work for minutes. Half of such a step is work.
 _WORTH_WHILE = 2
 
 
@@ -39,8 +39,9 @@ class OnlineStep(NamedTuple):
 
     The step is decided on at `now_ns` and starts at `start_ns`: later, where a step is still in flight.
     At `last_ns` the decoding requests drew, or will have drawn, their last token: with a step in flight that
-    is `start_ns`. `tick` is the coming step's. `prompts` are in the order in which they will run. Where
-    nobody is `held_back` by the limit, requests that may arrive are not looked at: no miss follows from them.
+    is `start_ns`. `tick` is the coming step's. `prompts` are in the order in which they will run. Where the
+    limit holds up nothing offline (not `limits_offline`), requests that may arrive are not looked at: no miss
+    follows from them.
     """
 
     now_ns: int
@@ -50,7 +51,7 @@ class OnlineStep(NamedTuple):
     num_decodes: int = 0
     decode_context: int = 0
     prompts: Iterable[PromptWork] = ()
-    held_back: bool = True
+    limits_offline: bool = True
 
     @property
     def decodes(self) -> StepShape:
@@ -148,17 +149,17 @@ class Slack:
         if due is not None:
             yield _Bound(due.due_ns - step.start_ns, due.request_id)
         yield from self._prompt_bounds(step, decodes)
-        ttft_ns = self.arrivals.ttft_ns(least_ns=self._expect(StepShape(1))) if step.held_back else None
+        ttft_ns = self.arrivals.ttft_ns(least_ns=self._expect(StepShape(1))) if step.limits_offline else None
         if ttft_ns is not None:
             shortest_ns = _WORTH_WHILE * self._predict(StepShape(1))
             yield _Bound(max(self._until_arrivals(step, decodes, ttft_ns), shortest_ns), None)
 
     def _until_arrivals(self, step: OnlineStep, decodes: StepShape, ttft_ns: int) -> int:
-        """How long the step may take so that who arrives at its start, and who follows, still is in time.
+        """How long the step may take so that whoever arrives at its start, or during it, is still in time.
 
-        The longer the step the more follow: from each length follows the one that those would allow, and an
-        odd number of such turns ends on the safe side. As long as hardly any came half of the target is for
-        their prompts.
+        A longer step has more arrivals, which leave it less time. So the length is found by iteration: the
+        estimates lie in turn below and above the solution, and an odd number of them ends below. While few
+        arrivals were seen, at most half of the target is spent on waiting.
         """
         most = self.arrivals.prompt_tokens(ttft_ns, step.now_ns)
         chunk_tokens = self._chunk_tokens(decodes, most)  # fewer come in chunks as large, or in a single one

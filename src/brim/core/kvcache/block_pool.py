@@ -98,7 +98,7 @@ class BlockPool:
 
     def wanted_among(self, count: int) -> int:
         """Of so many blocks, taken now, how many would lose a content that somebody waits for."""
-        return self.eviction.wanted_among(count - len(self._free))
+        return self.eviction.wanted_among_next(count - len(self._free))
 
     def take(self, count: int = 1) -> list[int]:
         """Empty blocks, each held once. Evicts where none is free; raises InvariantViolated for want."""

@@ -48,7 +48,7 @@ class Eviction(Protocol):
     def by_class(self) -> bool:
         """Whether blocks must be marked as online."""
 
-    def wanted_among(self, count: int) -> int:
+    def wanted_among_next(self, count: int) -> int:
         """How many of the next `count` to be evicted somebody waits for."""
 
     def __contains__(self, block: Block) -> bool: ...
@@ -73,7 +73,7 @@ class LeastRecentlyUsed:
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def wanted_among(self, count: int) -> int:
+    def wanted_among_next(self, count: int) -> int:
         """0: it does not know."""
         return 0
 
@@ -120,8 +120,8 @@ class ByReuse:
     Blocks that nobody waits for leave in the order in which their last holder or reader went. Built from
     the published summaries of Echo (arXiv 2504.03651); the order is our own where they are silent.
 
-    That blocks are wanted less is taken in at the next eviction, for all events since the last one
-    together; that one is wanted more, when its turn comes.
+    That blocks are wanted less is taken in at the next eviction, once for all changes since the last one;
+    that a block is wanted more is noticed only when its turn comes.
     """
 
     by_class = True
@@ -133,12 +133,13 @@ class ByReuse:
         self._unwanted = LeastRecentlyUsed()
         self._wanted: dict[int, Block] = {}
         self._offline: dict[Hashable, Block] = {}  # wanted or not, by content
-        # (reuse, -depth, block id) as of some time: of each wanted block one that is not too large
+        # (reuse, -depth, block id). A lazy heap: each wanted block has at least one entry no larger than its
+        # present key.
         self._order: list[tuple[int, int, int]] = []
         self._told: dict[int, Sequence[Hashable]] = {}  # not yet taken in, by identity, the newest last
         reuse.watch(self)
 
-    def wanted_among(self, count: int) -> int:
+    def wanted_among_next(self, count: int) -> int:
         before = len(self._unwanted) + (0 if self._online_last else len(self._online))
         return min(max(count - before, 0), len(self._wanted))
 

@@ -97,7 +97,7 @@ class HostedBlocks:
         self.index = _HostIndex(host)
         self.eviction = eviction  # the host's to follow
         self.num_reserved = 0
-        self.set_aside = 0  # for newcomers, beside their tables, until the host has let them in
+        self.beside_newcomers = 0  # beside their tables, until the host has let them in
         self._next_id = -1
         self._hits: list[int] = []  # kept for newcomers that the host has still to let in
 
@@ -116,7 +116,7 @@ class HostedBlocks:
 
     @property
     def num_available(self) -> int:
-        return max(self._host.free_blocks - self.num_reserved - self.set_aside, 0)
+        return max(self._host.free_blocks - self.num_reserved - self.beside_newcomers, 0)
 
     @property
     def num_used(self) -> int:
@@ -156,7 +156,7 @@ class HostedBlocks:
 
     def entered(self) -> None:
         """The host has given the hits to those that it let in, or never will."""
-        self.set_aside = 0
+        self.beside_newcomers = 0
         if self._hits:
             hits, self._hits = self._hits, []
             self._host.let_go(hits)
@@ -198,7 +198,7 @@ class HostedCache(KVCacheManager):
         cached_tokens = super().admit(state)
         if cached_tokens is not None:
             self._open[state] = 0
-            self._blocks.set_aside += self._beside(state)
+            self._blocks.beside_newcomers += self._beside(state)
         return cached_tokens
 
     def grow(self, state: RequestState, num_tokens: int) -> bool:
@@ -227,7 +227,7 @@ class HostedCache(KVCacheManager):
                 self._miss(state)
 
     def _miss(self, state: RequestState) -> None:
-        """Where the host found less than we did, the hits that it has not are reserved anew."""
+        """The host found fewer hits than we did: blocks are reserved in place of those that it lacks."""
         start = self._open[state]
         missed = sum(block_id >= 0 for block_id in state.block_ids[start:])
         if missed:
@@ -241,7 +241,7 @@ class HostedCache(KVCacheManager):
         """The host has done it."""
 
     def catch_up(self, state: RequestState, num_tokens: int) -> None:
-        """Where the host gave it more blocks than were meant for it, what it was promised is void."""
+        """Makes the table cover `num_tokens`. Where the host gave blocks beyond it, the promise is void."""
         lacking = self.blocks_for(num_tokens) - len(state.block_ids)
         if lacking > 0:
             self.ledger.release(state)

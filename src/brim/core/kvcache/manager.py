@@ -127,9 +127,9 @@ class KVCacheManager:
         return self._pool.index.match(self.usable_hashes(view))
 
     def num_hits(self, view: RequestView, cache: ToldCache | None) -> int:
-        """How many blocks `hit_blocks` finds. Walks only over those of which `cache` was not told.
+        """How many blocks `hit_blocks` finds. Walks only over those that `cache` was not told of.
 
-        Of our own blocks it is told of all; of a host's, of all that were computed since somebody listens.
+        It is told of all of our own blocks; of a host's, of those computed since it observes the host.
         """
         if not self._prefix_caching:
             return 0

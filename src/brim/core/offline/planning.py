@@ -19,8 +19,8 @@ from brim.core.request import RequestView
 
 _MANY = 32  # steps' work in one: what a token takes where the step's constant is shared by many
 _PATIENCE_NS = 3600 * 1_000_000_000
-_TURN = 16  # times as long as its work takes the oldest is passed over before it has its turn
-_TOGETHER = 16  # of so many steps one takes in whoever gains anything
+_TURN = 16  # the oldest has its turn once it was the oldest for so many times what its prompt takes
+_TOGETHER = 16  # in one of so many steps all enter whose gain is above 0
 
 
 class Offer(NamedTuple):
@@ -84,7 +84,7 @@ class Planning:
         return self.work_ns(done) + part * saved
 
     def has_its_turn(self, view: RequestView, hit_tokens: int, since_ns: int, now_ns: int) -> bool:
-        """Whether the oldest, which it has been since then, goes before whatever scores more.
+        """Whether this request, the oldest since `since_ns`, goes before whatever scores more.
 
         Else one without a hit could wait for ever where requests with hits keep coming. It must have waited
         for `patience_ns`, and as the oldest for many times what its prompt takes: so turns take little of
@@ -97,11 +97,11 @@ class Planning:
         return now_ns - since_ns >= _TURN * work_ns
 
     def together(self, tick: int) -> bool:
-        """Whether in the step of that tick all enter who gain anything, whatever it does to the step's score.
+        """Whether in the step of that tick all enter whose gain is above 0, even if the step scores less.
 
-        A prompt beside many who decode may cost more than the work it adds, and so none would ever enter:
-        several in one step share that cost, what follows are fuller steps, and what was thought of the cost
-        is put right, which nothing else would do where it is thought too dear.
+        A single prompt beside many decodes may cost more time than its work is worth, so that none would
+        ever enter. Several in one step share that cost and make the steps after it fuller. And where the
+        prompt's cost was overestimated, running one is the only way to find out.
         """
         return tick % _TOGETHER == _TOGETHER // 2
 

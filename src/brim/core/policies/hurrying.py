@@ -18,12 +18,12 @@ class Hurrying(Protocol):
         """Whether who has waited longest of all goes first in the step of that tick, late or not."""
 
     def prompt_tokens(self, timing: Timing, step: OnlineStep, most: int) -> int:
-        """Of `step.prompts` and those behind them, which run in this order; at least 1."""
+        """How many of `most` tokens `step.prompts`, and those behind, may run in this order; at least 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class FirstTokens:
-    """A prompt that can be in time has what it needs for that; one that can't costs nobody else his target.
+    """A prompt that can be in time gets what that takes; one that can't must not make others miss theirs.
 
     What runs in a step is, prompt by prompt:
 
@@ -72,7 +72,7 @@ class FirstTokens:
         return step.start_ns + cut_ns > prompt.due_ns and (due_ns is None or ends_ns <= due_ns)
 
     def _together(self, timing: Timing, step: OnlineStep, tokens: int) -> int:
-        """Of `tokens`, so many that whoever ends in this step is as much in time as he would be alone."""
+        """How many of `tokens` can run so that no prompt that ends now is late because of those behind it."""
         predict, shape, used = timing.steps.nanoseconds, step.decodes, 0
         limit_ns: int | None = None
         for prompt in step.prompts:

@@ -16,7 +16,7 @@ class Promising(Protocol):
         """
 
     def tokens(self, view: RequestView) -> int:
-        """Prompt and output tokens whose blocks are set aside for the request."""
+        """Prompt and output tokens whose blocks are promised to the request."""
 
 
 class OnDemand:

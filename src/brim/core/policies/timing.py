@@ -20,10 +20,13 @@ class Timing(Protocol):
         """Told what happens to online requests."""
 
     def limit(self, step: OnlineStep) -> StepLimit:
-        """Never under what the online part of the step takes; that is always run."""
+        """How long the step may take: never less than its online part, which always runs."""
 
     def prompt_tokens(self, step: OnlineStep, most: int) -> int:
-        """Of the prompts of online requests, for the sake of those online that draw tokens; at least 1."""
+        """How many of `most` tokens online prompts may run, so that decoding online requests are in time.
+
+        At least 1.
+        """
 
 
 class BySlack:
@@ -45,10 +48,10 @@ class BySlack:
         return self._slack.limit(step)
 
     def prompt_tokens(self, step: OnlineStep, most: int) -> int:
-        """What is due allows, and no less than nearly the pace that those who decode bear for long.
+        """What fits until a decoding request's next token is due, or into 0.9 of the shortest pace if longer.
 
-        As it is expected to take, without a guard: with one, prompts would wait for steps that have the time.
-        But a gap between two tokens, which no other makes good for, is kept in all but unusual steps.
+        By the expected time, without the guard: with it, prompts would wait though there is time. But a
+        gap (ITL) that is too long can't be made good for later, so it must hold in 19 of 20 steps.
         """
         dues = self.watch.dues
         pace_ns, due = dues.least_pace_ns(), dues.least(step.tick, step.last_ns)
@@ -79,5 +82,5 @@ class FixedLatency:
 
 
 def _chunk(predict: Predict, step: OnlineStep, most: int, limit_ns: int) -> int:
-    """Where the time is too short for any, it can't be kept, and the step is full."""
+    """Tokens that fit into `limit_ns`; `most` where not even one does, since it can't be kept anyhow."""
     return largest_chunk(predict, step.decodes, 0, most, limit_ns) or most

@@ -9,7 +9,7 @@ from typing import Any
 from brim.core.hosted import HostedScheduler
 from brim.plugins.vllm.compat import Request, RequestStatus
 
-_MOST_STEPS = 16  # that a request is put off
+_MOST_STEPS = 16  # that a request is set aside
 
 
 class Elsewhere:
@@ -17,14 +17,14 @@ class Elsewhere:
 
     def __init__(self, scheduler: Any) -> None:
         self._scheduler = scheduler
-        self._put_off: dict[str, int] = {}  # for so many steps yet
-        self._pauses: dict[str, int] = {}  # how long the last time
+        self._steps_aside: dict[str, int] = {}  # steps left, of those that must ask again
+        self._last_time: dict[str, int] = {}  # steps that they were set aside for
 
     def set_aside(self, brim: HostedScheduler, ordered: Iterable[str], blocked: dict[str, Request]) -> None:
-        """Behind a step: who loads now is `blocked` until that is done, and who is to ask again is put off.
+        """After a step: sets aside who loads now, `blocked` until that is done, and who must ask again.
 
         vLLM goes on to the next where the connector has no answer yet. Ordered in every step, such a request
-        would cost all behind it the tokens that are planned for it: each time it is put off for longer.
+        would cost all behind it the tokens planned for it: each time it is set aside for more steps.
         """
         if self._scheduler.connector is None:
             return
@@ -39,16 +39,16 @@ class Elsewhere:
             if request.status == RequestStatus.RUNNING:
                 self.forget(request_id)
             elif request_id not in blocked and request in self._scheduler.deferred_waiting:
-                steps = min(2 * self._pauses.get(request_id, 0) or 1, _MOST_STEPS)
-                self._pauses[request_id] = self._put_off[request_id] = steps
+                steps = min(2 * self._last_time.get(request_id, 0) or 1, _MOST_STEPS)
+                self._last_time[request_id] = self._steps_aside[request_id] = steps
                 brim.set_aside(request_id, time.monotonic_ns())
 
     def bring_back(self, brim: HostedScheduler) -> None:
-        """Before a step: who was put off for long enough may ask again."""
-        for request_id in list(self._put_off):
-            self._put_off[request_id] -= 1
-            if self._put_off[request_id] < 0:
-                del self._put_off[request_id]
+        """Before a step: who was set aside for enough steps may ask again."""
+        for request_id in list(self._steps_aside):
+            self._steps_aside[request_id] -= 1
+            if self._steps_aside[request_id] < 0:
+                del self._steps_aside[request_id]
                 brim.bring_back(request_id, time.monotonic_ns())
 
     def loaded(self, request: Request) -> None:
@@ -57,8 +57,8 @@ class Elsewhere:
             self._scheduler._inflight_prefills.discard(request)
 
     def forget(self, request_id: str) -> None:
-        self._put_off.pop(request_id, None)
-        self._pauses.pop(request_id, None)
+        self._steps_aside.pop(request_id, None)
+        self._last_time.pop(request_id, None)
 
 
 def at_stake(scheduler: Any, model_runner_output: Any) -> Mapping[str, int]:

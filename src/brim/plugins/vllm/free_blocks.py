@@ -38,8 +38,8 @@ class FreeBlocks:
         self._faces = [Block(number) for number in range(num_blocks)]  # as the rule knows them
 
     def wanted_among(self, count: int) -> int:
-        """Of the next so many to go, how many have a content that somebody waits for."""
-        return self._eviction.wanted_among(count - len(self._plain))
+        """As `Host.wanted_among`: here blocks without content go first."""
+        return self._eviction.wanted_among_next(count - len(self._plain))
 
     def popleft(self) -> Any:
         if self._plain:

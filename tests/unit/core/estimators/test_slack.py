@@ -51,9 +51,9 @@ def test_where_nobody_is_held_back_arrivals_are_not_looked_at():
     """But a miss is told all the same."""
     alone = slack(ttft_ns=1000 * MS)
     alone.arrivals.observe(0, None, 300)
-    assert alone.limit(step(5 * MS)._replace(held_back=False)) == StepLimit(None, 0)
+    assert alone.limit(step(5 * MS)._replace(limits_offline=False)) == StepLimit(None, 0)
     late = PromptWork("p", 1 * MS, 0, 100, 100)
-    told, untold = (alone.limit(step(0, 0, late)._replace(held_back=held)) for held in (True, False))
+    told, untold = (alone.limit(step(0, 0, late)._replace(limits_offline=held)) for held in (True, False))
     assert told.miss == untold.miss
     assert told.miss is not None
 
