@@ -11,9 +11,9 @@ from brim.core.estimators.chunk_size import Predict, largest_chunk, with_chunk
 from brim.core.estimators.due_times import DueTimes
 from brim.core.estimators.step_time import StepShape, attention_pairs
 
-# In steps of one token: no step is made shorter for arrivals that may come, or one past request with a target
-# that nobody can meet would stop offline work for minutes. Half of such a step is work.
-_WORTH_WHILE = 2
+# In steps of one token: no step is made shorter for arrivals that may come. Where even the shortest step would
+# make them late nothing is gained by short ones, and half of a step is to be work.
+_SHORTEST, _HOPELESS = 1.25, 2.0
 
 
 class PromptWork(NamedTuple):
@@ -133,6 +133,8 @@ class Slack:
                 least = bound
             if least.step_ns < online_ns:
                 break
+        else:
+            least = self._with_arrivals(step, decodes, least)
         if least is None:
             return StepLimit(None, online_ns)
         spare_ns = least.step_ns - online_ns
@@ -144,23 +146,34 @@ class Slack:
         return StepLimit(limit_ns, online_ns, least.request_id, miss)
 
     def _bounds(self, step: OnlineStep, decodes: StepShape) -> Iterator[_Bound]:
-        """How long the step may take for the sake of each; the arrival that may come is last."""
+        """How long the step may take for the sake of each."""
         due = self.dues.least(step.tick, step.last_ns)
         if due is not None:
             yield _Bound(due.due_ns - step.start_ns, due.request_id)
         yield from self._prompt_bounds(step, decodes)
-        ttft_ns = self.arrivals.ttft_ns(least_ns=self._expect(StepShape(1))) if step.limits_offline else None
-        if ttft_ns is not None:
-            shortest_ns = _WORTH_WHILE * self._predict(StepShape(1))
-            yield _Bound(max(self._until_arrivals(step, decodes, ttft_ns), shortest_ns), None)
 
-    def _until_arrivals(self, step: OnlineStep, decodes: StepShape, ttft_ns: int) -> int:
+    def _with_arrivals(self, step: OnlineStep, decodes: StepShape, least: _Bound | None) -> _Bound | None:
+        """The least, with the bound for the sake of arrivals that may come."""
+        ttft_ns = self.arrivals.ttft_ns(least_ns=self._expect(StepShape(1))) if step.limits_offline else None
+        if ttft_ns is None:
+            return least
+        until_ns = self._until_arrivals(step, decodes, ttft_ns, None if least is None else least.step_ns)
+        shortest_ns = self._predict(StepShape(1))
+        hopeless = until_ns < self._expect(StepShape(1))
+        step_ns = max(until_ns, int(shortest_ns * (_HOPELESS if hopeless else _SHORTEST)))
+        return _Bound(step_ns, None) if least is None or step_ns < least.step_ns else least
+
+    def _until_arrivals(
+        self, step: OnlineStep, decodes: StepShape, ttft_ns: int, enough_ns: int | None
+    ) -> int:
         """How long the step may take so that whoever arrives at its start, or during it, is still in time.
 
         A longer step has more arrivals, which leave it less time. So the length is found by iteration: the
-        estimates lie in turn below and above the solution, and an odd number of them ends below. While few
-        arrivals were seen, at most half of the target is spent on waiting.
+        estimates lie in turn below and above the solution, the first one lowest, and an odd number of them
+        ends below. An estimate below that is `enough_ns` or more will do. While few arrivals were seen, at
+        most half of the target is spent on waiting.
         """
+        longest_ns = ttft_ns // 2 if self.arrivals.few else ttft_ns
         most = self.arrivals.prompt_tokens(ttft_ns, step.now_ns)
         chunk_tokens = self._chunk_tokens(decodes, most)  # fewer come in chunks as large, or in a single one
 
@@ -168,11 +181,11 @@ class Slack:
             return max(ttft_ns - self._work_ns(decodes, tokens, attention_pairs(tokens), chunk_tokens), 0)
 
         wait_ns = allowed_ns(most)
-        for _ in range(2):
-            wait_ns = allowed_ns(self.arrivals.prompt_tokens(wait_ns, step.now_ns))
-        if self.arrivals.few:
-            wait_ns = min(wait_ns, ttft_ns // 2)
-        return step.now_ns + wait_ns - step.start_ns
+        started_ns = step.start_ns - step.now_ns
+        if enough_ns is None or min(wait_ns, longest_ns) - started_ns < enough_ns:
+            for _ in range(2):
+                wait_ns = allowed_ns(self.arrivals.prompt_tokens(wait_ns, step.now_ns))
+        return min(wait_ns, longest_ns) - started_ns
 
     def _prompt_bounds(self, step: OnlineStep, decodes: StepShape) -> Iterator[_Bound]:
         total = sum([prompt.num_tokens - prompt.tokens_now for prompt in step.prompts])

@@ -209,7 +209,7 @@ class VllmHost:
         What was cached before stays unknown: vLLM does not tell which blocks follow one another.
         """
         pool, known, cached = self._pool, observer.known, self._pool.cached_block_hash_to_block
-        group = self.groups.number
+        group, several = self.groups.number, self.groups.several
         cache, evict = pool.cache_full_blocks, pool._maybe_evict_cached_block
 
         def cache_full_blocks(
@@ -225,7 +225,7 @@ class VllmHost:
 
         def maybe_evict(block: Any) -> bool:
             key, done = block.block_hash, bool(evict(block))
-            if done and group_of(key) == group:
+            if done and not (several and group_of(key) != group):
                 content = content_of(key)
                 if content in known and cached.get_one_block(key) is None:
                     try:

@@ -71,11 +71,48 @@ def test_the_longer_it_may_take_the_more_arrive_meanwhile():
     assert found + predict(StepShape(2 * tokens, attention_pairs(2 * tokens))) > 1000 * MS
 
 
+@given(
+    prompts=st.lists(st.integers(1, 2_000), max_size=40),
+    ttft_ms=st.integers(1, 3_000),
+    gap_ms=st.integers(1, 3_000),
+    num_decodes=st.integers(1, 64),
+    ahead_ms=st.integers(0, 50),
+)
+def test_arrivals_are_looked_at_no_closer_than_needed(
+    prompts: list[int], ttft_ms: int, gap_ms: int, num_decodes: int, ahead_ms: int
+) -> None:
+    """The limit is the same as where each is taken by itself."""
+    with_both = slack(ttft_ms * MS, a=Pacing(gap_ms * MS, None))
+    for number, tokens in enumerate(prompts):
+        with_both.arrivals.observe((number - 100) * 20 * MS, ttft_ms * MS, tokens)
+    alone = slack(ttft_ms * MS)
+    alone.arrivals = with_both.arrivals
+    coming = step(0, num_decodes)._replace(start_ns=ahead_ms * MS)
+    online_ns = predict(coming.shape)
+    asked = [gap_ms * MS - coming.start_ns]
+    if asked[0] >= online_ns:
+        alone.dues = with_both.dues  # for the pace
+        asked.append(alone._until_arrivals(coming, coming.decodes, ttft_ms * MS, None))
+        shortest_ns = predict(StepShape(1))
+        asked[1] = max(asked[1], int((2 if asked[1] < shortest_ns else 1.25) * shortest_ns))
+    assert with_both.limit(coming).limit_ns == max(min(asked), online_ns)
+
+
 def test_a_target_that_no_arrival_can_meet_leaves_steps_of_half_work():
     assert slack(ttft_ns=1 * MS).limit(step()) == StepLimit(2 * predict(StepShape(1)), 0)
     seen = slack()
     seen.arrivals.observe(0, predict(StepShape(1)), 200)
     assert seen.limit(step()) == StepLimit(2 * predict(StepShape(1)), 0)
+
+
+def test_a_target_that_arrivals_can_just_meet_is_left_the_time_but_for_a_fifth_of_a_step():
+    """A prompt of 200 tokens takes 12 ms: a step of 14 ms leaves it in time, one of 11 is hardly any work."""
+    for ttft_ms, limit_ms in ((26, 14), (23, 12.5), (21.9, 20)):
+        seen = slack()
+        for at in range(8):
+            seen.arrivals.observe(LONG_AGO + at, round(ttft_ms * MS), 200)
+        found = seen.limit(step()).limit_ns
+        assert found == pytest.approx(limit_ms * MS, rel=0.01)
 
 
 def test_a_target_of_a_client_below_the_shortest_step_slows_nobody_down():
