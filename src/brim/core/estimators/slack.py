@@ -11,8 +11,8 @@ from brim.core.estimators.chunk_size import Predict, largest_chunk, with_chunk
 from brim.core.estimators.due_times import DueTimes
 from brim.core.estimators.step_time import StepShape, attention_pairs
 
-# In steps of one token: no step is made shorter for arrivals that may come. Where even the shortest step would
-# make them late nothing is gained by short ones, and half of a step is to be work.
+# In steps of one token: no step is made shorter for arrivals that may come. Where even the shortest step
+# would make them late nothing is gained by short ones, and half of a step is to be work.
 _SHORTEST, _HOPELESS = 1.25, 2.0
 
 
