@@ -125,10 +125,15 @@ class Jobs:
 
     def _clear_expired_files(self, db: sqlite3.Connection, now: int) -> None:
         """The bytes first: on a full disk they are the room in which to write that the files are gone."""
-        expired = store.expired_files(db, now)
-        for file_id in expired:
-            self._folder.remove(file_id)
-        store.forget_files(db, expired)
+        removed = []
+        for file_id in store.expired_files(db, now):
+            try:
+                self._folder.remove(file_id)
+            except OSError:
+                log.exception("the expired file %s could not be removed; trying again", file_id)
+            else:
+                removed.append(file_id)
+        store.forget_files(db, removed)
 
     async def _keep_time(self) -> None:
         while True:

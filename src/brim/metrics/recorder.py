@@ -124,7 +124,7 @@ class Track(Generic[D]):
         self.state: RequestState | None = None  # None until its first token
         self.admitted = False
         self.joined = 0  # the step with which it began to draw in every step
-        self.first_ns = 0
+        self.first_ns = -1  # none yet
         self.last_ns = 0
         self.longest_gap_ns = 0
         self.lost_tokens = 0  # by the latest preemption
@@ -271,10 +271,12 @@ class Recorder(Generic[D]):
 
     def _first_token(self, event: FirstToken) -> None:
         track = self._tracks[event.request_id]
-        if track.state is not None:
-            return  # not the first it ever drew
-        track.first_ns = event.now_ns
-        track.metrics.ttft_seconds.observe((event.now_ns - track.request.arrival_ns) / _SECOND)
+        if track.first_ns < 0:  # else not the first it ever drew
+            self._begins(track, event.now_ns)
+
+    def _begins(self, track: Track[D], now_ns: int) -> None:
+        track.first_ns = now_ns
+        track.metrics.ttft_seconds.observe((now_ns - track.request.arrival_ns) / _SECOND)
 
     # ---- tokens ----------------------------------------------------------------------------------------
 
@@ -319,6 +321,8 @@ class Recorder(Generic[D]):
         track = self._tracks[state.request.request_id]
         metrics = track.metrics
         metrics.output_tokens += 1
+        if track.first_ns < 0:  # a host kept its first token of a step that was dropped here
+            self._begins(track, now_ns)
         if track.state is not None:
             gap_ns = now_ns - track.last_ns
             metrics.itl_seconds.observe(gap_ns / _SECOND)
@@ -344,6 +348,9 @@ class Recorder(Generic[D]):
         metrics.finished[event.reason] += 1
         if event.reason not in ENDED_WELL or not event.num_output_tokens:
             return  # a host may end a request well before its first token
+        if track.state is None:  # or keep all of its tokens of steps that were dropped here
+            self._begins(track, event.now_ns)
+            track.last_ns = event.now_ns
         arrival_ns, tokens = track.request.arrival_ns, track.tokens_elsewhere + event.num_output_tokens
         e2e_ns = track.last_ns - arrival_ns
         metrics.e2e_seconds.observe(e2e_ns / _SECOND)

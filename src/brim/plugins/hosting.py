@@ -282,14 +282,16 @@ class Hosting:
             self._step_time = timing.steps.step_time  # measured here: the best there is to start from
         told = partial(self._recording.end, scheduler.take_events())
         leaving: tuple[Callable[[], None], ...] = (told, scheduler.close, self._engine.disengage)
+        failed: Exception | None = None
         for leave in leaving:
             try:
                 leave()
-            except Exception:
-                if self._settings.strict:
-                    raise
+            except Exception as exc:
+                failed = exc
                 logger.exception("Brim did not leave in good order")
         logger.info("The engine schedules by itself")
+        if failed is not None and self._settings.strict:
+            raise failed
 
     def _config(self, settings: Settings) -> SchedulerConfig:
         assert self._engine is not None

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,6 +33,7 @@ from brim.workloads.source import JOURNAL
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_LINE = 1 << 24  # bytes, by far
 Answer = list[Any]  # [what was asked, the answer, how many times on end]
 
 
@@ -125,6 +127,7 @@ class JournaledScheduler(HostedScheduler):
 
     def __init__(self, config: SchedulerConfig, host: Host, path: Path, profile: str | None = None) -> None:
         self._asked = _Asked(host, config.num_blocks)
+        _drop_cut_line(path)
         self._file = path.open("a", encoding="utf-8")
         super().__init__(config, self._asked, named(config, step_time=step_time(profile)))
         head = {JOURNAL: FORMAT, "profile": profile, "config": dataclasses.asdict(config)}
@@ -251,6 +254,17 @@ class JournaledScheduler(HostedScheduler):
     def _stop(self) -> None:
         with suppress(OSError):  # what could not be written is written once more, and may fail again
             self._file.close()
+
+
+def _drop_cut_line(path: Path) -> None:
+    """The last line, where a full disk or a kill cut it off: the next one would go on in it."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - _LONGEST_LINE, 0))
+        tail = file.read()
+        file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
 
 
 def step_time(profile: str | None) -> StepTime | None:

@@ -6,9 +6,8 @@ import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-MAX_HEAD_BYTES = (
-    65_536  # proxies stop at 8 to 32 KiB; what comes in one piece with its beginning is not counted
-)
+# Proxies stop at 8 to 32 KiB. What comes in one piece with a head's beginning (256 KiB) is not counted.
+MAX_HEAD_BYTES = 65_536
 SILENCE_SECONDS = 60.0
 
 
@@ -44,7 +43,7 @@ class Connection(HttpToolsProtocol):
 
     def _look(self) -> None:
         if not self._client_is_due():
-            self._advance()
+            self._advanced_at = self.loop.time()
         elif self.loop.time() - self._advanced_at >= SILENCE_SECONDS:
             self.transport.close()
         if not self.transport.is_closing():

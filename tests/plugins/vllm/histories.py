@@ -126,6 +126,10 @@ def check_counts(driver: Driver) -> None:
         assert abs(found[f'output_tokens_total{{class="{name}"}}'] - tokens) <= unsure
         whole = [request_id for request_id in told if request_id not in driver.aborted]
         assert found[f'e2e_seconds_count{{class="{name}"}}'] == len(whole)
+        assert found[f'ttft_seconds_count{{class="{name}"}}'] >= len(whole)
+        for latency in ("ttft", "tpot", "e2e"):
+            mean = found[f'{latency}_seconds_sum{{class="{name}"}}'] / max(len(whole), 1)
+            assert 0 <= mean < 60  # no time of a request that began at the beginning of the clock
 
 
 def task_class(request: Any) -> str:

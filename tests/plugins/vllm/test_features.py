@@ -72,6 +72,19 @@ def test_nothing_is_lost(feature: str, policy: str, steps_in_flight: int) -> Non
     assert (driver.worker.outside.loads > 10) == limits.connector
 
 
+def test_a_reset_that_a_connector_refuses_is_a_reset_all_the_same() -> None:
+    driver = Driver(classes.find(classes.BRIM), limits_of("a connector", 1, policy="brim"))
+    driver.add("a", list(range(5, 60)), 4)
+    driver.drain()
+    scheduler = driver.scheduler
+    with patch.object(scheduler, "reset_connector_cache", return_value=False):
+        assert not scheduler.reset_prefix_cache(reset_connector=True)
+    driver.add("b", list(range(5, 60)), 4)
+    driver.step()
+    observer = scheduler._brim.scheduler.observer
+    assert len(observer.known) <= len(scheduler.kv_cache_manager.block_pool.cached_block_hash_to_block)
+
+
 @pytest.mark.parametrize("feature", ["none", *FEATURES])
 @IN_FLIGHT
 def test_a_journal_holds_all_that_decisions_rested_on(

@@ -58,6 +58,18 @@ def test_thousands_of_steps_lose_nothing(policy: str, steps_in_flight: int) -> N
     check_counts(driver)
 
 
+@pytest.mark.parametrize("seed", range(3))
+@IN_FLIGHT
+def test_a_shadow_counts_what_vllm_gives(seed: int, steps_in_flight: int) -> None:
+    told = brim(policy="brim", mode="shadow", ttft_ms=1_000, itl_ms=100)
+    driver = Driver(
+        classes.find(classes.BRIM), Limits(SCARCE, steps_in_flight=steps_in_flight, additional_config=told)
+    )
+    Traffic(driver, seed).run(steps=600)
+    check_answers(driver)
+    check_counts(driver)
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @IN_FLIGHT
 def test_an_operator_may_switch_at_any_time(policy: str, steps_in_flight: int) -> None:

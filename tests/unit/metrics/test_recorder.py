@@ -156,6 +156,21 @@ def test_who_did_not_end_well_counts_for_no_latency_and_no_target(reason):
     assert metrics.output_tokens == 4
 
 
+def test_a_first_token_that_a_host_kept_of_a_dropped_step_is_there_with_the_next():
+    told = [event for event in story(slo=ALL_TARGETS) if not isinstance(event, FirstToken)]
+    metrics = recorded(told)
+    assert seen(metrics.ttft_seconds) == (1, 30)
+    assert seen(metrics.tpot_seconds) == (1, 20)
+    assert metrics.slo["ttft", True] == 1
+
+
+def test_tokens_that_were_all_kept_of_dropped_steps_are_there_at_the_end():
+    told = [event for event in story(slo=ALL_TARGETS) if not isinstance(event, FirstToken | Tokens)]
+    metrics = recorded(told)
+    assert seen(metrics.ttft_seconds) == seen(metrics.e2e_seconds) == (1, 90)
+    assert metrics.slo["ttft", False] == metrics.slo["e2e", True] == 1
+
+
 def test_who_is_ended_before_its_first_token_has_no_latency():
     metrics = recorded(
         [Arrived(0, 0, request("a", slo=ALL_TARGETS)), Finished(MS, 0, "a", FinishReason.STOP, 0)]

@@ -179,6 +179,12 @@ def test_where_the_disk_is_full_decisions_go_on(
     play(host)
     assert host.ended["r0"] == 6
     assert broken.closed
+    known = replay(journal)
+    journal.write_text(journal.read_text()[:-9])
+    play(WritingHost(journal, policy="brim"))  # it begins anew when there is room
+    found = replay(journal)
+    assert (found.difference, found.cut) == (None, False)
+    assert found.calls > known.calls
     assert caplog.messages == [f"{journal} ends here, and decisions go on: it could not be written"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -25,6 +26,8 @@ from brim.plugins.vllm.elsewhere import Elsewhere
 from brim.plugins.vllm.free_blocks import FreeBlocks
 from brim.plugins.vllm.gate import GatedQueue
 from brim.plugins.vllm.groups import Groups
+
+logger = logging.getLogger(__name__)
 
 QUEUES = "waiting", "kv_holding_waiting"  # the second: requests whose KV was loaded before they run
 
@@ -130,8 +133,9 @@ class VllmHost:
 
     def step_taken(self, brim: HostedScheduler) -> None:
         """vLLM has scheduled a step, and was to let in who was `ordered`. Raises what failed meanwhile."""
-        if self._failure is not None:
-            raise self._failure
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
         ordered, self.ordered = self.ordered, ()
         self._elsewhere.set_aside(brim, ordered, self._blocked)
 
@@ -184,7 +188,10 @@ class VllmHost:
             self.tell(brim, request)
 
     def disengage(self) -> None:
-        scheduler, self._blocked, self._given_way, self._failure = self._scheduler, {}, set(), None
+        scheduler, self._blocked, self._given_way = self._scheduler, {}, set()
+        if self._failure is not None:
+            logger.error("Brim failed in the last step that it took part in", exc_info=self._failure)
+            self._failure = None
         self._elsewhere, self.ordered = Elsewhere(scheduler), ()
         for queue in QUEUES:
             gated = getattr(scheduler, queue)

@@ -101,11 +101,13 @@ class BrimScheduler(AsyncScheduler):
         return outputs
 
     def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> bool:
-        num_running = len(self.running)
-        done = super().reset_prefix_cache(*args, **kwargs)
-        if done or len(self.running) < num_running:
-            self._brim.outdated()
-        return done
+        pool, num_running = self.kv_cache_manager.block_pool, len(self.running)
+        known = pool.cached_block_hash_to_block
+        try:
+            return super().reset_prefix_cache(*args, **kwargs)
+        finally:  # what it says, or raises, is also of a connector's cache
+            if pool.cached_block_hash_to_block is not known or len(self.running) < num_running:
+                self._brim.outdated()
 
     def _preempt_request(self, request: compat.Request, *args: Any, **kwargs: Any) -> None:
         super()._preempt_request(request, *args, **kwargs)
