@@ -11,8 +11,8 @@ from brim.core.estimators.chunk_size import Predict, largest_chunk, with_chunk
 from brim.core.estimators.due_times import DueTimes
 from brim.core.estimators.step_time import StepShape, attention_pairs
 
-# In steps of one token: no step is made shorter for arrivals that may come. Where even the shortest step
-# would make them late nothing is gained by short ones, and half of a step is to be work.
+# In steps of one token: no step is made shorter for arrivals that may come. Where they would be late without
+# any step before theirs nothing is gained by short ones, and half of a step is to be work.
 _SHORTEST, _HOPELESS = 1.25, 2.0
 
 
@@ -159,7 +159,7 @@ class Slack:
             return least
         until_ns = self._until_arrivals(step, decodes, ttft_ns, None if least is None else least.step_ns)
         shortest_ns = self._predict(StepShape(1))
-        hopeless = until_ns < self._expect(StepShape(1))
+        hopeless = until_ns <= 0
         step_ns = max(until_ns, int(shortest_ns * (_HOPELESS if hopeless else _SHORTEST)))
         return _Bound(step_ns, None) if least is None or step_ns < least.step_ns else least
 

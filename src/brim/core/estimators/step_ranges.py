@@ -96,7 +96,8 @@ class Range:
             decodes + share * (shape.num_decodes - decodes),
             context + share * (shape.decode_context - context),
         )
-        self.took_ps += share * (took_ps - self.took_ps)
+        # a small one after a very large one: the difference is rounded to all there was
+        self.took_ps = _bounded(self.took_ps + share * (took_ps - self.took_ps))
         self.last_seen = now
 
     def lengthen(self, factor: float) -> None:

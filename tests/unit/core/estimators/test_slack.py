@@ -94,7 +94,7 @@ def test_arrivals_are_looked_at_no_closer_than_needed(
         alone.dues = with_both.dues  # for the pace
         asked.append(alone._until_arrivals(coming, coming.decodes, ttft_ms * MS, None))
         shortest_ns = predict(StepShape(1))
-        asked[1] = max(asked[1], int((2 if asked[1] < shortest_ns else 1.25) * shortest_ns))
+        asked[1] = max(asked[1], int((2 if asked[1] <= 0 else 1.25) * shortest_ns))
     assert with_both.limit(coming).limit_ns == max(min(asked), online_ns)
 
 
@@ -107,7 +107,7 @@ def test_a_target_that_no_arrival_can_meet_leaves_steps_of_half_work():
 
 def test_a_target_that_arrivals_can_just_meet_is_left_the_time_but_for_a_fifth_of_a_step():
     """A prompt of 200 tokens takes 12 ms: a step of 14 ms leaves it in time, one of 11 is hardly any work."""
-    for ttft_ms, limit_ms in ((26, 14), (23, 12.5), (21.9, 20)):
+    for ttft_ms, limit_ms in ((26, 14), (23, 12.5), (13, 12.5), (11.9, 20)):
         seen = slack()
         for at in range(8):
             seen.arrivals.observe(LONG_AGO + at, round(ttft_ms * MS), 200)
