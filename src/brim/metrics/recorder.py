@@ -348,7 +348,7 @@ class Recorder(Generic[D]):
         metrics.finished[event.reason] += 1
         if event.reason not in ENDED_WELL or not event.num_output_tokens:
             return  # a host may end a request well before its first token
-        if track.state is None:  # or keep all of its tokens of steps that were dropped here
+        if track.first_ns < 0:  # or keep all of its tokens of steps that were dropped here
             self._begins(track, event.now_ns)
             track.last_ns = event.now_ns
         arrival_ns, tokens = track.request.arrival_ns, track.tokens_elsewhere + event.num_output_tokens
