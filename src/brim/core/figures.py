@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from brim.core.scheduler import Scheduler
+from typing import Any
+
+from brim.core.base_scheduler import BaseScheduler
 
 
-def figures(scheduler: Scheduler) -> dict[str, float]:
+def figures(scheduler: BaseScheduler[Any]) -> dict[str, float]:
     """By name, only those that its policy has. May be called while another thread runs the scheduler.
 
     `step_time_error_p50`, `step_time_error_p95`, `step_time_bias`: of predicted steps, as shares of what they
@@ -16,7 +18,7 @@ def figures(scheduler: Scheduler) -> dict[str, float]:
     return {**_step_time(scheduler), **_headroom(scheduler), **_pool(scheduler)}
 
 
-def _step_time(scheduler: Scheduler) -> dict[str, float]:
+def _step_time(scheduler: BaseScheduler[Any]) -> dict[str, float]:
     timing = scheduler.policy.timing
     if timing is None or not timing.steps.error.steps:
         return {}
@@ -28,7 +30,7 @@ def _step_time(scheduler: Scheduler) -> dict[str, float]:
     }
 
 
-def _headroom(scheduler: Scheduler) -> dict[str, float]:
+def _headroom(scheduler: BaseScheduler[Any]) -> dict[str, float]:
     headroom, kv = scheduler.policy.headroom, scheduler.kv
     if headroom is None:
         return {}
@@ -41,6 +43,6 @@ def _headroom(scheduler: Scheduler) -> dict[str, float]:
     }
 
 
-def _pool(scheduler: Scheduler) -> dict[str, float]:
+def _pool(scheduler: BaseScheduler[Any]) -> dict[str, float]:
     pool = scheduler.queues.pool
     return {} if pool is None else {"offline_requests_pooled": len(pool)}

@@ -14,19 +14,19 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from brim.core import events
+from brim.core.base_scheduler import BaseScheduler
 from brim.core.config import SchedulerConfig
 from brim.core.decide import decide
 from brim.core.errors import InvariantViolated
 from brim.core.estimators.step_time import shape_of
-from brim.core.flight import Intent
+from brim.core.flight import Flight, Intent
 from brim.core.kvcache.eviction import Eviction
 from brim.core.kvcache.hosted import Host, HostedCache
 from brim.core.kvcache.ledger import Ledger
-from brim.core.kvcache.prefix_index import BlockHashing, CacheObserver
-from brim.core.plan import Chunk, StepPlan, StepResult
+from brim.core.kvcache.prefix_index import CacheObserver
+from brim.core.plan import Chunk, StepPlan
 from brim.core.policy import Policy
 from brim.core.request import FinishReason, Request, RequestState
-from brim.core.scheduler import Scheduler
 
 
 class Orders(NamedTuple):
@@ -47,39 +47,18 @@ class Foreseen(NamedTuple):
     step_ns: int | None  # None where the policy does not ask how long steps take
 
 
-class _HostsTokens:
-    """`Appender` where the host appends."""
-
-    def __init__(self, known: Mapping[str, RequestState]) -> None:
-        self.ended: Collection[str] = ()
-        self._known = known
-
-    def append(self, states: Sequence[RequestState], token_ids: Sequence[int]) -> list[RequestState]:
-        if not self.ended:
-            return []
-        ended = {self._known[i] for i in self.ended if i in self._known}  # mostly few, where many draw
-        return sorted(ended.intersection(states), key=lambda state: state.arrival_seq)
-
-
-class HostedScheduler(Scheduler):
-    """`Scheduler` whose steps are carried out by a `Host`. Not for `schedule`, `commit` and `skip`."""
+class HostedScheduler(BaseScheduler[HostedCache]):
+    """Steers a `Host`, which carries the steps out."""
 
     def __init__(self, config: SchedulerConfig, host: Host, policy: Policy | None = None) -> None:
+        def cache(rule: Eviction, ledger: Ledger, observer: CacheObserver | None) -> HostedCache:
+            return HostedCache(host, config.block_size, config.enable_prefix_caching, rule, ledger)
+
+        super().__init__(config, policy, cache)
         self._host = host
-        super().__init__(config, policy)
-        self.kv: HostedCache
-        self._tokens = _HostsTokens(self._states)
-        self._appender = self._tokens  # type: ignore[assignment]
         self._intent = Intent()
         self._passed_over: set[RequestState] = set()  # by the host, of those that decode
         self.deviations = 0  # steps in which the host did not do what it was told
-
-    def _cache(
-        self, rule: Eviction, hashing: BlockHashing | None, ledger: Ledger, observer: CacheObserver | None
-    ) -> HostedCache:
-        return HostedCache(
-            self._host, self.config.block_size, self.config.enable_prefix_caching, rule, ledger
-        )
 
     @property
     def observer(self) -> CacheObserver | None:
@@ -91,16 +70,19 @@ class HostedScheduler(Scheduler):
         self.kv.close()
 
     def add(self, request: Request, now_ns: int) -> None:
+        self._learn_of(request, now_ns)
+
+    def adopt(self, request: Request, now_ns: int) -> None:
+        """A request that the host was running before we came; no step may be in flight."""
+        self._enter(self._learn_of(request, now_ns), 0, now_ns)
+
+    def _learn_of(self, request: Request, now_ns: int) -> RequestState:
         super().add(request, now_ns)
         state = self._states[request.request_id]
         state.share(self._host.token_ids(request.request_id))
         if state.num_output_tokens:
             self._time.adopted(state, now_ns)
-
-    def adopt(self, request: Request, now_ns: int) -> None:
-        """A request that the host was running before we came; no step may be in flight."""
-        HostedScheduler.add(self, request, now_ns)
-        self._enter(self._states[request.request_id], 0, now_ns)
+        return state
 
     def set_aside(self, request_id: str, now_ns: int) -> None:
         """A request that waits can't run before it is brought back.
@@ -286,10 +268,9 @@ class HostedScheduler(Scheduler):
         self._events.append(events.Admitted(now_ns, self._num_steps, request_id, start, resumed))
         return start
 
-    def drawing(self) -> list[RequestState]:
+    def drawing(self) -> Sequence[RequestState]:
         """Who draws a token in the oldest step in flight, and is still here to take it."""
-        flight = self._in_flight[0]
-        return [state for state in flight.plan.sampling() if state not in flight.dropped]
+        return _still_here(self._in_flight[0])
 
     def accepted(self, guessed: Mapping[str, int]) -> None:
         """Of the tokens that the host guessed ahead, so many of each request proved right in the oldest step.
@@ -315,9 +296,22 @@ class HostedScheduler(Scheduler):
 
         Raises InvariantViolated where `plan` is not that step.
         """
-        self._tokens.ended = over
-        told = self.commit(plan, StepResult([0] * len(plan.sampling())), now_ns)
+        flight = self._landed(plan, now_ns)
+        self._computed(flight)
+        drew = _still_here(flight)
+        done = {self._states[i] for i in over if i in self._states}.intersection(drew)
+        tokens = events.Tokens(now_ns, plan.step_id, drew, [0] * len(drew), {})  # the host has them
+        self._drew(flight, tokens, sorted(done, key=lambda state: state.arrival_seq))
+        told = self._done_with(flight)
         for request_id in over:  # without a token of this step, or with one that was dropped here
-            answered = request_id in self._states and self._states[request_id].num_output_tokens
-            super().abort(request_id, now_ns, FinishReason.LENGTH if answered else FinishReason.ABORT)
+            state = self._states.get(request_id)
+            if state is not None:
+                reason = FinishReason.LENGTH if state.num_output_tokens else FinishReason.ABORT
+                self._end(state, self._num_steps, now_ns, reason)
         return told
+
+
+def _still_here(flight: Flight) -> Sequence[RequestState]:
+    """Who drew a token in the step, and is still here to take it."""
+    drew = flight.plan.sampling()
+    return drew if not flight.dropped else [state for state in drew if state not in flight.dropped]

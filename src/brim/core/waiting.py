@@ -20,7 +20,7 @@ class WaitingQueue:
     def __init__(self, ordering: Ordering) -> None:
         self._ordering = ordering
         self._entries: list[tuple[Key, int, RequestState]] = []  # the sequence number decides ties
-        self._keys: dict[RequestState, Key] = {}
+        self._keys: dict[RequestView, Key] = {}
         self._changes_ns: dict[RequestState, int] = {}  # when the key changes
         self._changes: LazyHeap[_Change] = LazyHeap(
             lambda change: self._changes_ns.get(change[2]) == change[0]
@@ -45,7 +45,7 @@ class WaitingQueue:
 
     def key(self, view: RequestView) -> Key:
         """What it is sorted by. Raises KeyError where the request does not wait."""
-        return self._keys[view]  # type: ignore[index]
+        return self._keys[view]
 
     def count(self, task_class: TaskClass) -> int:
         offline = self._num_offline

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from brim.core import scheduler as scheduler_module
+from brim.core import base_scheduler
 from brim.core.errors import InvariantViolated, RequestRefused
 from brim.core.estimators.step_time import StepTime
 from brim.core.events import Admitted, Finished, FirstToken, Tokens
@@ -514,8 +514,8 @@ def decisions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         taken.append(now_ns)
         return decide(policy, board, now_ns)
 
-    decide = scheduler_module.decide
-    monkeypatch.setattr(scheduler_module, "decide", counted)
+    decide = base_scheduler.decide
+    monkeypatch.setattr(base_scheduler, "decide", counted)
     return taken
 
 
