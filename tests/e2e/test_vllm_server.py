@@ -23,6 +23,7 @@ import httpx2
 import openai
 import pytest
 
+from brim.plugins.vllm.metrics import FRESH_SECONDS
 from tests import monitoring
 
 pytestmark = [
@@ -97,7 +98,8 @@ class VllmServer:
         return httpx2.get(self.address + path, timeout=30)
 
     def brims(self) -> Counter[str]:
-        """Brim's own samples on /metrics, by name and labels."""
+        """Brim's own samples on /metrics, by name and labels, of a moment that is still to come."""
+        time.sleep(FRESH_SECONDS)
         rows = [row for row in self.get("/metrics").text.splitlines() if row.startswith("brim:")]
         return Counter({name: float(value) for name, _, value in (row.rpartition(" ") for row in rows)})
 

@@ -6,12 +6,14 @@ import multiprocessing
 import random
 import signal
 from collections import Counter
+from collections.abc import Collection
 from itertools import pairwise
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
 
+from brim.batch_api.flights import MOST_ENDS
 from tests.invariants import crash_scenario
 from tests.invariants.crash_scenario import LINES, PARALLEL, notes
 from tests.unit.batch_api.batch_harness import ARROWS, names, stamps_are_monotone
@@ -42,9 +44,14 @@ def processes() -> ForkServerContext:
 
 
 def run(
-    processes: ForkServerContext, folder: Path, point: str = "", time: int = 1, seconds: float | None = None
+    processes: ForkServerContext,
+    folder: Path,
+    point: str = "",
+    time: int = 1,
+    seconds: float | None = None,
+    killers: Collection[str] = (),
 ) -> int | None:
-    process = processes.Process(target=crash_scenario.run, args=(str(folder), point, time))
+    process = processes.Process(target=crash_scenario.run, args=(str(folder), point, time, killers))
     process.start()
     process.join(seconds)
     if process.is_alive():
@@ -88,6 +95,22 @@ def test_killed_at_a_durable_step(
     assert run(processes, tmp_path, point, time) == -signal.SIGKILL
     assert run(processes, tmp_path) == 0
     check(tmp_path, kills=1)
+
+
+@pytest.mark.parametrize("killers", [("line-2",), ("line-2", "line-3"), ("line-1", "line-12")])
+def test_only_the_lines_that_kill_the_server_are_given_up(
+    processes: ForkServerContext, tmp_path: Path, killers: tuple[str, ...]
+) -> None:
+    kills = 0
+    while run(processes, tmp_path, killers=killers) != 0:
+        kills += 1
+        assert kills <= MOST_ENDS * len(killers)
+    check(tmp_path, kills)
+    errors = {line["custom_id"]: line["response"] for line in notes(tmp_path, "error")[-1]}
+    assert {name for name, response in errors.items() if response["status_code"] == 500} == {*killers}
+    for name in killers:
+        assert errors[name]["body"]["error"]["code"] == "server_error"
+        assert f"ended unexpectedly {MOST_ENDS} times" in errors[name]["body"]["error"]["message"]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+import orjson
 import pytest
 
 from brim.batch_api.lines import BatchLine, LineResult
@@ -43,6 +44,15 @@ def test_a_line_runs_offline_with_its_deadline() -> None:
 def test_completions_lines() -> None:
     result, _ = _submit(_line({"model": MODEL, "prompt": "x"}, "/v1/completions"))
     assert result.body["object"] == "text_completion"
+
+
+@pytest.mark.parametrize("depth", [300, 1_000])
+def test_a_deeply_nested_line_is_a_result_too(depth: int) -> None:
+    deep = orjson.loads(b"[" * depth + b"]" * depth)
+    result, _ = _submit(_line({**CHAT, "metadata": {"x": deep}, "surprise": deep}))
+    assert result.status_code in (200, 400)
+    result, _ = _submit(_line({**CHAT, "messages": [{"role": "user", "content": deep}]}))
+    assert result.status_code == 400
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from brim.batch_api.backlog import Backlog
 from brim.batch_api.database import Database
 from brim.batch_api.files import Fault, FileFolder
 from brim.batch_api.jobs import InputRules, Jobs
-from brim.batch_api.lines import BatchLine, LineResult, Submit
+from brim.batch_api.lines import BatchLine, HostStopped, LineResult, Submit
 from brim.batch_api.routes import BatchRoute, BatchRoutes, FileRoutes
 
-__all__ = ["Backlog", "BatchApi", "BatchLine", "LineCounts", "LineResult", "Limits", "Submit"]
+__all__ = ["Backlog", "BatchApi", "BatchLine", "HostStopped", "LineCounts", "LineResult", "Limits", "Submit"]
 
 
 STORE = "batches.sqlite3"
@@ -67,7 +67,8 @@ class BatchApi:
     `submit` runs one line and returns the answer. It is cancelled when the line's batch is cancelled or
     expires and when the API stops. What it raises becomes the line's error, except `EngineDead`: then
     the line stays pending and is tried again. A line may be submitted again after a crash; the first
-    answer that is stored counts.
+    answer that is stored counts. A crash counts against the lines that were with `submit`, and so does an
+    `EngineDead`, unless it is a `HostStopped`.
 
     `models` tells the model names in service, None accepts any. At most `window` lines are with
     `submit` at a time, lines of the batch that expires first in front. `tenant` says whose files and

@@ -16,7 +16,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _LOCK_WAIT_SECONDS = 1.0
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -74,9 +74,21 @@ CREATE TABLE IF NOT EXISTS lines (
     byte_length INTEGER NOT NULL,
     state TEXT NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'completed', 'failed')),
     answer BLOB,
+    in_flight INTEGER NOT NULL DEFAULT 0,
+    unclean_ends INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (batch_id, line_number)
 ) STRICT;
+CREATE INDEX IF NOT EXISTS lines_in_flight ON lines (batch_id) WHERE in_flight;
 """
+_CHANGES = {
+    0: _SCHEMA,
+    1: """
+ALTER TABLE lines ADD COLUMN in_flight INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE lines ADD COLUMN unclean_ends INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX lines_in_flight ON lines (batch_id) WHERE in_flight;
+""",
+}
+"""What makes a store of that version, 0 being an empty file, one of ours."""
 
 
 class Database:
@@ -179,9 +191,9 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version not in (0, _VERSION):
+    if version != _VERSION and version not in _CHANGES:
         message = f"The batch store has format {version} and this Brim reads {_VERSION}; use another folder."
         raise ConfigError(message)
     # What is there already is not written again: a server must come up on a full disk too.
-    changes = "" if version == _VERSION else f"{_SCHEMA} PRAGMA user_version = {_VERSION};"
+    changes = "" if version == _VERSION else f"{_CHANGES[version]} PRAGMA user_version = {_VERSION};"
     connection.executescript(f"BEGIN EXCLUSIVE; {changes} COMMIT;")

@@ -15,6 +15,15 @@ def new_id(prefix: str) -> str:
     return f"{prefix}{secrets.token_hex(16)}"
 
 
+def sync_folder(folder: Path) -> None:
+    """Makes the names in it durable. Blocks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 class FileFolder:
     """One folder of files named by id. Every method blocks on the disk: call them in a thread."""
 
@@ -47,7 +56,7 @@ class FileFolder:
             part.unlink(missing_ok=True)
             raise
         self._fault("file.renamed")
-        self._sync_folder()
+        sync_folder(self._folder)
         return size
 
     def read(self, file_id: str, spans: Iterable[tuple[int, int]]) -> list[bytes]:
@@ -61,10 +70,3 @@ class FileFolder:
 
     def remove(self, file_id: str) -> None:
         self.path(file_id).unlink(missing_ok=True)
-
-    def _sync_folder(self) -> None:
-        descriptor = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

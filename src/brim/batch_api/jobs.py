@@ -9,8 +9,10 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import partial
+from itertools import accumulate, takewhile
 
 import orjson
 
@@ -18,6 +20,7 @@ from brim.batch_api import store, validation
 from brim.batch_api.backlog import BacklogWatch
 from brim.batch_api.database import Database
 from brim.batch_api.files import Fault, FileFolder
+from brim.batch_api.flights import MOST_ENDS, Flights, given_up, together
 from brim.batch_api.lines import (
     BatchLine,
     LineRecord,
@@ -28,8 +31,8 @@ from brim.batch_api.lines import (
     unrun,
 )
 from brim.batch_api.results import FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, ResultWriter
-from brim.batch_api.rows import BatchRow, FileRow
-from brim.batch_api.validation import InputLine
+from brim.batch_api.rows import BatchRow, FileRow, PendingLine
+from brim.batch_api.validation import Findings, Problem
 from brim.batch_api.window import Window
 from brim.core.errors import EngineDead
 from brim.wire.errors import as_api_error
@@ -78,13 +81,20 @@ class Jobs:
         self._elapsed_ns = elapsed_ns
         self._tick_seconds = tick_seconds
         self._fault = fault
+        self._flights = Flights(db)
+        # A large file takes seconds and much memory: one at a time, whoever asks for how many.
+        self._checks = ThreadPoolExecutor(max_workers=1, thread_name_prefix="brim-batch-check")
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._steps: dict[str, asyncio.Task[bool]] = {}
         self._services: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Takes up every job that has not ended. Raises sqlite3.Error."""
-        await self.tick()
+        """Takes up every job that has not ended, on a full disk too. Raises sqlite3.Error."""
+        await self._try_tick()
+        try:
+            await self._flights.count_unclean_end()
+        except sqlite3.Error:
+            log.exception("the batch lines that were in flight at the last end could not be counted")
         unfinished = await self._db.run(store.open_batches)
         self._services = [asyncio.create_task(self.results.run()), asyncio.create_task(self._keep_time())]
         for batch_id in unfinished:
@@ -96,8 +106,10 @@ class Jobs:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._checks.shutdown(wait=False, cancel_futures=True)
         try:
             await self.results.flush()
+            await self._flights.end()
         except Exception:
             log.exception("the last batch results could not be stored; their lines will run again")
 
@@ -113,13 +125,13 @@ class Jobs:
             self._steps[batch_id].cancel()
 
     async def tick(self) -> None:
-        """Ends late jobs, removes expired files, looks at what is left. Raises OSError or sqlite3.Error."""
+        """Removes expired files, ends late jobs, looks at what is left. Raises OSError or sqlite3.Error."""
+        await self._db.run(self._clear_expired_files, self._now())  # first: it makes room for the rest
         for batch_id, lines in (await self._db.run(store.expire_batches, self._now())).items():
             if lines:
                 log.warning("%s missed its completion window with %d lines left", batch_id, lines)
             self.expired_lines += lines
             self.interrupt(batch_id)
-        await self._db.run(self._clear_expired_files, self._now())
         left = await self._db.run(store.lines_left)
         self.backlog.observe(self._elapsed_ns(), self.results.recorded.total(), left)
 
@@ -138,10 +150,13 @@ class Jobs:
     async def _keep_time(self) -> None:
         while True:
             await asyncio.sleep(self._tick_seconds)
-            try:
-                await self.tick()
-            except Exception:
-                log.exception("expired batches and files could not be cleared; trying again")
+            await self._try_tick()
+
+    async def _try_tick(self) -> None:
+        try:
+            await self.tick()
+        except Exception:
+            log.exception("expired batches and files could not be cleared; trying again")
 
     async def _run(self, batch_id: str) -> None:
         delay = FIRST_RETRY_SECONDS
@@ -178,7 +193,7 @@ class Jobs:
         return True
 
     async def _validate(self, batch: BatchRow) -> None:
-        findings = await asyncio.to_thread(
+        check = partial(
             validation.check,
             self._folder.path(batch.input_file_id),
             endpoints=(batch.endpoint,),
@@ -186,6 +201,11 @@ class Jobs:
             max_lines=self._rules.max_lines,
             max_line_bytes=self._rules.max_line_bytes,
         )
+        try:
+            findings = await asyncio.get_running_loop().run_in_executor(self._checks, check)
+        except FileNotFoundError:
+            message = "The content of the input file is gone from the server; upload it again."
+            findings = Findings(problems=[Problem("file_not_found", message, "input_file_id")])
         self._fault("batch.validated")
         if findings.problems:
             await self._db.run(store.fail_batch, batch.id, findings.problems, self._now())
@@ -197,22 +217,28 @@ class Jobs:
         async with asyncio.TaskGroup() as running:
             while lines := await self._db.run(store.pending_lines, batch.id, last, _READ_AHEAD_LINES):
                 lines = _first_of(lines, _READ_AHEAD_BYTES)
-                await self.window.acquire(turn)  # before they are read: any number of jobs may wait here
+                most = together(lines[0])
+                # Before they are read: any number of jobs may wait here.
+                await self.window.acquire(turn, most)
                 try:
+                    await self._flights.begin(batch.id, lines)
                     requests = await asyncio.to_thread(self._read_requests, batch, lines)
                 except BaseException:
-                    self.window.release()
+                    self.window.release(most)
                     raise
                 for number, request in enumerate(requests):
                     if number:
-                        await self.window.acquire(turn)
-                    task = running.create_task(self._run_line(request))
+                        await self.window.acquire(turn, most)
+                    task = running.create_task(self._run_line(request, lines[number].unclean_ends))
                     # Not in the task's own `finally`: a task cancelled before it began never gets there.
-                    task.add_done_callback(lambda _: self.window.release())
+                    task.add_done_callback(partial(self._leave_window, most))
                 last = lines[-1].line_number
         await self._db.run(store.finish_batch, batch.id, self._now())
 
-    def _read_requests(self, batch: BatchRow, lines: list[InputLine]) -> list[BatchLine]:
+    def _leave_window(self, most: int | None, _: asyncio.Task[None]) -> None:
+        self.window.release(most)
+
+    def _read_requests(self, batch: BatchRow, lines: list[PendingLine]) -> list[BatchLine]:
         raws = self._folder.read(
             batch.input_file_id, [(line.byte_offset, line.byte_length) for line in lines]
         )
@@ -229,7 +255,11 @@ class Jobs:
             for line, raw in zip(lines, raws, strict=True)
         ]
 
-    async def _run_line(self, request: BatchLine) -> None:
+    async def _run_line(self, request: BatchLine, unclean_ends: int) -> None:
+        if unclean_ends >= MOST_ENDS:
+            log.warning("line %d of %s is given up", request.line_number, request.batch_id)
+            await self.results.record(answered(request, given_up(request, unclean_ends)))
+            return
         self._fault("line.dispatched")
         await self.results.record(await self._answer(request))
 
@@ -241,7 +271,8 @@ class Jobs:
             if _being_cancelled():
                 raise
             raise EngineDead("the host gave up a batch line it was running") from None
-        except EngineDead:
+        except EngineDead as exc:
+            self._flights.lose_host(exc)
             raise
         except Exception as exc:
             error = as_api_error(exc)
@@ -284,9 +315,12 @@ class Jobs:
             last = rows[-1][0]
 
 
-def _first_of(lines: list[InputLine], max_bytes: int) -> list[InputLine]:
-    """As many of them as fit, at least one."""
-    sizes = accumulate(line.byte_length for line in lines)
+def _first_of(lines: list[PendingLine], max_bytes: int) -> list[PendingLine]:
+    """As many of them as fit, at least one. One that was in flight at an unclean end is alone."""
+    if lines[0].unclean_ends:
+        return lines[:1]
+    plain = takewhile(lambda line: not line.unclean_ends, lines)
+    sizes = accumulate(line.byte_length for line in plain)
     return lines[: max(1, sum(size <= max_bytes for size in sizes))]
 
 

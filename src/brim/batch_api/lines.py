@@ -9,6 +9,8 @@ from typing import Any
 
 import orjson
 
+from brim.core.errors import EngineDead
+
 _LARGEST_COUNT = 2**53
 
 
@@ -35,6 +37,10 @@ class LineResult:
     status_code: int
     request_id: str
     body: dict[str, Any]
+
+
+class HostStopped(EngineDead):
+    """The host runs nothing more, and no line is to blame: it was told to stop, or was dead before."""
 
 
 Submit = Callable[[BatchLine], Awaitable[LineResult]]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 MOVES: dict[str, tuple[str, ...]] = {
-    "validating": ("failed", "in_progress", "cancelling"),
+    "validating": ("failed", "in_progress", "cancelling", "expired"),
     "in_progress": ("finalizing", "cancelling"),
     "finalizing": ("completed", "expired", "cancelling"),
     "cancelling": ("cancelled",),
@@ -91,6 +91,17 @@ class BatchRow:
     def latest_stamp(self) -> int:
         stamps = (self.created_at, self.in_progress_at, self.finalizing_at, self.cancelling_at)
         return max(stamp for stamp in stamps if stamp is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class PendingLine:
+    """A line without a result. `unclean_ends` is how often a server died while the line was in flight."""
+
+    line_number: int
+    custom_id: str
+    byte_offset: int
+    byte_length: int
+    unclean_ends: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from brim.batch_api.lines import LineRecord
-from brim.batch_api.rows import MOVES, TERMINAL, BatchRow, FileRow, NewBatch, Page, columns
+from brim.batch_api.rows import MOVES, TERMINAL, BatchRow, FileRow, NewBatch, Page, PendingLine, columns
 from brim.batch_api.validation import InputLine, Problem
 from brim.wire.errors import ApiError
 
@@ -182,7 +182,7 @@ def _move(db: sqlite3.Connection, batch: BatchRow, status: str, now: int) -> boo
 
 def _give_up_pending(db: sqlite3.Connection, batch_id: str, code: str) -> int:
     """Fails the lines that have no result, so that none can come in any more; says how many."""
-    query = "UPDATE lines SET state = 'failed' WHERE batch_id = ? AND state = 'pending'"
+    query = "UPDATE lines SET state = 'failed', in_flight = 0 WHERE batch_id = ? AND state = 'pending'"
     lines = db.execute(query, (batch_id,)).rowcount
     if lines:
         db.execute(
@@ -219,10 +219,11 @@ def finish_batch(db: sqlite3.Connection, batch_id: str, now: int) -> None:
 
 def expire_batches(db: sqlite3.Connection, now: int) -> dict[str, int]:
     """Decides, once, that jobs are late: their ids with the number of lines given up."""
-    query = f"SELECT {_BATCH_COLUMNS} FROM batches WHERE status = 'in_progress' AND expires_at <= ?"
+    query = f"""SELECT {_BATCH_COLUMNS} FROM batches
+                WHERE status IN ('validating', 'in_progress') AND expires_at <= ?"""
     late = [BatchRow(*row) for row in db.execute(query, (now,)).fetchall()]
-    for batch in late:
-        _move(db, batch, "finalizing", now)
+    for batch in late:  # one that is still being checked has no lines, so no files to write
+        _move(db, batch, "expired" if batch.status == "validating" else "finalizing", now)
     return {batch.id: _give_up_pending(db, batch.id, "batch_expired") for batch in late}
 
 
@@ -256,11 +257,26 @@ def publish_batch(
 # --- lines
 
 
-def pending_lines(db: sqlite3.Connection, batch_id: str, after: int, limit: int) -> list[InputLine]:
+def pending_lines(db: sqlite3.Connection, batch_id: str, after: int, limit: int) -> list[PendingLine]:
     """The next lines without a result behind line `after`, in file order."""
-    query = f"""SELECT {columns(InputLine)} FROM lines
+    query = f"""SELECT {columns(PendingLine)} FROM lines
                 WHERE batch_id = ? AND line_number > ? AND state = 'pending' ORDER BY line_number LIMIT ?"""
-    return [InputLine(*row) for row in db.execute(query, (batch_id, after, limit)).fetchall()]
+    return [PendingLine(*row) for row in db.execute(query, (batch_id, after, limit)).fetchall()]
+
+
+def mark_in_flight(db: sqlite3.Connection, batch_id: str, line_numbers: Iterable[int]) -> None:
+    query = "UPDATE lines SET in_flight = 1 WHERE batch_id = ? AND line_number = ? AND state = 'pending'"
+    db.executemany(query, ((batch_id, number) for number in line_numbers))
+
+
+def clear_in_flight(db: sqlite3.Connection) -> None:
+    db.execute("UPDATE lines SET in_flight = 0 WHERE in_flight")
+
+
+def count_unclean_end(db: sqlite3.Connection) -> int:
+    """Counts one for every line that is still marked, and takes the marks away; says how many those were."""
+    query = "UPDATE lines SET in_flight = 0, unclean_ends = unclean_ends + 1 WHERE in_flight"
+    return db.execute(query).rowcount
 
 
 def record_lines(db: sqlite3.Connection, records: list[LineRecord]) -> list[LineRecord]:
@@ -270,7 +286,8 @@ def record_lines(db: sqlite3.Connection, records: list[LineRecord]) -> list[Line
 
 def _record_line(db: sqlite3.Connection, record: LineRecord) -> bool:
     first = db.execute(
-        "UPDATE lines SET state = ?, answer = ? WHERE batch_id = ? AND line_number = ? AND state = 'pending'",
+        """UPDATE lines SET state = ?, answer = ?, in_flight = 0
+           WHERE batch_id = ? AND line_number = ? AND state = 'pending'""",
         (record.state, record.answer, record.batch_id, record.line_number),
     ).rowcount
     if first:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from brim.cli.extras import install
 from brim.cli.flags import Json
 from brim.core.config import SchedulerConfig
 from brim.core.errors import ConfigError
@@ -42,7 +43,7 @@ def from_journal(
     try:
         from brim.profiling.from_journal import profile_of
     except ImportError as exc:
-        raise ConfigError(f"a fit needs numpy and scipy ({exc}); pip install 'brim[profiling]'") from exc
+        raise ConfigError(f"a fit needs numpy and scipy ({exc}): {install('profiling')}") from exc
     from brim.profiles.loader import as_json
     from brim.workloads.journals import load_journal
 

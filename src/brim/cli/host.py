@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from brim.cli.extras import install
 from brim.cli.settings import EngineSettings, ModelSettings
 from brim.core.config import SchedulerConfig
 from brim.core.errors import ConfigError
@@ -75,7 +76,7 @@ def open_engine(settings: ModelSettings, tell: Callable[[str], None]) -> tuple[L
 
         from brim.engines.local.load import load
     except ImportError as exc:
-        raise ConfigError(f'the local engine needs more packages ({exc}): pip install "brim[local]"') from exc
+        raise ConfigError(f"the local engine needs more packages ({exc}): {install('local')}") from exc
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     return load(

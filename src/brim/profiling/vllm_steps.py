@@ -37,7 +37,8 @@ def vllm_engine(model: str, flags: Sequence[str]) -> Iterator[Any]:
         from vllm import EngineArgs, LLMEngine
         from vllm.utils.argparse_utils import FlexibleArgumentParser
     except ImportError as exc:
-        raise ConfigError(f'vLLM is not installed here ({exc}): pip install "brim[vllm,profiling]"') from exc
+        hint = 'in a checkout of Brim, pip install ".[vllm,profiling]"'
+        raise ConfigError(f"vLLM is not installed here ({exc}): {hint}") from exc
     parser = EngineArgs.add_cli_args(FlexibleArgumentParser(prog="vLLM's flags"))
     arguments = EngineArgs.from_cli_args(parser.parse_args(["--model", model, *flags]))
     engine = LLMEngine.from_engine_args(arguments)

@@ -16,7 +16,8 @@ def refuse_unwritable(folder: Path) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as exc:
-        raise ConfigError('the pictures need matplotlib: pip install "brim[plot]"') from exc
+        hint = 'in a checkout of Brim, pip install ".[plot]"'
+        raise ConfigError(f"the pictures need matplotlib: {hint}") from exc
 
 
 def write(

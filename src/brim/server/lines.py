@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from brim.batch_api.lines import BatchLine, LineResult, derived_id
+from brim.batch_api.lines import BatchLine, HostStopped, LineResult, derived_id
 from brim.core.errors import EngineDead
 from brim.core.request import TaskClass
 from brim.server.parsing import validate
@@ -24,6 +24,8 @@ async def submit_line(service: OpenAIService, line: BatchLine) -> LineResult:
 
     What is wrong with the line becomes its result. Raises EngineDead, which says nothing about the line.
     """
+    if not service.loop.alive:
+        raise HostStopped("the engine was dead before the batch line came")
     request_id = derived_id("req_", line.batch_id, line.line_number)
     try:
         body = validate(line.body, _schema(line.endpoint)).body

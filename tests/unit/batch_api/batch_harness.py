@@ -17,7 +17,7 @@ from brim.batch_api.api import BatchApi, BatchLine, LineResult
 ENDPOINT = "/v1/chat/completions"
 TERMINAL = ("failed", "completed", "expired", "cancelled")
 ARROWS = {
-    "validating": {"failed", "in_progress", "cancelling"},
+    "validating": {"failed", "in_progress", "cancelling", "expired"},
     "in_progress": {"finalizing", "cancelling"},
     "finalizing": {"completed", "expired", "cancelling"},
     "cancelling": {"cancelled"},

@@ -380,7 +380,7 @@ def test_expired_files_go_but_not_the_input_of_a_running_job(tmp_path: Path) -> 
 
 
 def test_expired_files_make_room_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, execute = Clock(), Database._transaction
+    host, clock, execute = HeldHost(), Clock(), Database._transaction
     file_id = ""
 
     def full_while_it_is_there(self, work):  # type: ignore[no-untyped-def]
@@ -395,13 +395,46 @@ def test_expired_files_make_room_on_a_full_disk(tmp_path: Path, monkeypatch: pyt
 
     async def scenario() -> None:
         nonlocal file_id
-        async with serving(tmp_path, clock=clock) as (api, client):
+        async with serving(tmp_path, host.submit, clock=clock) as (api, client):
+            batch_id = await begin(client, 1, completion_window="1h")  # its end has to be written too
+            await eventually(lambda: bool(host.held))
             expiry = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
             file_id = (await client.upload(good_file(1), **expiry))["id"]
             monkeypatch.setattr(Database, "_transaction", full_while_it_is_there)
             clock.seconds += 3_600
             await api.tick()
             await client.call("GET", f"/v1/files/{file_id}", expect=404)
+            assert (await client.until(batch_id))["status"] == "expired"
+
+    asyncio.run(scenario())
+
+
+def test_a_server_starts_on_a_full_disk_with_a_late_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, clock, execute = HeldHost(), Clock(), Database._transaction
+
+    def full(self, work):  # type: ignore[no-untyped-def]
+        def written(db: sqlite3.Connection) -> Any:
+            changes = db.total_changes
+            result = work(db)
+            if db.total_changes > changes:
+                raise sqlite3.OperationalError("database or disk is full")
+            return result
+
+        return execute(self, written)
+
+    async def scenario() -> None:
+        async with serving(tmp_path, host.submit, clock=clock) as (_, client):
+            batch_id = await begin(client, 1, completion_window="1h")
+            await eventually(lambda: bool(host.held))
+        clock.seconds += 3_600
+        with monkeypatch.context() as disk:
+            disk.setattr(Database, "_transaction", full)
+            async with serving(tmp_path, host.submit, clock=clock) as (_, client):
+                assert (await client.batch(batch_id))["status"] == "in_progress"
+        async with serving(tmp_path, host.submit, clock=clock) as (_, client):
+            assert (await client.until(batch_id))["status"] == "expired"
 
     asyncio.run(scenario())
 

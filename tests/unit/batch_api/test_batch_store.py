@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,75 @@ def test_what_is_left_is_told_in_the_order_in_which_jobs_expire(db: Database) ->
     begin(db, 6)
     db.call(store.record_lines, [record(1), record(2, "failed")])
     assert list(db.call(store.lines_left).items()) == [("batch_3", 3), ("batch_1", 4), ("batch_2", 2)]
+
+
+def marked(db: Database) -> list[int]:
+    return db.call(
+        lambda connection: [
+            row["line_number"] for row in connection.execute("SELECT line_number FROM lines WHERE in_flight")
+        ]
+    )
+
+
+def ends(db: Database) -> dict[int, int]:
+    return {line.line_number: line.unclean_ends for line in db.call(store.pending_lines, "batch_1", 0, 9)}
+
+
+def test_an_unclean_end_counts_for_the_lines_that_were_in_flight_then(db: Database) -> None:
+    begin(db, 4)
+    db.call(store.mark_in_flight, "batch_1", [1, 2, 3])
+    db.call(store.record_lines, [record(2)])
+    assert marked(db) == [1, 3]
+    assert db.call(store.count_unclean_end) == 2
+    assert db.call(store.count_unclean_end) == 0
+    assert ends(db) == {1: 1, 3: 1, 4: 0}
+    db.call(store.mark_in_flight, "batch_1", [3, 4])
+    db.call(store.clear_in_flight)
+    db.call(store.mark_in_flight, "batch_1", [2, 3])
+    assert marked(db) == [3], "a line that has its result is not in flight"
+    assert db.call(store.count_unclean_end) == 1
+    assert ends(db) == {1: 1, 3: 2, 4: 0}
+    db.call(store.mark_in_flight, "batch_1", [1])
+    db.call(store.cancel_batch, "", "batch_1", NOW)
+    assert marked(db) == []
+
+
+def test_the_lines_in_flight_are_found_without_a_look_at_all_others(db: Database) -> None:
+    plan = db.call(
+        lambda connection: connection.execute(
+            "EXPLAIN QUERY PLAN UPDATE lines SET in_flight = 0 WHERE in_flight"
+        ).fetchone()["detail"]
+    )
+    assert "lines_in_flight" in plan
+
+
+def test_a_store_of_the_format_before_is_taken_over(db: Database, tmp_path: Path) -> None:
+    begin(db, 2)
+    db.call(store.record_lines, [record(1)])
+    before = db.call(store.read_batch, "batch_1")
+    db.close()
+    path = tmp_path / "batches.sqlite3"
+    with contextlib.closing(sqlite3.connect(path)) as old:
+        old.executescript(
+            """DROP INDEX lines_in_flight; ALTER TABLE lines DROP COLUMN in_flight;
+            ALTER TABLE lines DROP COLUMN unclean_ends; PRAGMA user_version = 1;"""
+        )
+    for _ in range(2):
+        again = Database(path)
+        again.open()
+        assert again.call(store.read_batch, "batch_1") == before
+        assert ends(again) == {2: 0}
+        again.call(store.mark_in_flight, "batch_1", [2])
+        again.call(store.clear_in_flight)
+        again.close()
+
+
+def test_a_late_job_that_is_still_being_checked_expires(db: Database) -> None:
+    assert db.call(store.expire_batches, NOW + 3_599) == {}
+    assert db.call(store.expire_batches, NOW + 3_600) == {"batch_1": 0}
+    begin(db, 1, NOW + 3_600)
+    batch = db.call(store.read_batch, "batch_1")
+    assert (batch.status, batch.expired_at, batch.total) == ("expired", NOW + 3_600, 0)
 
 
 def test_a_result_that_comes_after_the_cancel_changes_nothing(db: Database) -> None:

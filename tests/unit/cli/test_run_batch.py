@@ -71,6 +71,26 @@ def refused(source: Path, target: Path, match: str) -> None:
     assert set(source.parent.iterdir()) == before
 
 
+def test_the_output_is_on_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        fsync(descriptor)
+        steps.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+
+    def replaced(path: Path, target: Path) -> Path:
+        steps.append("replace")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", replaced)
+    run(source_of(tmp_path, line()), tmp_path / "out.jsonl")
+    assert steps == ["file", "replace", "folder"]
+
+
 def test_what_a_link_points_to_is_written(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     link = tmp_path / "out.jsonl"

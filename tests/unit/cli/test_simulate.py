@@ -208,7 +208,7 @@ def test_what_is_wrong_with_a_comparison_is_said(trace: Path, arguments: list[st
 
 def test_without_matplotlib_it_says_what_to_install(trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ConfigError, match=r"brim\[plot\]"):
+    with pytest.raises(ConfigError, match=r'in a checkout of Brim, pip install "\.\[plot\]"'):
         brim("compare", trace, "--policy", "vllm", "--profile", PROFILE, "--plot", "p.png")
 
 

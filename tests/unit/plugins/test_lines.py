@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import orjson
 import pytest
 
-from brim.batch_api.lines import BatchLine
+from brim.batch_api.lines import BatchLine, HostStopped
 from brim.core.errors import EngineDead
 from brim.plugins.vllm import lines
 from brim.plugins.vllm.engine import Engines
@@ -58,17 +59,46 @@ def test_what_is_wrong_with_a_line_is_its_result(body: dict[str, Any], message: 
     assert message in result.body["error"]["message"]
 
 
+def test_a_line_nested_deeper_than_can_be_passed_on_is_refused_at_once() -> None:
+    engine = FakeEngine()
+    result = asyncio.run(runner(engine).submit(line(metadata=orjson.loads(b"[" * 300 + b"]" * 300))))
+    assert (result.status_code, result.body["error"]["code"]) == (400, "invalid_json")
+    assert engine.bodies == []
+
+
 def test_a_late_line_still_has_a_deadline() -> None:
     engine = FakeEngine()
     asyncio.run(runner(engine, now=2_000.0).submit(line()))
     assert engine.bodies[0]["vllm_xargs"]["deadline_ms"] > 0
 
 
-def test_an_engine_that_died_says_nothing_about_the_line() -> None:
+def test_an_engine_that_was_dead_before_says_nothing_about_the_line() -> None:
     engine = FakeEngine()
     engine.errored = True
-    with pytest.raises(EngineDead):
+    with pytest.raises(HostStopped):
         asyncio.run(runner(engine).submit(line()))
+    assert engine.bodies == []
+
+
+class DyingEngine(FakeEngine):
+    """Is dead once it has been asked so many times."""
+
+    lives = 1
+    errored = property(lambda self: len(self.bodies) >= self.lives, lambda self, value: None)  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("lives", "aborts", "raised"), [(1, 0, EngineDead), (1, 1, EngineDead), (2, 1, HostStopped)]
+)
+def test_an_engine_that_dies_over_a_line_is_told_from_one_that_stops(
+    lives: int, aborts: int, raised: type[EngineDead]
+) -> None:
+    """vLLM's client calls both dead; one that stops gives up first what it has."""
+    engine = DyingEngine()
+    engine.lives, engine.aborts = lives, aborts
+    with pytest.raises(EngineDead) as failure:
+        asyncio.run(runner(engine).submit(line()))
+    assert failure.type is raised
 
 
 @pytest.mark.parametrize("trouble", ["busy", "aborts"])

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 from starlette.types import ASGIApp, Message, Scope
 
-from brim.batch_api.lines import BatchLine, LineResult, derived_id
+from brim.batch_api.lines import BatchLine, HostStopped, LineResult, derived_id
 from brim.core.errors import EngineDead
 from brim.plugins.vllm.engine import Engines
 from brim.wire.errors import ApiError
@@ -55,14 +55,20 @@ class LineRunner:
         A line is tried again until the server takes it and carries it through: it may be full, paused, or on
         its way down. What fails in a server that is well is the line's own failure after a few times.
         """
+        if self._engines().dead:
+            raise HostStopped("the engine was dead before the batch line came")
         request_id = derived_id("req_", line.batch_id, line.line_number)
-        wait_seconds, tries = _FIRST_WAIT_SECONDS, _TRIES
+        wait_seconds, tries, given_up = _FIRST_WAIT_SECONDS, _TRIES, False
         while True:
             result = await self._try(line, request_id)
             if result is not None and result.status_code < 500:
                 return result
             if self._engines().dead:
+                # vLLM stops its engine before its server, but then the engine first gives up what it has.
+                if given_up or result is None:
+                    raise HostStopped("the engine stopped before it ran a batch line")
                 raise EngineDead("the engine died while it ran a batch line")
+            given_up = result is None
             if result is not None and await self._engines().answer():
                 tries -= 1
                 if not tries:
@@ -98,7 +104,10 @@ class LineRunner:
         if line.tenant:
             facts["tenant"] = line.tenant
         body = {name: value for name, value in line.body.items() if name != "service_tier"}
-        return orjson.dumps(body | {"vllm_xargs": (own or {}) | facts})
+        try:
+            return orjson.dumps(body | {"vllm_xargs": (own or {}) | facts})
+        except orjson.JSONEncodeError:  # it writes JSON less deep than it reads
+            raise ApiError(400, "The line's body is nested too deeply.", code="invalid_json") from None
 
     async def _call(self, path: str, body: bytes, request_id: str) -> tuple[int, bytes]:
         """Status and body of the route's answer. Cancelled, it tells the route that its client has left."""
