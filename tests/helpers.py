@@ -86,6 +86,12 @@ def lines(events: Iterable[Event]) -> list[str]:
     return [line(event) for event in events]
 
 
+def compute(state: RequestState, num_tokens: int) -> None:
+    """A chunk of so many tokens is over, before the next token is known."""
+    stop = state.num_computed_tokens + num_tokens
+    state.compute(stop, caught_up=stop == state.num_tokens)
+
+
 class Host:
     """Schedules, runs and commits; at depth 2 the next step is scheduled before a step is committed.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from brim.core import events
 from brim.core.config import SchedulerConfig
 from brim.core.hosted import HostedScheduler, Orders
 from brim.core.kvcache.hosted import Beside
@@ -99,6 +100,8 @@ class FakeHost:
         self.running: list[str] = []
         self.pool = Blocks(config.num_blocks, config.block_size)
         self.ended: dict[str, int] = {}  # output tokens
+        self.left_out: set[str] = set()  # whom it does not let in, whatever it is told
+        self.told: list[events.Event] = []
         self.now_ns = 0
         self.scheduler = self.make(policy)
         self.pool.observer = self.scheduler.observer
@@ -253,6 +256,8 @@ class FakeHost:
 
     def _let_in(self, orders: Orders, budget: int, scheduled: dict[str, int]) -> None:
         for request_id in orders.admit:
+            if request_id in self.left_out:
+                continue
             request = self.requests[request_id]
             hits = self._hits(request)
             if self._in_a_mood():
@@ -314,7 +319,7 @@ class FakeHost:
         over = [request_id for request_id in scheduled if self._take_token(request_id, scheduled)]
         for request_id in over:
             self._end(request_id)
-        self.scheduler.ended(plan, over, self.now_ns)
+        self.told += self.scheduler.ended(plan, over, self.now_ns)
 
     def _take_token(self, request_id: str, scheduled: Mapping[str, int]) -> bool:
         """Whether the request is over."""

@@ -62,8 +62,9 @@ class Engine(FakeHost):
         hosting.check()
         return scheduled
 
-    def ask(self, name: str, **more: Any) -> None:
-        asked = request(name, 9, 12, arrival_ns=self.now_ns, **more)
+    def ask(self, name: str, prompt_tokens: int = 9, **more: Any) -> None:
+        max_tokens = min(12, ASKED["max_model_len"] - prompt_tokens)
+        asked = request(name, prompt_tokens, max_tokens, arrival_ns=self.now_ns, **more)
         hosting, known = self.hosting, self.scheduler
         self.add(asked)
         known.abort(name, self.now_ns)  # the scheduler of the fake itself has no part in this

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from brim.core.plan import Chunk, StepPlan
 from brim.core.request import GREEDY, Request, RequestState, SamplingParams
 from brim.engines.base import Engine
+from tests.helpers import compute
 
 
 class Driver:
@@ -88,7 +89,7 @@ class Driver:
 
     def _commit(self, plan: StepPlan, token_ids: Sequence[int]) -> None:
         for state, count in [(s, 1) for s in plan.decodes] + [(c.state, c.num_tokens) for c in plan.chunks]:
-            state.compute(count)
+            compute(state, count)
             self._remember(state)
         for state, token in zip(plan.sampling(), token_ids, strict=True):
             state.append(token)

@@ -19,7 +19,7 @@ from brim.workloads.documents import loogle_shaped
 from brim.workloads.formats import read
 from brim.workloads.mixing import mixed
 from brim.workloads.trace import Trace, TraceRequest, shuffled
-from tests.helpers import request, state
+from tests.helpers import compute, request, state
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data" / "traces"
 needs_data = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"needs the real traces in {FOLDER}")
@@ -45,7 +45,7 @@ def hit_share(prompts: Sequence[tuple[int, ...]], num_blocks: int) -> float:
         assert cached is not None
         hits += cached
         prompt.admit(cached)
-        prompt.compute(len(ids) - cached)
+        compute(prompt, len(ids) - cached)
         cache.publish_computed(prompt)
         cache.give_back(cache.detach(prompt))
         cache.forget(str(number))

@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,16 @@ def kill_at(point: str, time: int) -> Callable[[str], None]:
     return fault
 
 
-def run(folder: str, point: str, time: int) -> None:
-    asyncio.run(_run(Path(folder), kill_at(point, time)))
+def run(folder: str, point: str, time: int, killers: Collection[str] = ()) -> None:
+    asyncio.run(_run(Path(folder), kill_at(point, time), killers))
 
 
-async def _run(folder: Path, fault: Callable[[str], None]) -> None:
+async def _run(folder: Path, fault: Callable[[str], None], killers: Collection[str]) -> None:
     async def submit(line: BatchLine) -> LineResult:
         _note(folder, "submitted", line.custom_id)
         await asyncio.sleep(0.002 * (line.line_number % 3))
+        if line.custom_id in killers:
+            os.kill(os.getpid(), signal.SIGKILL)
         return reply(line, 400 if line.line_number % 4 == 0 else 200)
 
     async with serving(folder / "data", submit, window=PARALLEL, fault=fault) as (_, client):

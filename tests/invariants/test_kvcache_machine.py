@@ -15,7 +15,7 @@ from brim.core.kvcache.block_pool import BlockPool
 from brim.core.kvcache.manager import KVCacheManager
 from brim.core.offline.trie import PrefixTrie
 from brim.core.request import RequestState
-from tests.helpers import request, state
+from tests.helpers import compute, request, state
 
 NUM_BLOCKS = 7
 
@@ -48,7 +48,7 @@ class KVCacheMachine(RuleBasedStateMachine):
             assert not any(block_id in table for table in self.detached), "a block in flight is written"
             self.written[block_id] = tuple(of.token_ids[: min((at + 1) * size, start + num_tokens)])
         of.schedule(num_tokens)
-        of.compute(num_tokens)
+        compute(of, num_tokens)
 
     # ---- what may happen
 

@@ -2,6 +2,7 @@
 
 A1 who has neither deadline nor hits enters, though hits, deadlines and higher priorities always wait
 A2 before that it goes by the score
+A3 whose deadline presses enters, whatever its priority and prefix
 """
 
 from __future__ import annotations
@@ -89,3 +90,23 @@ def test_the_unlucky_have_their_turns(unlucky: list[int], num_seqs: int, num_blo
 def test_before_their_turn_they_wait(prompt: int, num_seqs: int) -> None:
     run = host(1000 * SECOND, num_seqs, 40)
     assert "cold0" not in entered(run, [prompt], SECOND)
+
+
+def test_a_deadline_that_presses_goes_first() -> None:
+    """A3; behind hits of a better priority, and behind others of its own bucket."""
+    run = host(patience_ns=1000 * SECOND, num_seqs=2, num_blocks=40)
+    run.add(*(hit(run, count) for count in range(3)))
+    run.step()
+    late = {"priority": 1, "task_class": OFFLINE, "arrival_ns": run.now_ns}
+    run.add(request("later", range(3), 4, deadline_ns=run.now_ns + 50 * SECOND, **late))
+    run.add(request("cold", range(100, 103), 4, deadline_ns=run.now_ns + SECOND, **late))
+    run.add(request("none", range(200, 203), 4, **late))
+    until_ns = run.now_ns + 2 * SECOND
+    for count in itertools.count(3):
+        if run.now_ns > until_ns:
+            break
+        run.add(hit(run, count))
+        run.step()
+    times = {event.request_id: event.now_ns for event in run.events if isinstance(event, Admitted)}
+    assert times["cold"] <= SECOND
+    assert not {"later", "none"} & times.keys()

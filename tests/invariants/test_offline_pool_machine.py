@@ -18,7 +18,7 @@ from brim.core.kvcache.prefix_index import BlockHash
 from brim.core.offline.node import length_class
 from brim.core.offline.pool import OfflinePool, bucket, urgency
 from brim.core.request import RequestState, TaskClass
-from tests.helpers import OFFLINE, ONLINE, request, state
+from tests.helpers import OFFLINE, ONLINE, compute, request, state
 
 NUM_BLOCKS = 12
 
@@ -147,7 +147,7 @@ class PoolMachine(RuleBasedStateMachine):
         missing = running.num_tokens - running.num_computed_tokens
         if missing:
             running.schedule(max(1, int(share * missing)))
-            running.compute(max(1, int(share * missing)))
+            compute(running, max(1, int(share * missing)))
             self.publish(running)
 
     @precondition(lambda self: self.running)
@@ -158,7 +158,7 @@ class PoolMachine(RuleBasedStateMachine):
         if missing > 1 or not self.kv.grow(running, running.num_tokens + 1):
             return
         running.schedule(missing)
-        running.compute(missing)
+        compute(running, missing)
         running.append(token_id)
 
     def publish(self, running: RequestState) -> None:

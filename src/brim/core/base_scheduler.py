@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 
 from brim.core import events
 from brim.core.batch import Batch
-from brim.core.board import PoolBoard
+from brim.core.board import SchedulerBoard
 from brim.core.config import SchedulerConfig
 from brim.core.decide import decide
 from brim.core.deciding.spare_time import all_in_time
@@ -66,7 +66,7 @@ class BaseScheduler(Generic[Cache]):
         self.kv = cache(eviction(self.policy.evicting, prefixes), ledger, prefixes)
         self._states: dict[str, RequestState] = {}
         self._in_flight: deque[Flight] = deque()
-        self._board = PoolBoard(config, self.batch, self.queues, self.kv, self._in_flight)
+        self._board = SchedulerBoard(config, self.batch, self.queues, self.kv, self._in_flight)
         self._released: list[str] = []  # ids the engine has not yet been told to let go
         self._events: list[events.Event] = []
         self._num_arrivals = self._num_steps = 0
@@ -85,6 +85,9 @@ class BaseScheduler(Generic[Cache]):
 
     def add(self, request: Request, now_ns: int) -> None:
         """Lets the request wait. Raises RequestRefused where it could never run."""
+        self._arrived(self._new(request), now_ns)
+
+    def _new(self, request: Request) -> RequestState:
         refuse_impossible(request, self.config)
         if request.request_id in self._states:
             raise RequestRefused(
@@ -92,9 +95,11 @@ class BaseScheduler(Generic[Cache]):
             )
         state = self._states[request.request_id] = RequestState(request, self._num_arrivals)
         self._num_arrivals += 1
-        state.expect(self.policy.expecting.output_tokens(state))
+        return state
+
+    def _arrived(self, state: RequestState, now_ns: int) -> None:
         self._wait(state, now_ns)
-        self._events.append(events.Arrived(now_ns, self._num_steps, request))
+        self._events.append(events.Arrived(now_ns, self._num_steps, state.request))
 
     def abort(self, request_id: str, now_ns: int, reason: FinishReason = FinishReason.ABORT) -> bool:
         """Ends the request at once; False where it is over already. Its token in flight is dropped."""
@@ -160,7 +165,7 @@ class BaseScheduler(Generic[Cache]):
         """The step's chunks are in the KV cache."""
         for chunk in flight.plan.chunks:
             if chunk.state not in flight.dropped:
-                chunk.state.compute(chunk.num_tokens)
+                chunk.state.compute(chunk.start + chunk.num_tokens, caught_up=chunk.samples)
                 self.kv.publish_computed(chunk.state)
             self._settled.disturb()  # the waiting may hit new blocks
 
@@ -243,6 +248,7 @@ class BaseScheduler(Generic[Cache]):
         return self._states[view.request.request_id]
 
     def _wait(self, state: RequestState, now_ns: int) -> None:
+        state.expect(self.policy.expecting.output_tokens(state))
         self._settled.disturb()
         self.queues.push(state, self.kv, now_ns)
 

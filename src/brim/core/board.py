@@ -1,4 +1,4 @@
-"""The board of a scheduler that owns its blocks: a read-only face of batch, queue and KV cache."""
+"""What a decision may know, as a scheduler has it: a read-only face of batch, queues and KV cache."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from brim.core.queues import Queues
 from brim.core.request import RequestView, TaskClass
 
 
-class PoolBoard:
-    """`decision.Board` over our own pool; its docstrings say what each member means."""
+class SchedulerBoard:
+    """`decision.Board`, whose docstrings say what each member means."""
 
     def __init__(
         self,
@@ -101,6 +101,9 @@ class PoolBoard:
 
     def oldest_offline(self, now_ns: int) -> tuple[RequestView, int] | None:
         return None if self._pool is None else self._pool.oldest(now_ns)
+
+    def pressing_offline(self, now_ns: int) -> RequestView | None:
+        return None if self._pool is None else self._pool.pressing(now_ns)
 
     @property
     def online_blocks(self) -> int:

@@ -33,8 +33,8 @@ class Decision:
     and don't generate until they are granted more; `admit` enter the batch; `grants` go on or begin to
     generate. `chunk_tokens` says how many tokens each of those catching up runs, the admitted included.
     Every other running request decodes one token, unless `hold_decodes`: then all of them sit this step
-    out. `token_budget` is the most the whole step may run. `miss` is an online request that is predicted
-    to get its next token too late, whatever offline ones do.
+    out. `miss` is an online request that is predicted to get its next token too late, whatever offline ones
+    do.
 
     Blocks shared between a victim and a newcomer are counted twice here, so an admission of a decision
     that also preempts may turn out not to fit: it then waits for the next decision.
@@ -47,7 +47,6 @@ class Decision:
     grants: Mapping[RequestView, Grant] = field(default_factory=dict)
     chunk_tokens: Mapping[RequestView, int] = field(default_factory=dict)
     hold_decodes: bool = False
-    token_budget: int = 0
     miss: Miss | None = None
 
 
@@ -139,6 +138,9 @@ class Board(Protocol):
 
     def oldest_offline(self, now_ns: int) -> tuple[RequestView, int] | None:
         """Who of them has waited longest, and since when: see `OfflinePool.oldest`."""
+
+    def pressing_offline(self, now_ns: int) -> RequestView | None:
+        """Whose deadline presses most: see `OfflinePool.pressing`."""
 
     @property
     def online_blocks(self) -> int:

@@ -69,17 +69,26 @@ class HostedScheduler(BaseScheduler[HostedCache]):
         """The last call, also between `order` and `ran`: hits kept for newcomers go back to the host."""
         self.kv.close()
 
+    def check(self) -> None:
+        super().check()
+        for state in () if self._in_flight else self.batch:  # else the host's number may hold guesses
+            theirs = self._host.num_computed_tokens(state.request.request_id)
+            if state.num_computed_tokens != theirs:
+                raise InvariantViolated(f"{state} has computed {theirs} tokens, by the host")
+
     def add(self, request: Request, now_ns: int) -> None:
         self._learn_of(request, now_ns)
 
     def adopt(self, request: Request, now_ns: int) -> None:
         """A request that the host was running before we came; no step may be in flight."""
-        self._enter(self._learn_of(request, now_ns), 0, now_ns)
+        state = self._learn_of(request, now_ns)
+        self._take_over(state)
+        self._let_in(state, 0, now_ns, cached=False)
 
     def _learn_of(self, request: Request, now_ns: int) -> RequestState:
-        super().add(request, now_ns)
-        state = self._states[request.request_id]
+        state = self._new(request)
         state.share(self._host.token_ids(request.request_id))
+        self._arrived(state, now_ns)
         if state.num_output_tokens:
             self._time.adopted(state, now_ns)
         return state
@@ -199,10 +208,9 @@ class HostedScheduler(BaseScheduler[HostedCache]):
         if preempted or not self._as_told(intent, scheduled):
             self.deviations += 1
             intent = self._follow(intent, scheduled, preempted, now_ns)
-        for state in intent.admitted:
-            # the host may have found more: prefixes that others compute in this very step
-            start = self._host.num_computed_tokens(state.request.request_id)
-            state.admit(start - scheduled[state.request.request_id])
+        else:
+            for state in intent.admitted:
+                self._let_in(state, scheduled[state.request.request_id], now_ns)
         run = [(state, scheduled[state.request.request_id]) for state, _ in intent.to_run]
         return self._launch(intent._replace(to_run=run), now_ns)
 
@@ -222,18 +230,10 @@ class HostedScheduler(BaseScheduler[HostedCache]):
         self, intent: Intent, scheduled: Mapping[str, int], preempted: Collection[str], now_ns: int
     ) -> Intent:
         """Brings our books to what the host did, and returns that."""
-        left_out = [state for state in intent.admitted if state.request.request_id not in scheduled]
-        for state in [*left_out, *(self._states[i] for i in preempted if i in self._states)]:
-            if state in self.batch:
-                self._preempt(state, now_ns)
-        entered = [state for state in intent.admitted if state not in left_out]
+        entered = self._entered(intent, scheduled, preempted, now_ns)
         for request_id in scheduled:
-            state = self._known(request_id)
-            if state not in self.batch:
-                start = self._enter(state, scheduled[request_id], now_ns)
-                self._time.admitted(state, start)
-                entered.append(state)
-            elif state in self.queues.parked:
+            state = self._states[request_id]
+            if state in self.queues.parked:
                 self.queues.parked.remove(state)
                 self.batch.unpark(state)
             self.kv.catch_up(state, state.num_scheduled_tokens + scheduled[request_id])
@@ -249,24 +249,63 @@ class HostedScheduler(BaseScheduler[HostedCache]):
         self._settled.disturb()
         return Intent(entered, [(state, n) for state, n in running if state not in rows])
 
+    def _entered(
+        self, intent: Intent, scheduled: Mapping[str, int], preempted: Collection[str], now_ns: int
+    ) -> list[RequestState]:
+        """Whom the host let in, by our orders or not; all others that it does not run are left out."""
+        for state in intent.admitted:
+            if state.request.request_id not in scheduled:
+                self._leave_out(state, now_ns)
+        for state in self._in_order(preempted):
+            if state in self.batch and state not in intent.admitted:
+                self._preempt(state, now_ns)
+        entered = [state for state in intent.admitted if state in self.batch]
+        for state in [self._known(i) for i in scheduled]:
+            if state not in self.batch:
+                self._take_over(state)
+                entered.append(state)
+        for state in entered:
+            self._let_in(state, scheduled[state.request.request_id], now_ns)
+        return entered
+
     def _known(self, request_id: str) -> RequestState:
         if request_id not in self._states:
             raise InvariantViolated(f"the host speaks of {request_id!r}, of which it did not tell")
         return self._states[request_id]
 
-    def _enter(self, state: RequestState, num_scheduled: int, now_ns: int) -> int:
-        """The host let a waiting request in of its own accord, and ran so many tokens of it at once.
+    def _admit(self, state: RequestState, now_ns: int) -> bool:
+        """Keeps a seat and blocks for it: the host has still to let it in."""
+        if self.kv.admit(state) is None:
+            return False
+        self.queues.remove(state)
+        self.batch.add(state)
+        return True
 
-        Returns how many it had before these.
-        """
+    def _leave_out(self, state: RequestState, now_ns: int) -> None:
+        """The host has not let it in: it waits as if that had not been ordered."""
+        self.batch.remove(state)
+        self.kv.detach(state)
+        self._wait(state, now_ns)
+
+    def _take_over(self, state: RequestState) -> None:
+        """The host lets it in of its own accord."""
         self.queues.remove(state)
         self.kv.take_over(state)
+        self.batch.add(state)
+
+    def _let_in(self, state: RequestState, num_scheduled: int, now_ns: int, *, cached: bool = True) -> None:
+        """The host has let it in, and ran so many tokens of it; those before were `cached`, or its own work.
+
+        Cached may be more than we knew of: prefixes that others compute in this very step.
+        """
         request_id, resumed = state.request.request_id, state.num_preemptions > 0
         start = self._host.num_computed_tokens(request_id) - num_scheduled
-        state.admit(start)
-        self.batch.add(state)
-        self._events.append(events.Admitted(now_ns, self._num_steps, request_id, start, resumed))
-        return start
+        state.admit(start, cached=cached)
+        self.kv.ledger.disturb(state)
+        if cached:
+            self._time.admitted(state, start)
+        num_cached = start if cached else 0
+        self._events.append(events.Admitted(now_ns, self._num_steps, request_id, num_cached, resumed))
 
     def drawing(self) -> Sequence[RequestState]:
         """Who draws a token in the oldest step in flight, and is still here to take it."""
@@ -299,16 +338,20 @@ class HostedScheduler(BaseScheduler[HostedCache]):
         flight = self._landed(plan, now_ns)
         self._computed(flight)
         drew = _still_here(flight)
-        done = {self._states[i] for i in over if i in self._states}.intersection(drew)
+        done = self._in_order(over)
+        with_token = set(done).intersection(drew)
         tokens = events.Tokens(now_ns, plan.step_id, drew, [0] * len(drew), {})  # the host has them
-        self._drew(flight, tokens, sorted(done, key=lambda state: state.arrival_seq))
-        told = self._done_with(flight)
-        for request_id in over:  # without a token of this step, or with one that was dropped here
-            state = self._states.get(request_id)
-            if state is not None:
+        self._drew(flight, tokens, [state for state in done if state in with_token])
+        for state in done:
+            if state not in with_token:
                 reason = FinishReason.LENGTH if state.num_output_tokens else FinishReason.ABORT
                 self._end(state, self._num_steps, now_ns, reason)
-        return told
+        return self._done_with(flight)
+
+    def _in_order(self, request_ids: Collection[str]) -> list[RequestState]:
+        """Those of them that are here, by arrival: a host may tell of them in any order."""
+        here = [self._states[i] for i in request_ids if i in self._states]
+        return sorted(here, key=lambda state: state.arrival_seq)
 
 
 def _still_here(flight: Flight) -> Sequence[RequestState]:

@@ -35,6 +35,10 @@ class Queues:
             return self.waiting.count(task_class)
         return self.waiting.count(task_class) + len(self.pool)
 
+    def count_all(self, task_class: TaskClass) -> int:
+        """The same, with those set aside. Looks at each of these."""
+        return self.count(task_class) + sum(s.request.task_class is task_class for s in [*self._aside])
+
     def push(self, state: RequestState, kv: KVCacheManager, now_ns: int) -> None:
         """It waits to enter."""
         if self.pool is None or not state.request.is_offline:

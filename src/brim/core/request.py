@@ -94,6 +94,13 @@ class Request:
         deadline_ns = math.inf if self.deadline_ns is None else self.deadline_ns
         return self.priority, deadline_ns, self.arrival_ns
 
+    @property
+    def presses_from_ns(self) -> int | None:
+        """When its deadline is so near that it goes before whatever gains more: a twentieth of its time."""
+        if self.deadline_ns is None:
+            return None
+        return self.deadline_ns - (self.deadline_ns - self.arrival_ns) // 20
+
 
 class StepClock(Protocol):
     """Counts the steps scheduled so far."""
@@ -234,14 +241,14 @@ class RequestState:
         """These are the known tokens from now on, whoever appends to them."""
         self.token_ids = self.known = token_ids
 
-    def admit(self, num_cached_tokens: int) -> None:
-        """Waiting becomes running, its first `num_cached_tokens` tokens already in the cache."""
+    def admit(self, num_computed_tokens: int, *, cached: bool = True) -> None:
+        """Waiting becomes running, its first tokens computed already: found in the cache, or by itself."""
         if self.num_cached_tokens is None:
-            self.num_cached_tokens = num_cached_tokens
+            self.num_cached_tokens = num_computed_tokens if cached else 0
         if not self.known:
             self.share(list(self.request.prompt_token_ids))
         self.status = Status.RUNNING
-        self._num_computed = self._num_scheduled = num_cached_tokens
+        self._num_computed = self._num_scheduled = num_computed_tokens
 
     def schedule(self, num_tokens: int) -> None:
         self._num_scheduled += num_tokens
@@ -255,10 +262,13 @@ class RequestState:
         self._num_scheduled = self.num_scheduled_tokens
         self._step_clock = None
 
-    def compute(self, num_tokens: int) -> None:
-        """A committed chunk has written the KV of `num_tokens` more tokens."""
-        self._num_computed = self.num_computed_tokens + num_tokens
-        self._caught_up = self._num_computed == len(self.token_ids)
+    def compute(self, stop: int, *, caught_up: bool) -> None:
+        """A committed chunk has written the KV of the tokens before `stop`.
+
+        `caught_up`: these were all that were known when it was planned; by now a host may have added one.
+        """
+        self._num_computed = stop
+        self._caught_up = caught_up
 
     def append(self, token_id: int) -> bool:
         """One more output token; true when it is the last: a stop token, or the limit reached."""

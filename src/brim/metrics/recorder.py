@@ -101,31 +101,40 @@ def exact() -> ClassMetrics[Samples]:
 
 
 class Track(Generic[D]):
-    """One request under way. While it draws a token in every step, its latest times are the recorder's."""
+    """One request under way. While it draws a token in every step, its latest times are the recorder's.
+
+    It holds neither prompt nor answer, so that it may be kept for long.
+    """
 
     __slots__ = (
         "admitted",
+        "arrival_ns",
         "first_ns",
+        "foretold",
         "joined",
         "last_ns",
         "longest_gap_ns",
         "lost_tokens",
         "metrics",
-        "request",
+        "prompt_tokens",
+        "request_id",
         "state",
         "targets_ns",
         "tokens_elsewhere",
     )
 
     def __init__(self, request: Request, metrics: ClassMetrics[D], targets_ns: dict[str, int]) -> None:
-        self.request = request
+        self.request_id = request.request_id
+        self.arrival_ns = request.arrival_ns
+        self.prompt_tokens = len(request.prompt_token_ids)
         self.metrics = metrics
         self.targets_ns = targets_ns  # by which it is judged
-        self.state: RequestState | None = None  # None until its first token
+        self.state: RequestState | None = None  # while it draws in every step
         self.admitted = False
+        self.foretold = False  # to miss a target
         self.joined = 0  # the step with which it began to draw in every step
         self.first_ns = -1  # none yet
-        self.last_ns = 0
+        self.last_ns = -1
         self.longest_gap_ns = 0
         self.lost_tokens = 0  # by the latest preemption
         self.tokens_elsewhere = 0  # drawn under another recorder
@@ -209,15 +218,13 @@ class Recorder(Generic[D]):
         """Lets go of a request that another scheduler takes over after so many tokens; None if unknown."""
         track = self._tracks.pop(request_id, None)
         if track is not None:
-            if track.state is not None and track.state in self._drawing:
-                self._leave(track.state)
-                self._states = ()
+            self._stop(track)
             track.tokens_elsewhere += num_output_tokens
         return track
 
     def take_over(self, track: Track[D]) -> None:
         """Goes on with it: the request keeps its id, its arrival and where it counts."""
-        self._tracks[track.request.request_id] = track
+        self._tracks[track.request_id] = track
 
     def pause(self) -> None:
         """Nobody reports for a while: those that draw tokens are put down as of their latest one."""
@@ -240,7 +247,7 @@ class Recorder(Generic[D]):
 
     def _arrived(self, request: Request) -> Track[D]:
         if track := self._tracks.get(request.request_id):
-            return track  # taken over
+            return track  # counted already: taken over, or told of by another scheduler before
         metrics = (self.by_class if self._counted(request) else self.others)[request.task_class]
         targets_ns = targets_of(self._slo(request))
         metrics.arrived += 1
@@ -250,15 +257,16 @@ class Recorder(Generic[D]):
 
     def _admitted(self, event: Admitted) -> None:
         track = self._tracks[event.request_id]
-        request, metrics = track.request, track.metrics
+        metrics = track.metrics
         if event.resumed:
             metrics.recomputed_tokens += max(0, track.lost_tokens - event.cached_tokens)
             return
         if track.admitted:
-            return  # elsewhere, before it was taken over
+            return  # counted already
         track.admitted = True
-        metrics.queue_seconds.observe((event.now_ns - request.arrival_ns) / _SECOND)
-        metrics.prompt_tokens += len(request.prompt_token_ids)
+        # inside a host a request may arrive while the step that lets it in is being made
+        metrics.queue_seconds.observe(max(event.now_ns - track.arrival_ns, 0) / _SECOND)
+        metrics.prompt_tokens += track.prompt_tokens
         metrics.cached_tokens += event.cached_tokens
 
     def _preempted(self, event: Preempted) -> None:
@@ -267,7 +275,9 @@ class Recorder(Generic[D]):
         track.metrics.preempted += 1
 
     def _miss_predicted(self, event: MissPredicted) -> None:
-        self._tracks[event.request_id].metrics.predicted_misses += 1
+        track = self._tracks[event.request_id]
+        track.metrics.predicted_misses += not track.foretold
+        track.foretold = True
 
     def _first_token(self, event: FirstToken) -> None:
         track = self._tracks[event.request_id]
@@ -276,7 +286,7 @@ class Recorder(Generic[D]):
 
     def _begins(self, track: Track[D], now_ns: int) -> None:
         track.first_ns = now_ns
-        track.metrics.ttft_seconds.observe((now_ns - track.request.arrival_ns) / _SECOND)
+        track.metrics.ttft_seconds.observe((now_ns - track.arrival_ns) / _SECOND)
 
     # ---- tokens ----------------------------------------------------------------------------------------
 
@@ -323,7 +333,7 @@ class Recorder(Generic[D]):
         metrics.output_tokens += 1
         if track.first_ns < 0:  # a host kept its first token of a step that was dropped here
             self._begins(track, now_ns)
-        if track.state is not None:
+        if track.last_ns >= 0:
             gap_ns = now_ns - track.last_ns
             metrics.itl_seconds.observe(gap_ns / _SECOND)
             track.longest_gap_ns = max(track.longest_gap_ns, gap_ns)
@@ -333,17 +343,22 @@ class Recorder(Generic[D]):
 
     def _leave(self, state: RequestState) -> None:
         track = self._drawing.pop(state)
+        track.state = None
         self._rows[track.metrics] -= 1
         track.last_ns = self._now_ns
         track.longest_gap_ns = max(track.longest_gap_ns, self._gaps.longest_ns(after=track.joined))
+
+    def _stop(self, track: Track[D]) -> None:
+        """It draws no more, and the next step is not as the latest."""
+        if track.state is not None:
+            self._leave(track.state)
+            self._states = ()
 
     # ---- the end ---------------------------------------------------------------------------------------
 
     def _finished(self, event: Finished) -> None:
         track = self._tracks.pop(event.request_id)
-        if track.state is not None and track.state in self._drawing:
-            self._leave(track.state)
-            self._states = ()
+        self._stop(track)
         metrics = track.metrics
         metrics.finished[event.reason] += 1
         if event.reason not in ENDED_WELL or not event.num_output_tokens:
@@ -351,7 +366,7 @@ class Recorder(Generic[D]):
         if track.first_ns < 0:  # or keep all of its tokens of steps that were dropped here
             self._begins(track, event.now_ns)
             track.last_ns = event.now_ns
-        arrival_ns, tokens = track.request.arrival_ns, track.tokens_elsewhere + event.num_output_tokens
+        arrival_ns, tokens = track.arrival_ns, track.tokens_elsewhere + event.num_output_tokens
         e2e_ns = track.last_ns - arrival_ns
         metrics.e2e_seconds.observe(e2e_ns / _SECOND)
         metrics.normalized_latency_seconds.observe(e2e_ns / tokens / _SECOND)

@@ -30,7 +30,7 @@ from brim.core.plan import StepPlan
 from brim.core.policies.named import named
 from brim.core.request import SLO, TaskClass
 from brim.metrics.recorder import targets_of
-from brim.plugins.journal import JournaledScheduler
+from brim.plugins.journal import JournaledScheduler, refuse_unwritable
 from brim.plugins.recording import Recording
 from brim.plugins.shadow import Shadow
 from brim.profiles.loader import load as load_profile
@@ -38,7 +38,7 @@ from brim.profiles.loader import load as load_profile
 logger = logging.getLogger(__name__)
 
 MODES = ("active", "shadow", "stock")
-UNTOLD_POLICY = "echo"  # arrival order for whoever says nothing of itself
+POLICY, UNTOLD_POLICY = "brim", "echo"  # the second keeps arrival order for whoever says nothing of itself
 PATIENCE_STEPS = 2  # without a token, before the engine decides alone for one
 
 
@@ -97,6 +97,7 @@ class Hosting:
         self._shadow = Shadow()
         self._recording = Recording()
         self._failures = 0
+        self._deviations = 0  # of the schedulers before this one
         self._in_flight: deque[tuple[object, bool, StepPlan | None]] = deque()
         self._idle_steps = 0  # on end, though somebody waits
 
@@ -110,6 +111,8 @@ class Hosting:
         self._step_time = None if settings.profile is None else load_profile(settings.profile).step_time
         if not self.reasons:
             self._config(settings)
+        if settings.decision_log is not None:
+            refuse_unwritable(_journal(settings.decision_log))
         self._settings = settings
         self._armed, self._stale = settings.waits, self.scheduler is not None
         self._wanted = "stock" if self._armed or self.reasons else settings.mode
@@ -128,13 +131,11 @@ class Hosting:
 
     def figures(self) -> dict[str, float]:
         """By name; see `core.figures`."""
-        scheduler = self.scheduler
-        deviations = 0 if scheduler is None or self.mode == "shadow" else scheduler.deviations
         return {
-            **({} if scheduler is None else figures(scheduler)),
+            **({} if self.scheduler is None else figures(self.scheduler)),
             **(self._shadow.figures() if self.mode == "shadow" else {}),
             "active": float(self.mode == "active"),
-            "deviations_total": float(deviations),
+            "deviations_total": float(self._deviations + self._newest_deviations()),
             "failures_total": float(self._failures),
         }
 
@@ -142,7 +143,7 @@ class Hosting:
         """The same and what is counted by class, as samples of Prometheus; see `metrics.exported`."""
         targets = targets_of(self._settings.slo).items()
         queues = None if self.scheduler is None else self.scheduler.queues
-        waiting = {} if queues is None else {name: queues.count(name) for name in TaskClass}
+        waiting = {} if queues is None else {name: queues.count_all(name) for name in TaskClass}
         return {
             **self.figures(),
             **{f'target_seconds{{slo="{name}"}}': ns / 1e9 for name, ns in targets},
@@ -154,6 +155,10 @@ class Hosting:
         """Verifies Brim's books against the engine's. Raises InvariantViolated. Linear: for tests."""
         if self.scheduler is not None and not self._stale:
             self.scheduler.check()
+
+    def _newest_deviations(self) -> int:
+        """Of this scheduler. In shadow mode it gives no orders that one could deviate from."""
+        return 0 if self.scheduler is None or self.mode == "shadow" else self.scheduler.deviations
 
     def _why_not(self) -> str:
         return f"Brim can't schedule here: {'; '.join(self.reasons)}"
@@ -208,6 +213,8 @@ class Hosting:
         """
         assert self.scheduler is not None
         plan = self.scheduler.ran(scheduled, given_way, now_ns)
+        if not plan:  # no end of a step will bring what was told meanwhile
+            self._recording.observe(self.scheduler.take_events())
         self._shadow.ran(self.scheduler, scheduled)
         self._idle_steps = self._idle_steps + 1 if idle and self.mode == "active" and not self.flying else 0
         return plan
@@ -250,7 +257,7 @@ class Hosting:
         self._disengage()
         self.mode, self._stale = self._wanted, False
         if self.mode == "stock":
-            self._recording.lose_all()
+            self._recording.look_away()
             return
         try:
             self._engage()
@@ -262,9 +269,10 @@ class Hosting:
         if self._settings.strict:
             raise
         self._failures += 1
-        self._wanted = "stock"
         logger.exception("Brim failed: the engine schedules by itself from now on")
         self._disengage()
+        self.mode = self._wanted = "stock"  # at once: a switch back to this mode has to change something
+        self._recording.look_away()
 
     def _engage(self) -> None:
         assert self._engine is not None
@@ -274,6 +282,7 @@ class Hosting:
         logger.info("Brim is %s, by policy %s", self.mode, brim.config.policy)
 
     def _disengage(self) -> None:
+        self._deviations += self._newest_deviations()
         scheduler, self.scheduler = self.scheduler, None
         if scheduler is None or self._engine is None:
             return
@@ -297,7 +306,7 @@ class Hosting:
         assert self._engine is not None
         return SchedulerConfig(
             **self._engine.limits(),
-            policy=settings.policy or UNTOLD_POLICY,
+            policy=settings.policy or (UNTOLD_POLICY if settings.waits else POLICY),
             ttft_ms=None if settings.slo.ttft_ns is None else settings.slo.ttft_ns / 1e6,
             **settings.rules,
         )
@@ -305,6 +314,9 @@ class Hosting:
     def _new_scheduler(self, engine: Engine) -> HostedScheduler:
         settings, config = self._settings, self._config(self._settings)
         if settings.decision_log is not None:
-            path = Path(f"{settings.decision_log}.{os.getpid()}")  # an engine core is a process
-            return JournaledScheduler(config, engine, path, settings.profile)
+            return JournaledScheduler(config, engine, _journal(settings.decision_log), settings.profile)
         return HostedScheduler(config, engine, named(config, self._lengths, self._step_time))
+
+
+def _journal(decision_log: str) -> Path:
+    return Path(f"{decision_log}.{os.getpid()}")  # an engine core is a process

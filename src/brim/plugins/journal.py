@@ -20,6 +20,7 @@ from typing import Any
 
 from brim.core import events
 from brim.core.config import SchedulerConfig
+from brim.core.errors import ConfigError
 from brim.core.estimators.step_time import StepTime
 from brim.core.hosted import Foreseen, HostedScheduler, Orders
 from brim.core.kvcache.hosted import Host
@@ -254,6 +255,17 @@ class JournaledScheduler(HostedScheduler):
     def _stop(self) -> None:
         with suppress(OSError):  # what could not be written is written once more, and may fail again
             self._file.close()
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raises ConfigError where no journal can be written to `path`. Leaves nothing there."""
+    new = not path.exists()
+    try:
+        path.open("a").close()
+        if new:
+            path.unlink()
+    except OSError as exc:
+        raise ConfigError(f"decision_log can't be written to {path}: {exc.strerror}") from exc
 
 
 def _drop_cut_line(path: Path) -> None:

@@ -13,21 +13,25 @@ from brim.metrics.recorder import Recorder, bucketed
 class Recording:
     """Fed by Brim's schedulers, one after the other as modes change.
 
-    Requests that drew tokens while there was no scheduler are left out: nobody knows when these came.
+    A request is counted once, however often schedulers tell of it. Those that drew tokens while there was no
+    scheduler are left out: nobody knows when these came.
     """
 
     def __init__(self) -> None:
         self._recorder = Recorder(bucketed, counted=self._seen_from_the_first)
         self._unseen: Collection[str] = ()
         self._begun = False
+        self._told = False  # whether a scheduler reports
+        self._gap = False  # whether the engine went on untold since the last one did
 
     def begin(self, states: Iterable[RequestState]) -> None:
         """A scheduler reports from now on, with these requests; those that the last one reported go on."""
         here = {state.request.request_id: state for state in states}
-        self._recorder.keep(here)
-        drew = [name for name, state in here.items() if state.num_output_tokens]
+        drew = {name for name, state in here.items() if state.num_output_tokens}
+        self._recorder.keep(here.keys() - drew if self._gap else here)
         self._unseen = {name for name in drew if not self._recorder.knows(name)}
-        self._begun = True
+        self._begun = self._told = True
+        self._gap = False
 
     def observe(self, events: Iterable[Event]) -> None:
         self._recorder.observe(events)
@@ -39,14 +43,16 @@ class Recording:
 
     def end(self, events: Iterable[Event]) -> None:
         """The scheduler goes, and these are the last that it tells."""
+        told, self._told = self._told, False
         try:
-            self._recorder.observe(events)
+            if told:  # else it failed before it began
+                self._recorder.observe(events)
         finally:
             self._recorder.pause()
 
-    def lose_all(self) -> None:
-        """The engine goes on and nobody tells of it."""
-        self._recorder.keep(())
+    def look_away(self) -> None:
+        """The engine goes on and nobody tells of it. Who is here now may be here at the next `begin`."""
+        self._gap = True
 
     def samples(self) -> dict[str, float]:
         """See `metrics.exported`; empty before the first scheduler."""

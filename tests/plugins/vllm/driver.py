@@ -34,6 +34,7 @@ from vllm.v1.structured_output import StructuredOutputManager
 
 from tests.plugins.vllm import classes, connector, models
 from tests.plugins.vllm.clock import ToldClock
+from tests.plugins.vllm.grammar import follows_grammar
 from tests.plugins.vllm.worker import Worker
 
 MAX_MODEL_LEN = 512
@@ -46,7 +47,8 @@ class Limits:
 
     `windows` are those of further groups of layers. `guesses` is how many tokens a step guesses ahead,
     `adapters` how many a step may have, `images` how many tokens of them it may encode. With a `connector`
-    KV is also kept outside. With a `pipeline` of so many stages as many more steps are in flight.
+    KV is also kept outside. With a `pipeline` of so many stages as many more steps are in flight. With
+    `grammars` some requests wait for theirs.
     """
 
     num_blocks: int = 64
@@ -62,6 +64,7 @@ class Limits:
     images: int = 0
     connector: bool = False
     pipeline: int = 1
+    grammars: bool = False
     additional_config: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -192,10 +195,14 @@ class Driver:
         request_id: str,
         prompt_token_ids: list[int],
         max_tokens: int,
+        *,
+        grammar: tuple[float, ...] = (),
         **more: Any,
     ) -> None:
-        """Gives the scheduler a request; see `make_request`."""
+        """Gives the scheduler a request; see `make_request`, and `follows_grammar` for `grammar`."""
         request = make_request(request_id, prompt_token_ids, max_tokens, self._hasher, **more)
+        if grammar:
+            follows_grammar(request, *grammar)
         self.asked[request_id], self.tokens[request_id] = request, []
         self.scheduler.add_request(request)
 

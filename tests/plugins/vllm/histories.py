@@ -96,6 +96,7 @@ class Traffic:
             priority=self._random.choice([0, 0, -1, 1]),
             adapter=self._random.choice([0, 1, 2, 3]) if self.driver.limits.adapters else 0,
             images=self._images(len(prompt)),
+            grammar=self._grammar(),
             **self._random.choice(self.facts),
         )
 
@@ -106,6 +107,9 @@ class Traffic:
             return []
         places = [at for at in range(0, prompt_tokens - length, 2 * length) if self._random.random() < 0.5]
         return [(f"image {self._random.randrange(5)}-{place}", place, length) for place in places]
+
+    def _grammar(self) -> tuple[int, ...]:
+        return (self._random.randrange(12),) if self.driver.limits.grammars else ()
 
     def _tokens(self, count: int) -> list[int]:
         return [self._random.randrange(VOCAB) for _ in range(count)]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brim.plugins.replay import replay as play_again
-from brim.plugins.vllm.elsewhere import Elsewhere
+from brim.plugins.vllm.not_now import Blocked, NotNow
 from brim.plugins.vllm.scheduler import BrimScheduler
 from tests.plugins.vllm import classes
 from tests.plugins.vllm.clock import ToldClock
@@ -31,6 +31,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     "images": {"images": 20},
     "guesses": {"guesses": 3},
     "a connector": {"connector": True},
+    "grammars": {"grammars": True},
     "a pipeline": {"pipeline": 2},
     "a long pipeline": {"pipeline": 4},
     # with images vLLM alone may run more adapters than it has room for, and ends: here there is room for all
@@ -145,7 +146,7 @@ def test_no_room_is_kept_for_a_load_that_came_to_nothing() -> None:
     driver.scheduler._inflight_prefills.update((came, lost))
     came.num_computed_tokens = 2
     for request in (came, lost):
-        Elsewhere(driver.scheduler).loaded(request)
+        Blocked(driver.scheduler, NotNow()).loaded(request)
     assert driver.scheduler._inflight_prefills == {came}
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from brim.core.policies.ordering import ShortestUnlessUrgent
 from brim.core.policies.preempting import LeastLossThenLongest
 from brim.core.request import SLO, RequestState
-from tests.helpers import MS, OFFLINE, Host, config, request, state
+from tests.helpers import MS, OFFLINE, Host, compute, config, request, state
 
 SECOND = 1000 * MS
 RULE = ShortestUnlessUrgent(urgent_seconds=0.5, tokens_per_second=2.0)
@@ -63,7 +63,7 @@ def test_offline_gives_way_by_least_loss_and_online_the_longest_first():
     little, much = waits("o", 2, task_class=OFFLINE), waits("p", 3, task_class=OFFLINE)
     for view, computed in ((little, 2), (much, 8)):
         view.admit(0)
-        view.compute(computed)
+        compute(view, computed)
     everybody = sorted([short, long, little, much], key=lambda view: rule.key(view, 0))
     assert everybody == [little, much, long, short]
 

@@ -16,7 +16,7 @@ from brim.core.policies.named import named
 from brim.core.policies.ordering import Ordering
 from brim.core.policy import Policy
 from brim.core.request import RequestState, RequestView, TaskClass
-from tests.helpers import OFFLINE, ONLINE, Foretold, config, request, state
+from tests.helpers import OFFLINE, ONLINE, Foretold, compute, config, request, state
 
 
 @dataclass
@@ -83,6 +83,9 @@ class FakeBoard:
     def oldest_offline(self, now_ns: int) -> tuple[RequestView, int] | None:
         return self.oldest
 
+    def pressing_offline(self, now_ns: int) -> RequestView | None:
+        return None
+
     def wanted_among(self, blocks: int) -> int:
         return min(blocks, self.wanted_blocks)
 
@@ -132,7 +135,7 @@ def views(names: str, *, prompt: int = 4, **facts: Any) -> list[RequestState]:
 @pytest.mark.parametrize("running", ["", "abc"])
 def test_where_all_simply_decode_there_is_nothing_to_decide(running):
     board = FakeBoard(running=[*views(running)] if running else [])
-    nothing = Decision([], [], [], [], {}, {}, hold_decodes=False, token_budget=64)
+    nothing = Decision([], [], [], [], {}, {}, hold_decodes=False)
     assert decided(board) == nothing
 
 
@@ -404,7 +407,7 @@ def ready(name: str, outputs: int, seq: int = 0, *, prompt: int = 4, arrival_ns:
     one = state(request(name, prompt, outputs, arrival_ns=arrival_ns), seq)
     one.admit(0)
     one.schedule(prompt)
-    one.compute(prompt)
+    compute(one, prompt)
     one.block_ids = list(range(-(-prompt // 4)))
     return one
 

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from brim.core import events
 from brim.core.errors import InvariantViolated
 from brim.core.estimators.step_time import StepTime
 from brim.core.hosted import Orders
 from brim.core.kvcache.hosted import Beside
 from brim.core.policies.named import NAMED, named
-from brim.core.request import SLO, Request, TaskClass
-from tests.helpers import MS, OFFLINE, ONLINE, Host, config, request
+from brim.core.request import SLO, Request, Status, TaskClass
+from tests.helpers import MS, OFFLINE, ONLINE, Foretold, Host, config, request
 from tests.hosted import FakeHost
 
 TARGETS = [SLO(), SLO(ttft_ns=40 * MS, tpot_ns=5 * MS), SLO(ttft_ns=1, itl_ns=1)]
@@ -120,6 +121,29 @@ def test_requests_that_ran_before_are_adopted() -> None:
     after.run()
     assert after.ended == {"a": 5, "b": 4, "c": 3}
     assert after.scheduler.deviations == 0
+
+
+def test_what_an_answer_has_computed_counts_as_progress() -> None:
+    """The host has appended the drawn token when a step's end is told."""
+    host = FakeHost(config(policy="brim", num_blocks=40, max_model_len=100))
+    host.add(request("a", 8, 40, task_class=OFFLINE))
+    for _ in range(21):
+        host.step()
+    (a,) = host.scheduler.states()
+    assert (a.num_tokens, a.num_computed_tokens) == (29, 28)
+
+
+def test_the_adopted_are_expected_to_go_on_and_their_work_is_their_own() -> None:
+    limits = config(policy="brim", num_blocks=40)
+    host = FakeHost(limits, named(limits, Foretold({"a": 8})))
+    host.add(request("a", 4, 100, slo=SLO(e2e_ns=10_000 * MS), task_class=OFFLINE))
+    for _ in range(30):
+        host.step()
+    host.scheduler = host.make(named(limits, Foretold({"a": 8})))
+    host.scheduler.adopt(host.requests["a"].asked, host.now_ns)
+    (a,) = host.scheduler.states()
+    assert a.expected_tokens > a.num_tokens == 34
+    assert a.num_cached_tokens == 0  # what it has computed would be lost
 
 
 STEP_TIME = StepTime(4 * 10**9, 10**8, (), 0, 0, 0)  # 4 ms, and 0.1 ms a token
@@ -252,6 +276,52 @@ def test_who_runs_is_not_set_aside() -> None:
     host.step()
     with pytest.raises(InvariantViolated, match="'a' does not wait"):
         host.scheduler.set_aside("a", host.now_ns)
+
+
+@pytest.mark.parametrize("task_class", [ONLINE, OFFLINE])
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("policy", ["vllm", "brim", "econoserve"])
+def test_who_is_left_out_was_never_let_in(policy: str, depth: int, task_class: TaskClass) -> None:
+    host = FakeHost(config(policy=policy, num_blocks=12), depth=depth)
+    host.add(request("first", [1] * 9, 9), request("cached", [2] * 9, 1))
+    while "cached" in host.requests:
+        host.step()
+    host.add(request("left out", [2] * 9, 5, task_class=task_class))
+    (state,) = [s for s in host.scheduler.states() if s.request.request_id == "left out"]
+    host.left_out.add("left out")
+    for _ in range(3):
+        assert "left out" not in host.step()
+        assert (state.status, state.num_preemptions, state.num_cached_tokens) == (Status.WAITING, 0, None)
+    host.left_out.clear()
+    came_ns = host.now_ns + MS
+    host.run()
+    of_it = [event for event in host.told if getattr(event, "request_id", "") == "left out"]
+    assert [type(event) for event in of_it] == [events.Admitted, events.FirstToken, events.Finished]
+    assert of_it[0] == events.Admitted(came_ns, of_it[0].step_id, "left out", 8, resumed=False)
+    assert host.free_blocks == host.num_blocks
+
+
+def test_who_is_left_out_keeps_its_place() -> None:
+    host = FakeHost(config(policy="vllm", num_blocks=12, max_num_seqs=2))
+    host.add(*(request(name, 4, 3) for name in "abc"))
+    host.left_out.add("a")
+    assert host.step() == {"b": 4}
+    host.left_out.clear()
+    assert host.step() == {"b": 1, "a": 4}
+
+
+def test_who_was_preempted_and_is_left_out_has_been_preempted_once() -> None:
+    host = FakeHost(config(policy="vllm", num_blocks=12))
+    host.add(request("a", 6, 5))
+    host.step()
+    host.preempt("a")
+    host.scheduler.ran({}, {"a"}, host.now_ns)
+    host.left_out.add("a")
+    host.step()
+    host.left_out.clear()
+    host.run()
+    kinds = [type(event) for event in host.told if isinstance(event, events.Admitted | events.Preempted)]
+    assert kinds == [events.Admitted, events.Preempted, events.Admitted]
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])

@@ -6,7 +6,7 @@ from brim.core.errors import InvariantViolated
 from brim.core.kvcache.block_pool import BlockPool
 from brim.core.kvcache.manager import KVCacheManager
 from brim.core.request import RequestState
-from tests.helpers import request, state
+from tests.helpers import compute, request, state
 
 
 def manager(block_size: int = 4, num_blocks: int = 7, observer=None, **options) -> KVCacheManager:
@@ -20,7 +20,7 @@ def enter(kv: KVCacheManager, request_id: str, prompt, **facts) -> RequestState:
     assert cached_tokens is not None
     entering.admit(cached_tokens)
     entering.schedule(entering.num_tokens - cached_tokens)
-    entering.compute(entering.num_tokens - cached_tokens)
+    compute(entering, entering.num_tokens - cached_tokens)
     kv.publish_computed(entering)
     return entering
 
@@ -121,7 +121,7 @@ def test_blocks_are_found_only_once_they_are_computed():
     a.schedule(7)
     b = state(request("b", range(12)))
     assert kv.hit_blocks(b) == []
-    a.compute(7)
+    compute(a, 7)
     kv.publish_computed(a)
     assert kv.hit_blocks(b) == [0]
 
@@ -185,7 +185,7 @@ def test_an_observer_is_told_what_can_be_found_and_what_no_more():
     a.admit(kv.admit(a) or 0)
     for tokens, times in ((5, 1), (2, 1), (2, 2)):
         a.schedule(tokens)
-        a.compute(tokens)
+        compute(a, tokens)
         for _ in range(times):
             kv.publish_computed(a)
     assert told == [(0, 1, [first]), (1, 2, [first, second])]
@@ -245,7 +245,7 @@ def test_the_same_content_computed_twice_is_found_once_and_freed_once():
         entering.admit(0)
         entering.schedule(9)
     for computed in (a, b):
-        computed.compute(9)
+        compute(computed, 9)
         kv.publish_computed(computed)
     assert kv.hit_blocks(state(request("c", range(9)))) == [0, 1]
     kv.check([a, b])
@@ -264,7 +264,7 @@ def test_a_readmitted_request_publishes_only_what_it_did_not_hit():
     assert a.block_ids[:2] == [0, 1]
     a.admit(8)
     a.schedule(4)
-    a.compute(4)
+    compute(a, 4)
     kv.publish_computed(a)
     kv.check([a])
 

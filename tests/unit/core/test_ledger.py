@@ -9,7 +9,7 @@ from brim.core.kvcache.block_pool import BlockPool
 from brim.core.kvcache.ledger import Ledger
 from brim.core.kvcache.manager import KVCacheManager
 from brim.core.request import RequestState
-from tests.helpers import request, state
+from tests.helpers import compute, request, state
 
 
 class Clock:
@@ -241,7 +241,7 @@ def shared_prompt(ledger: Ledger) -> tuple[KVCacheManager, RequestState, Request
     first, second = (state(request(name, [*range(8), at]), at) for at, name in enumerate("ab"))
     first.admit(kv.admit(first))
     first.schedule(9)
-    first.compute(9)
+    compute(first, 9)
     kv.publish_computed(first)
     return kv, first, second
 

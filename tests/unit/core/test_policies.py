@@ -32,7 +32,7 @@ from brim.core.policies.preempting import (
 from brim.core.policies.promising import Exact, Maximum, OnDemand
 from brim.core.request import SLO, RequestState
 from brim.core.waiting import WaitingQueue
-from tests.helpers import MS, OFFLINE, Foretold, config, request, state
+from tests.helpers import MS, OFFLINE, Foretold, compute, config, request, state
 
 SECOND = 1000 * MS
 
@@ -80,7 +80,7 @@ def test_of_the_offline_the_one_that_loses_least_gives_way_and_a_hit_is_no_loss(
     long, short, hit = (state(request(name, 40, task_class=OFFLINE), seq) for seq, name in enumerate("lsh"))
     for one, cached, computed in ((online, 0, 1), (long, 0, 30), (short, 0, 8), (hit, 36, 4)):
         one.admit(cached)
-        one.compute(computed)
+        compute(one, computed)
     assert ordered(OfflineLeastLoss(), [online, long, short, hit]) == ["h", "s", "l", "o"]
 
 
@@ -161,7 +161,7 @@ def test_the_shortest_remaining_is_what_is_expected_less_what_is_computed():
     short, long = waiting("s", 1, expects=3, max_tokens=9), waiting("l", 0, expects=5, max_tokens=9)
     assert ordered(ShortestRemaining(), [long, short]) == ["s", "l"]
     long.admit(0)
-    long.compute(4)
+    compute(long, 4)
     assert ordered(ShortestRemaining(), [long, short]) == ["l", "s"]
     assert ordered(LongestRemainingFirst(), [long, short]) == ["s", "l"]
     assert ShortestRemaining().changes_at_ns(short, 0) is None

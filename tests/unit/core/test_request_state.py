@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from brim.core.request import RequestState, Status
-from tests.helpers import request, state
+from tests.helpers import compute, request, state
 
 
 def admitted(prompt: int = 8, cached: int = 0, **facts) -> RequestState:
@@ -56,14 +56,14 @@ def test_scheduling_runs_ahead_of_computing():
     running = admitted(8)
     running.schedule(4)
     assert progress(running) == (0, 4, 8)
-    running.compute(4)
+    compute(running, 4)
     assert progress(running) == (4, 4, 8)
 
 
 def test_a_caught_up_request_has_always_computed_all_but_its_newest_token():
     running = admitted(8)
     running.schedule(8)
-    running.compute(8)
+    compute(running, 8)
     assert running.num_computed_tokens == 8
     running.append(1)
     assert running.num_computed_tokens == 8
@@ -85,7 +85,7 @@ def test_a_paused_request_stays_where_the_clock_had_brought_it():
     clock = SimpleNamespace(tick=0)
     running = admitted(8)
     running.schedule(8)
-    running.compute(8)
+    compute(running, 8)
     running.start_decoding(clock)
     running.append(1)
     clock.tick = 1
@@ -99,14 +99,14 @@ def test_a_paused_request_goes_on_with_a_chunk_of_one():
     clock = SimpleNamespace(tick=0)
     running = admitted(8)
     running.schedule(8)
-    running.compute(8)
+    compute(running, 8)
     running.start_decoding(clock)
     running.append(1)
     running.stop_decoding()
     clock.tick = 4
     running.schedule(1)
     running.start_decoding(clock)
-    running.compute(1)
+    compute(running, 1)
     running.append(2)
     assert progress(running) == (9, 9, 10)
     clock.tick = 5
@@ -116,7 +116,7 @@ def test_a_paused_request_goes_on_with_a_chunk_of_one():
 def test_a_preempted_request_has_lost_its_computed_tokens_but_not_its_output():
     running = admitted(8)
     running.schedule(8)
-    running.compute(8)
+    compute(running, 8)
     running.append(1)
     assert running.preempt() == 8
     assert running.status is Status.PREEMPTED
@@ -128,16 +128,16 @@ def test_a_preempted_request_has_lost_its_computed_tokens_but_not_its_output():
 def test_a_resumed_request_is_not_caught_up_before_it_has_computed_its_output_again():
     running = admitted(8)
     running.schedule(8)
-    running.compute(8)
+    compute(running, 8)
     running.append(1)
     running.append(2)
     running.preempt()
     running.admit(4)
     running.schedule(4)
-    running.compute(4)
+    compute(running, 4)
     assert progress(running) == (8, 8, 10)
     running.schedule(2)
-    running.compute(2)
+    compute(running, 2)
     assert progress(running) == (10, 10, 10)
     running.append(3)
     assert running.num_computed_tokens == 10

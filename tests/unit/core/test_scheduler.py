@@ -966,3 +966,14 @@ def test_quiet_steps_taken_in_at_once_can_be_looked_at_after_the_first():
     ends_ns = [host.now_ns + (i + 1) * MS for i in range(6)]
     scheduler.skip(7, host.now_ns, ends_ns, lambda: seen.append(scheduler.kv.used_blocks))
     assert (seen, scheduler.kv.used_blocks) == ([3], 4)
+
+
+def test_whoever_waits_again_is_expected_to_answer_more_than_it_has():
+    limits = config(policy="srtf", num_blocks=40)
+    host = Host(limits, policy=named(limits, Foretold({"a": 2, "b": 2})))
+    host.add(request("a", 4, max_tokens=60))
+    for _ in range(20):
+        host.step()
+    a = host.state("a")
+    host.scheduler._preempt(a, host.now_ns)
+    assert a.expected_tokens > a.num_tokens == 24

@@ -125,6 +125,29 @@ def test_foretold_misses_are_counted_where_the_request_counts():
     assert recorder.by_class[OFFLINE].predicted_misses == 0
 
 
+def test_what_a_second_scheduler_tells_again_counts_once():
+    asked = request("a", 7, arrival_ns=10 * MS)
+    told = [
+        Arrived(10 * MS, 0, asked),
+        Admitted(20 * MS, 0, "a", 4, resumed=False),
+        MissPredicted(30 * MS, 1, "a", late_ns=1),
+    ]
+    recorder = Recorder(bucketed)
+    recorder.observe(told)
+    recorder.pause()
+    recorder.keep({"a"})
+    recorder.observe(told)
+    metrics = recorder.by_class[ONLINE]
+    assert (metrics.arrived, metrics.prompt_tokens, metrics.cached_tokens) == (1, 7, 4)
+    assert (seen(metrics.queue_seconds), metrics.predicted_misses) == ((1, 10), 1)
+
+
+def test_nobody_waited_less_than_nothing():
+    asked = request("a", 7, arrival_ns=10 * MS)
+    metrics = recorded([Arrived(10 * MS, 0, asked), Admitted(9 * MS, 0, "a", 0, resumed=False)])
+    assert seen(metrics.queue_seconds) == (1, 0)
+
+
 def test_prefix_reuse_is_the_share_of_the_prompt_found_in_the_cache():
     assert recorded(story()).prefix_reuse == 4 / 7
     assert bucketed().prefix_reuse is None

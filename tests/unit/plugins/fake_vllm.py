@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from argparse import Namespace
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -27,9 +27,13 @@ class FakeCore:
     def __init__(self) -> None:
         self.mode = "active"
         self.fails = False
-        self.refuses = ""
+        self.refuses = ""  # why, where a switch is refused
+        self.refusing: Sequence[bytes] = self.core_engines
+        self.asked: list[str] = []  # what of engine 0
 
     async def _call_utility_async(self, method: str, *args: str, engine: bytes) -> dict[str, Any]:
+        if engine == b"0":
+            self.asked.append(method)
         if self.fails:
             raise RuntimeError("no answer")
         figures = {"step_time_bias": 0.5 + int(engine)}
@@ -38,7 +42,7 @@ class FakeCore:
         if method == "brim_samples":
             return figures | {'requests_arrived_total{class="offline"}': 3.0}
         status = {"scheduler": "AScheduler", "mode": self.mode}
-        if method == "brim_switch" and self.refuses:
+        if method == "brim_switch" and self.refuses and engine in self.refusing:
             return status | {"refused": self.refuses}
         if method == "brim_switch" and self.mode:
             self.mode = status["mode"] = args[0]

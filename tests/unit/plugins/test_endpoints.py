@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
+from brim.batch_api.api import BatchApi
 from brim.core.errors import ConfigError
+from brim.plugins.vllm import metrics
 from brim.plugins.vllm.options import HttpOptions, read_options
+from brim.wire.errors import draining
 from tests.unit.plugins.fake_vllm import MODEL, FakeEngine, make_app, vllm_registry
 
 HELLO = {"model": MODEL, "prompt": "hello"}
@@ -149,7 +153,10 @@ def test_without_a_folder_there_are_no_files() -> None:
     assert host.get("/brim").json()["data_folder"] is None
 
 
-def test_metrics_stand_below_vllms_by_engine() -> None:
+def test_metrics_stand_below_vllms_by_engine(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(metrics, "FRESH_SECONDS", 0.0)
     with vllm_registry():
         host = Host(FakeEngine())
         text = host.get("/metrics").text
@@ -158,9 +165,69 @@ def test_metrics_stand_below_vllms_by_engine() -> None:
         assert 'brim:requests_arrived_total{class="offline",engine="1"} 3.0' in text
         assert 'brim:step_time_bias{engine="0"} 0.5' in text
         host.engine.engine_core.fails = True
-        text = host.get("/metrics").text
-        assert "vllm:num_requests_running 7.0" in text
-        assert "brim:step_time_bias" not in text
+        for _ in range(3):
+            text = host.get("/metrics").text
+            assert "vllm:num_requests_running 7.0" in text
+            assert "brim:step_time_bias" not in text
+        assert caplog.text.count("missing from /metrics") == 1
+
+
+def test_any_number_of_scrapes_is_one_question_to_the_engine_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scene(http: httpx2.AsyncClient) -> None:
+        at_once = await asyncio.gather(*(http.get("/metrics") for _ in range(20)))
+        assert len({answer.text for answer in [*at_once, await http.get("/metrics")]}) == 1
+        assert host.engine.engine_core.asked == ["brim_samples"]
+        monkeypatch.setattr(metrics, "FRESH_SECONDS", 0.0)
+        await http.get("/metrics")
+        assert host.engine.engine_core.asked == ["brim_samples"] * 2
+
+    with vllm_registry():
+        host = Host(FakeEngine())
+        host.run(scene)
+
+
+def test_who_asks_while_an_answer_is_made_waits_for_that_one() -> None:
+    async def scene() -> None:
+        made, ready = [], asyncio.Event()
+
+        async def make() -> bytes:
+            made.append(1)
+            await ready.wait()
+            return b"figures"
+
+        shared = metrics.Shared(make)
+        first, second = (asyncio.create_task(shared.get()) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()  # this client left
+        await asyncio.sleep(0)
+        ready.set()
+        assert (await second, len(made)) == (b"figures", 1)
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), draining(), None])
+def test_vllms_metrics_need_no_batch_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    """`error` None: the store is busy with something long."""
+
+    async def job_counts(_: BatchApi) -> dict[str, int]:
+        if error is not None:
+            raise error
+        await asyncio.sleep(60)
+        return {}
+
+    monkeypatch.setattr(BatchApi, "job_counts", job_counts)
+    monkeypatch.setattr(metrics, "ANSWER_SECONDS", 0.05)
+    with vllm_registry():
+        answer = Host(FakeEngine(), tmp_path).get("/metrics")
+    assert answer.status_code == 200
+    assert "vllm:num_requests_running 7.0" in answer.text
+    assert "brim:step_time_bias" in answer.text
+    assert "brim:batch_jobs" not in answer.text
 
 
 def test_metrics_tell_of_the_batch_jobs(tmp_path: Path) -> None:
@@ -183,6 +250,10 @@ def test_the_switch_and_what_it_tells() -> None:
     host.engine.engine_core.refuses = "not on this version"
     answer = host.post("/brim/mode", {"mode": "active"})
     assert (answer.status_code, answer.json()["error"]["message"]) == (409, "not on this version")
+    host.engine.engine_core.refusing = [b"1"]
+    answer = host.post("/brim/mode", {"mode": "active"})
+    told = "Engine 1 did not change its mode: not on this version. Engine 0 did."
+    assert (answer.status_code, answer.json()["error"]["message"]) == (409, told)
     host.engine.engine_core.refuses = host.engine.engine_core.mode = ""
     answer = host.post("/brim/mode", {"mode": "stock"})
     assert answer.status_code == 409

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from brim.core.errors import ConfigError
 from brim.core.hosted import HostedScheduler, Orders
 from brim.plugins.hosting import PATIENCE_STEPS, Hosting, Settings
+from brim.plugins.recording import Recording
 from tests.helpers import OFFLINE
 from tests.hosting import TARGETS, Engine
 
@@ -81,6 +83,95 @@ def test_what_requests_got_is_counted_by_class(engine: Engine) -> None:
     assert found['output_tokens_total{class="online"}'] == found['output_tokens_total{class="offline"}'] == 12
     assert found['itl_seconds_count{class="online"}'] == 11
     assert found['slo_attainment_total{class="online",slo="all",met="true"}'] == 1
+
+
+def test_a_stock_interval_counts_nobody_twice(engine: Engine) -> None:
+    engine.hosting.configure(Settings("vllm", slo=TARGETS, strict=True))
+    for number in range(20):  # 8 run at a time, 3 of them may begin in one step
+        engine.ask(f"r{number}", task_class=OFFLINE)
+    engine.turn()
+    before = engine.hosting.samples()
+    assert before['requests_arrived_total{class="offline"}'] == 20
+    assert 0 < before['prompt_tokens_total{class="offline"}'] < 20 * 9
+    for mode in ("stock", "active", "stock", "shadow"):
+        engine.hosting.switch(mode)
+        engine.turn()
+    engine.ask("late", task_class=OFFLINE)
+    engine.serve()
+    found = engine.hosting.samples()
+    assert found['requests_arrived_total{class="offline"}'] == 21
+    admitted = found['queue_seconds_count{class="offline"}']
+    assert admitted <= 21
+    assert found['prompt_tokens_total{class="offline"}'] == 9 * admitted
+    assert found['ttft_seconds_count{class="offline"}'] <= admitted
+
+
+def test_a_prompt_that_is_half_computed_counts_once(engine: Engine) -> None:
+    engine.hosting.configure(Settings("brim", slo=TARGETS, strict=True))
+    engine.ask("a", prompt_tokens=60)  # two steps long
+    engine.turn()
+    for mode in ("stock", "active"):
+        engine.hosting.switch(mode)
+        engine.hosting.change()
+    engine.serve()
+    found = engine.hosting.samples()
+    assert (
+        found['requests_arrived_total{class="online"}'] == found['queue_seconds_count{class="online"}'] == 1
+    )
+    assert found['prompt_tokens_total{class="online"}'] == 60
+    assert found['ttft_seconds_count{class="online"}'] == found['e2e_seconds_count{class="online"}'] == 1
+
+
+def test_who_leaves_while_nothing_runs_is_counted_at_once(engine: Engine) -> None:
+    engine.hosting.configure(Settings(policy="brim"))
+    engine.turn()
+    engine.ask("gone")
+    del engine.requests["gone"]
+    engine.waiting.remove("gone")
+    engine.hosting.guarded(lambda brim: brim.abort("gone", engine.now_ns) and None)
+    assert engine.turn() == {}
+    assert engine.hosting.scheduler is not None
+    assert engine.hosting.scheduler.take_events() == []  # they would pile up
+    assert engine.hosting.samples()['requests_arrived_total{class="online"}'] == 1
+
+
+def test_a_scheduler_that_never_began_counts_nobody(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.hosting.configure(Settings("brim"))
+    engine.ask("a")
+    begin = Recording.begin
+    monkeypatch.setattr(Recording, "begin", lambda *_: 1 / 0)
+    engine.turn()
+    assert (engine.hosting.mode, engine.hosting.figures()["failures_total"]) == ("stock", 1)
+    monkeypatch.setattr(Recording, "begin", begin)
+    engine.hosting.switch("active")
+    engine.ask("b")
+    engine.serve()
+    assert engine.hosting.samples()['requests_arrived_total{class="online"}'] == 1  # "a" drew unseen
+
+
+def test_a_failed_mode_can_be_asked_for_at_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.hosting.configure(Settings("brim"))
+    engine.ask("a")
+    engine.turn()
+    with monkeypatch.context() as broken:
+        broken.setattr(HostedScheduler, "order", lambda *_: 1 / 0)
+        engine.turn()
+    engine.hosting.switch("active")  # before the next step
+    engine.turn()
+    assert engine.hosting.scheduler is not None
+    assert engine.hosting.mode == "active"
+
+
+def test_deviations_are_those_of_all_schedulers(engine: Engine) -> None:
+    engine.hosting.configure(Settings("brim", strict=True))
+    engine.ask("a")
+    engine.turn()
+    assert engine.hosting.scheduler is not None
+    engine.hosting.scheduler.deviations = 2
+    for anew in ("outdated", "shadow", "stock", "active"):
+        engine.hosting.outdated() if anew == "outdated" else engine.hosting.switch(anew)
+        engine.turn()
+        assert engine.hosting.figures()["deviations_total"] == 2
 
 
 @pytest.mark.parametrize("anew", ["shadow", "outdated"])
@@ -196,3 +287,13 @@ def test_a_decision_log_is_written(engine: Engine, tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("log.*"))) == 1
     engine.hosting.switch("stock")
     engine.turn()
+
+
+@pytest.mark.parametrize("settings", [Settings("brim"), Settings(), Settings(mode="stock")])
+def test_a_decision_log_that_cannot_be_written_is_said_at_once(
+    engine: Engine, tmp_path: Path, settings: Settings
+) -> None:
+    with pytest.raises(ConfigError, match=r"decision_log can't be written to .*: No such file or directory"):
+        engine.hosting.configure(replace(settings, decision_log=str(tmp_path / "none" / "log")))
+    engine.hosting.configure(replace(settings, decision_log=str(tmp_path / "log")))
+    assert not list(tmp_path.iterdir())  # nothing before there is something to write

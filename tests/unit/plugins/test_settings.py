@@ -9,6 +9,7 @@ import pytest
 from brim.core.errors import ConfigError
 from brim.core.request import SLO
 from brim.plugins.hosting import Settings
+from brim.plugins.vllm.settings import TARGETS, with_defaults
 from brim.plugins.vllm.settings import read as read_config
 from tests.helpers import MS
 
@@ -55,6 +56,14 @@ def test_stock_is_a_policy_by_name() -> None:
 def test_what_makes_no_sense_is_refused(told: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         read(**told)
+
+
+def test_each_target_is_looked_up_on_its_own() -> None:
+    default = SLO(ttft_ns=800 * MS, tpot_ns=60 * MS)
+    assert with_defaults(SLO(), default) == default
+    assert with_defaults(SLO(ttft_ns=300 * MS), default) == SLO(ttft_ns=300 * MS, tpot_ns=60 * MS)
+    assert with_defaults(SLO(e2e_ns=9), default) == SLO(ttft_ns=800 * MS, tpot_ns=60 * MS, e2e_ns=9)
+    assert TARGETS == ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms")
 
 
 def test_brim_must_be_an_object() -> None:

@@ -60,7 +60,6 @@ class Draft:
             self.grants,
             self.chunk_tokens,
             self.policy.filling.prompts_alone and bool(self.chunk_tokens),
-            self.token_budget,
             self.miss,
         )
 

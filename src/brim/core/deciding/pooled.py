@@ -23,8 +23,9 @@ def add_from_pool(draft: Draft) -> None:
         return
     heads = {next(family): family for family in draft.board.offline_families(planning.families)}
     turn = _whose_turn(draft, planning)
-    if turn is not None:
-        heads.setdefault(turn, iter(()))
+    for view in (turn, draft.board.pressing_offline(draft.now_ns)):
+        if view is not None:
+            heads.setdefault(view, iter(()))
     gain_ns, refusals = planning.work_ns(time.offline_part), 0
     together = planning.together(draft.board.tick)
     while heads and refusals < _MOST_REFUSALS and _has_room(draft, time):

@@ -35,14 +35,9 @@ class Offer(NamedTuple):
 
 
 def presses(view: RequestView, now_ns: int) -> bool:
-    """Whether its deadline is so near that it goes before whatever scores more: a twentieth of its time.
-
-    Who has no deadline goes by `Planning.has_its_turn`.
-    """
-    request = view.request
-    if request.deadline_ns is None:
-        return False
-    return request.deadline_ns - now_ns <= (request.deadline_ns - request.arrival_ns) // 20
+    """Whether it goes before whatever scores more. Who has no deadline goes by `Planning.has_its_turn`."""
+    from_ns = view.request.presses_from_ns
+    return from_ns is not None and from_ns <= now_ns
 
 
 class Planning:

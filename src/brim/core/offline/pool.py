@@ -18,7 +18,7 @@ from brim.core.request import RequestView
 
 # (-cached blocks, the most urgent there, serial of the look at the node, node): smaller is better
 _Place = tuple[int, Waiter, int, Node]
-_Arrival = tuple[int, int, Waiter]  # when it arrived, its number, the request
+_Timed = tuple[int, int, Waiter]  # when it arrived, or presses; its number; the request
 
 
 def urgency(view: RequestView) -> Urgency:
@@ -41,7 +41,8 @@ class OfflinePool:
         self.prefixes = PrefixTrie()
         self._waiters: dict[str, Waiter] = {}
         self._by_urgency: LazyHeap[Waiter] = LazyHeap(lambda waiter: waiter.waits)
-        self._by_arrival: LazyHeap[_Arrival] = LazyHeap(lambda arrival: arrival[-1].waits)
+        self._by_arrival: LazyHeap[_Timed] = LazyHeap(lambda arrival: arrival[-1].waits)
+        self._by_deadline: LazyHeap[_Timed] = LazyHeap(lambda deadline: deadline[-1].waits)
         self._oldest: tuple[Waiter | None, int] = (None, 0)  # and since when nobody older waits
         self._places: dict[int, LazyHeap[_Place]] = {}  # by bucket
         self._looks = 0
@@ -71,6 +72,9 @@ class OfflinePool:
         self.prefixes.insert(waiter, hashes)
         self._by_urgency.push(waiter)
         self._by_arrival.push((view.request.arrival_ns, view.arrival_seq, waiter))
+        from_ns = view.request.presses_from_ns
+        if from_ns is not None:
+            self._by_deadline.push((from_ns, view.arrival_seq, waiter))
 
     def remove(self, view: RequestView) -> None:
         """Raises KeyError where the request does not wait."""
@@ -109,6 +113,11 @@ class OfflinePool:
             return None
         waiter, since_ns = self._oldest
         return first[-1].view, since_ns if first[-1] is waiter else now_ns
+
+    def pressing(self, now_ns: int) -> RequestView | None:
+        """Whose deadline presses most, whatever its priority and prefix."""
+        first = self._by_deadline.first()
+        return None if first is None or first[0] > now_ns else first[-1].view
 
     def _family(self, number: int, place: _Place, most: int) -> Iterator[RequestView]:
         _, first, _, node = place

@@ -14,7 +14,7 @@ _SECOND_NS = 1_000_000_000
 
 class Ordering(Protocol):
     def key(self, view: RequestView, now_ns: int) -> tuple[float, ...]:
-        """Smaller goes first. Taken when the request starts to wait; ties go by arrival."""
+        """Smaller goes first; ties go by arrival. A queue takes it when the request starts to wait."""
 
     def changes_at_ns(self, view: RequestView, now_ns: int) -> int | None:
         """When time alone will next change the key; None: never."""

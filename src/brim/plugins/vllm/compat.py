@@ -45,6 +45,7 @@ SCHEDULER = (  # methods overridden or called, attributes read or set
     "finish_requests",
     "reset_prefix_cache",
     "_preempt_request",
+    "_free_request",
     "_reserve_prefill_lookahead",
     "_is_blocked_waiting_status",
     "_handle_blocked_waiting_request",
@@ -159,6 +160,8 @@ def _untested_features(scheduler: Any) -> Iterator[str]:
         "a KV connector without prefix caching": scheduler.connector is not None
         and not scheduler.cache_config.enable_prefix_caching,
         "an encoder-cache connector": scheduler.ec_connector is not None,
+        "external_launcher: several schedulers that must decide alike": parallel.distributed_executor_backend
+        == "external_launcher",
         "an encoder-decoder model": scheduler.is_encoder_decoder,
         "a pooling model": config.model_config.runner_type == "pooling",
         "chunked prefill off": not scheduler.scheduler_config.enable_chunked_prefill,

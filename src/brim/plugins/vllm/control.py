@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -56,10 +56,25 @@ class ControlRoutes:
             engines = await self._engines().switch(asked.mode)
         except EngineDead as exc:
             raise told(exc) from exc
-        for status in engines.values():
-            if not status["mode"]:
-                message = f"The scheduler is {status['scheduler']}: start vLLM with {_FLAG}."
-                raise ApiError(409, message, code="not_brims_scheduler")
-            if "refused" in status:
-                raise ApiError(409, status["refused"], code="mode_refused")
+        refused = {each: why for each, status in engines.items() if (why := _why_not(status))}
+        if refused:
+            foreign = not all(engines[each]["mode"] for each in refused)
+            changed = [each for each in engines if each not in refused]
+            code = "not_brims_scheduler" if foreign else "mode_refused"
+            raise ApiError(409, _message(refused, changed), code=code)
         return {"engines": engines}
+
+
+def _why_not(status: Mapping[str, str]) -> str | None:
+    if not status["mode"]:
+        return f"The scheduler is {status['scheduler']}: start vLLM with {_FLAG}."
+    return status.get("refused")
+
+
+def _message(refused: Mapping[str, str], changed: Sequence[str]) -> str:
+    """Each engine schedules for itself, so those that can change don't wait for those that can't."""
+    reasons = set(refused.values())
+    if not changed and len(reasons) == 1:
+        return reasons.pop()
+    told = [f"Engine {each} did not change its mode: {why.rstrip('.')}." for each, why in refused.items()]
+    return " ".join([*told, *(f"Engine {each} did." for each in changed)])

@@ -1,13 +1,13 @@
-"""KV from elsewhere: requests that wait for what a connector of vLLM's brings, and those that lost it."""
+"""KV that a connector loads from elsewhere, and where that makes a request wait."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from brim.core.hosted import HostedScheduler
-from brim.plugins.vllm.compat import Request, RequestStatus
+from brim.plugins.vllm.compat import RequestStatus
+from brim.plugins.vllm.not_now import Blocked, NotNow
 
 _MOST_STEPS = 16  # that a request is set aside
 
@@ -15,12 +15,13 @@ _MOST_STEPS = 16  # that a request is set aside
 class Elsewhere:
     """Whom vLLM was to let in and did not, for the connector's sake. Nobody where there is no connector."""
 
-    def __init__(self, scheduler: Any) -> None:
+    def __init__(self, scheduler: Any, not_now: NotNow) -> None:
         self._scheduler = scheduler
+        self._not_now = not_now
         self._steps_aside: dict[str, int] = {}  # steps left, of those that must ask again
         self._last_time: dict[str, int] = {}  # steps that they were set aside for
 
-    def set_aside(self, brim: HostedScheduler, ordered: Iterable[str], blocked: dict[str, Request]) -> None:
+    def set_aside(self, brim: HostedScheduler, ordered: Iterable[str], blocked: Blocked) -> None:
         """After a step: sets aside who loads now, `blocked` until that is done, and who must ask again.
 
         vLLM goes on to the next where the connector has no answer yet. Ordered in every step, such a request
@@ -29,11 +30,9 @@ class Elsewhere:
         if self._scheduler.connector is None:
             return
         for request in self._scheduler.kv_holding_waiting:
-            loading = self._scheduler._is_blocked_waiting_status(request.status)
-            if loading and request.request_id not in blocked:
-                blocked[request.request_id] = request
-                self.forget(request.request_id)
-                brim.set_aside(request.request_id, time.monotonic_ns())
+            if request.request_id not in blocked:
+                self._last_time.pop(request.request_id, None)
+                blocked.look_at(brim, request)
         for request_id in ordered:
             request = self._scheduler.requests[request_id]
             if request.status == RequestStatus.RUNNING:
@@ -41,7 +40,7 @@ class Elsewhere:
             elif request_id not in blocked and request in self._scheduler.deferred_waiting:
                 steps = min(2 * self._last_time.get(request_id, 0) or 1, _MOST_STEPS)
                 self._last_time[request_id] = self._steps_aside[request_id] = steps
-                brim.set_aside(request_id, time.monotonic_ns())
+                self._not_now.set_aside(brim, request_id, self)
 
     def bring_back(self, brim: HostedScheduler) -> None:
         """Before a step: who was set aside for enough steps may ask again."""
@@ -49,12 +48,7 @@ class Elsewhere:
             self._steps_aside[request_id] -= 1
             if self._steps_aside[request_id] < 0:
                 del self._steps_aside[request_id]
-                brim.bring_back(request_id, time.monotonic_ns())
-
-    def loaded(self, request: Request) -> None:
-        """Its load is over. For one that came to nothing vLLM would go on to keep room, and let nobody in."""
-        if not request.num_computed_tokens:
-            self._scheduler._inflight_prefills.discard(request)
+                self._not_now.bring_back(brim, request_id, self)
 
     def forget(self, request_id: str) -> None:
         self._steps_aside.pop(request_id, None)

@@ -17,7 +17,8 @@ class GatedQueue(RequestQueue):
 
     def let_in(self, request_ids: Iterable[str]) -> None:
         """In the coming step."""
-        self._let_in = deque(self._all[request_id] for request_id in request_ids if request_id in self._all)
+        found = dict.fromkeys(request_ids)
+        self._let_in = deque(self._all[request_id] for request_id in found if request_id in self._all)
 
     def poured_into(self, queue: RequestQueue) -> RequestQueue:
         """vLLM's own queue with all that wait, in order of arrival."""
@@ -43,11 +44,12 @@ class GatedQueue(RequestQueue):
         return self._let_in[0]
 
     def remove_request(self, request: Request) -> None:
-        self._all.pop(request.request_id, None)
+        self.remove_requests((request,))
 
     def remove_requests(self, requests: Iterable[Request]) -> None:
         for request in requests:
-            self.remove_request(request)
+            self._all.pop(request.request_id, None)
+        self.let_in([request.request_id for request in self._let_in])
 
     def __bool__(self) -> bool:
         return bool(self._let_in)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from brim.core.hosted import HostedScheduler
 from brim.core.kvcache.eviction import Eviction
 from brim.core.kvcache.prefix_index import CacheObserver
-from brim.core.request import SLO
+from brim.core.request import SLO, FinishReason
 from brim.plugins.vllm import views
 from brim.plugins.vllm.compat import (
     FreeKVCacheBlockQueue,
@@ -26,6 +26,7 @@ from brim.plugins.vllm.elsewhere import Elsewhere
 from brim.plugins.vllm.free_blocks import FreeBlocks
 from brim.plugins.vllm.gate import GatedQueue
 from brim.plugins.vllm.groups import Groups
+from brim.plugins.vllm.not_now import Adapters, Blocked, NotNow
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +42,20 @@ class VllmHost:
         self.drafts: Mapping[str, Sequence[int]] = {}  # guesses among the tokens of the step taken in
         self._slo = SLO()
         self.ordered: Sequence[str] = ()  # whom vLLM is to let in, in the coming step
-        self._blocked: dict[str, Request] = {}  # vLLM can't let them in yet
-        self._elsewhere = Elsewhere(scheduler)
+        self._failed: list[str] = []  # requests that vLLM ended in error
         self._given_way: set[str] = set()  # preempted by vLLM of its own accord
         self._obeying = False  # whether vLLM preempts on our behalf
         self._scheduler = scheduler
         self._pool = scheduler.kv_cache_manager.block_pool
         self._free: FreeBlocks | None = None
         self._failure: Exception | None = None  # of Brim, inside vLLM's own work
+        self._nobody_aside()
+
+    def _nobody_aside(self) -> None:
+        self._not_now = not_now = NotNow()
+        self._blocked = Blocked(self._scheduler, not_now)
+        self._elsewhere = Elsewhere(self._scheduler, not_now)
+        self.adapters = Adapters(self._scheduler, not_now)
 
     # ---- blocks ----------------------------------------------------------------------------------------
 
@@ -115,21 +122,23 @@ class VllmHost:
 
     def tell(self, brim: HostedScheduler, request: Request) -> None:
         """Of a request that waits."""
-        if self._scheduler._is_blocked_waiting_status(request.status):
-            self._blocked[request.request_id] = request
-        elif brim.is_aside(request.request_id):
-            brim.bring_back(request.request_id, time.monotonic_ns())
-        else:
-            facts = views.facts(request, self._scheduler.max_model_len, self._slo)
-            brim.add(facts, time.monotonic_ns())
+        facts = views.facts(request, self._scheduler.max_model_len, self._slo)
+        brim.add(facts, time.monotonic_ns())
+        self._blocked.look_at(brim, request)
+        self.adapters.told(request)
 
     def tell_unblocked(self, brim: HostedScheduler) -> None:
+        """Before a step: who may enter now, and who may not."""
         self._elsewhere.bring_back(brim)
-        for request in list(self._blocked.values()):
-            if self._scheduler._handle_blocked_waiting_request(request):
-                self._elsewhere.loaded(request)
-                del self._blocked[request.request_id]
-                self.tell(brim, request)
+        self._blocked.bring_back(brim)
+        self.adapters.look(brim)
+
+    def waiting(self) -> Iterator[str]:
+        """All that vLLM could let in."""
+        for queue in QUEUES:
+            for request in getattr(self._scheduler, queue):
+                if request.request_id not in self._blocked:
+                    yield request.request_id
 
     def step_taken(self, brim: HostedScheduler) -> None:
         """vLLM has scheduled a step, and was to let in who was `ordered`. Raises what failed meanwhile."""
@@ -143,9 +152,18 @@ class VllmHost:
         """Of Brim, in the middle of vLLM's own work, which goes on: it is raised when that is done."""
         self._failure = self._failure or exc
 
-    def forget(self, request_id: str) -> None:
-        self._blocked.pop(request_id, None)
-        self._elsewhere.forget(request_id)
+    def over(self, request: Request) -> None:
+        """vLLM is done with it."""
+        for keeper in (self._blocked, self._elsewhere, self.adapters, self._not_now):
+            keeper.forget(request.request_id)
+        if request.status == RequestStatus.FINISHED_ERROR:
+            self._failed.append(request.request_id)
+
+    def tell_failed(self, brim: HostedScheduler) -> None:
+        """Of those that vLLM ended in error; else they would count as aborted, or as ended well."""
+        failed, self._failed = self._failed, []
+        for request_id in failed:
+            brim.abort(request_id, time.monotonic_ns(), FinishReason.ERROR)
 
     def preempted(self, request_id: str) -> None:
         """vLLM has preempted it."""
@@ -188,11 +206,12 @@ class VllmHost:
             self.tell(brim, request)
 
     def disengage(self) -> None:
-        scheduler, self._blocked, self._given_way = self._scheduler, {}, set()
+        scheduler, self._given_way, self._failed = self._scheduler, set(), []
         if self._failure is not None:
             logger.error("Brim failed in the last step that it took part in", exc_info=self._failure)
             self._failure = None
-        self._elsewhere, self.ordered = Elsewhere(scheduler), ()
+        self.ordered = ()
+        self._nobody_aside()
         for queue in QUEUES:
             gated = getattr(scheduler, queue)
             if isinstance(gated, GatedQueue):

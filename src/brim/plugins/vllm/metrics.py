@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
 from fastapi import Response
@@ -20,6 +21,8 @@ from brim.server.batch_figures import BatchFigures
 from brim.server.prometheus import ATTAINMENT, FIGURES, GAUGES, TARGET, Exposition
 
 log = logging.getLogger("brim")
+FRESH_SECONDS = 1.0
+QUIET_SECONDS = 60.0  # between two lines in the log about the same figures
 
 _SAMPLE = re.compile(r"([a-zA-Z_]\w*?)(_total|_bucket|_sum|_count)?(?:\{(.*)\})?")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
@@ -42,8 +45,8 @@ _HELP = {
 
 
 class VllmExposition:
-    """Renders all figures of one moment. `own` gives vLLM's registry, with several API servers a new one for
-    each scrape."""
+    """Renders vLLM's figures of this moment, and Brim's of at most `FRESH_SECONDS` before. `own` gives vLLM's
+    registry, with several API servers a new one for each scrape."""
 
     def __init__(
         self, engines: Callable[[], Engines], batch_api: BatchApi | None, own: Callable[[], Any]
@@ -51,23 +54,54 @@ class VllmExposition:
         self._engines = engines
         self._batch_api = batch_api
         self._own = own
+        self._brims = Shared(self._render)
+        self._quiet_until: dict[str, float] = {}  # about what is missing
 
     async def metrics(self) -> Response:
         """Prometheus metrics, in its text format: vLLM's, and Brim's where they can be had."""
-        registry = CollectorRegistry()
-        registry.register(EngineFigures(await self._figures()))
-        if self._batch_api is not None and self._batch_api.running:
-            registry.register(await BatchFigures.of(self._batch_api))
-        body = await asyncio.to_thread(generate_latest, self._own()) + generate_latest(registry)
+        own = asyncio.to_thread(generate_latest, self._own())
+        body = b"".join(await asyncio.gather(own, self._brims.get()))
         return Response(body, headers={"content-type": Exposition.content_type})
 
-    async def _figures(self) -> dict[str, dict[str, float]]:
-        """Nothing where the engine can't tell: vLLM's own figures matter most just then."""
+    async def _render(self) -> bytes:
+        parts = [self._part("the scheduler's figures", self._of_engines())]
+        if self._batch_api is not None and self._batch_api.running:
+            parts.append(self._part("the figures of batch jobs", BatchFigures.of(self._batch_api)))
+        return b"".join(await asyncio.gather(*parts))
+
+    async def _of_engines(self) -> Collector:
+        return EngineFigures(await self._engines().samples())
+
+    async def _part(self, what: str, asked: Awaitable[Collector]) -> bytes:
+        """Nothing where it can't be had: vLLM's own figures matter most just then."""
+        registry = CollectorRegistry()
         try:
-            return await asyncio.wait_for(self._engines().samples(), ANSWER_SECONDS)
+            registry.register(await asyncio.wait_for(asked, ANSWER_SECONDS))
+            return generate_latest(registry)
         except Exception as exc:
-            log.warning("the scheduler's figures are missing from /metrics: %r", exc)
-            return {}
+            now = time.monotonic()
+            if now >= self._quiet_until.get(what, now):
+                self._quiet_until[what] = now + QUIET_SECONDS
+                log.warning("%s are missing from /metrics: %r", what, exc)
+            return b""
+
+
+class Shared:
+    """One answer for all who ask within `FRESH_SECONDS`, and for all who ask while it is being made: a scrape
+    needs no key, and would take the engine's time between two steps."""
+
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, bytes]]) -> None:
+        self._make = make
+        self._answer: asyncio.Task[bytes] | None = None
+        self._asked_at = 0.0
+
+    async def get(self) -> bytes:
+        answer, now = self._answer, time.monotonic()
+        stale = now >= self._asked_at + FRESH_SECONDS
+        if answer is None or answer.cancelled() or (stale and answer.done()):
+            self._answer = answer = asyncio.create_task(self._make())
+            self._asked_at = now
+        return await asyncio.shield(answer)  # who leaves takes it from nobody
 
 
 class EngineFigures(Collector):

@@ -109,6 +109,11 @@ class BrimScheduler(AsyncScheduler):
             if pool.cached_block_hash_to_block is not known or len(self.running) < num_running:
                 self._brim.outdated()
 
+    def _free_request(self, request: compat.Request, *args: Any, **kwargs: Any) -> Any:
+        if self._brim.scheduler is not None:
+            self._host.over(request)
+        return super()._free_request(request, *args, **kwargs)
+
     def _preempt_request(self, request: compat.Request, *args: Any, **kwargs: Any) -> None:
         super()._preempt_request(request, *args, **kwargs)
         if self._brim.scheduler is not None:
@@ -156,12 +161,11 @@ class BrimScheduler(AsyncScheduler):
 
     def _give_orders(self, brim: HostedScheduler, now_ns: int) -> None:
         self._host.tell_unblocked(brim)
-        waiting = (request.request_id for request in (*self.kv_holding_waiting, *self.waiting))
-        orders = self._brim.order(now_ns, waiting, paused=compat.paused(self))
+        orders = self._brim.order(now_ns, self._host.waiting(), paused=compat.paused(self))
         if orders is not None:
             if orders.tokens:
                 self.__dict__[_LEVER] = self._fewer(orders.tokens)
-            self._let_in(self._with_room_for_adapters(orders.admit))
+            self._let_in(self._host.adapters.with_room(orders.admit))
         elif self._brim.mode == "active":
             self._let_in([request.request_id for request in self.kv_holding_waiting])
 
@@ -183,24 +187,14 @@ class BrimScheduler(AsyncScheduler):
             if most is None or tokens <= most or 0 < request.num_tokens - num_computed_tokens <= most:
                 return tokens  # what exceeds the known tokens are guesses: they run with the last of these
             try:
-                return self._whole_items(request, num_computed_tokens, most, tokens)
+                fewer = self._whole_items(request, num_computed_tokens, most, tokens)
             except Exception as exc:
                 self._host.failed(exc)
                 return tokens
+            # some drafters must not see a chunk end near a prompt's end: the little that is left runs at once
+            return vllms_own(request, num_computed_tokens, fewer) or (tokens if fewer else 0)
 
         return reserve
-
-    def _with_room_for_adapters(self, request_ids: Sequence[str]) -> list[str]:
-        """vLLM counts the adapters of those that run in a step: who sits it out needs a place as well."""
-        if self.lora_config is None:
-            return list(dict.fromkeys(request_ids))
-        loaded, found = {compat.adapter(request) for request in self.running}, dict[str, None]()
-        for request_id in request_ids:
-            adapter = compat.adapter(self.requests[request_id])
-            if len({*loaded, adapter} - {0}) <= self.lora_config.max_loras:
-                loaded.add(adapter)
-                found[request_id] = None
-        return list(found)
 
     def _whole_items(self, request: compat.Request, start: int, most: int, vllms_own: int) -> int:
         """Where vLLM shall not cut an image or a sound in two: up to it, or all of it where it is next."""
@@ -226,10 +220,11 @@ class BrimScheduler(AsyncScheduler):
     def _step_ended(self, brim: HostedScheduler, plan: StepPlan, known: _Known) -> None:
         more = {i: len(tokens) - number - 1 for i, (tokens, number) in known.items()}
         guessed = {i: number for i, number in more.items() if number > 0}
+        self._host.tell_failed(brim)
         self._brim.ended(plan, guessed, self.finished_req_ids, time.monotonic_ns())
 
     def _aborted(self, brim: HostedScheduler, request_id: str) -> None:
-        self._host.forget(request_id)
+        self._host.tell_failed(brim)
         brim.abort(request_id, time.monotonic_ns())
 
     def _known_tokens(self, request_ids: Iterable[str]) -> _Known:

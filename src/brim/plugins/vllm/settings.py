@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -24,7 +24,7 @@ HOSTS = (  # limits that vLLM's own configuration gives
     "enable_prefix_caching",
     "policy",
 )
-TARGETS = ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms")
+TARGETS = tuple(f.name.removesuffix("_ns") + "_ms" for f in fields(SLO))  # here and in `vllm_xargs`
 RULES = tuple(f.name for f in fields(SchedulerConfig) if f.name not in (*HOSTS, *TARGETS))
 
 
@@ -58,6 +58,11 @@ def slo_of(told: Mapping[str, Any]) -> SLO:
             raise ConfigError(f"{name} must be a number of milliseconds {WITHIN}, not {value!r}")
         found[name.removesuffix("_ms") + "_ns"] = round(value * 1e6)
     return SLO(**found)
+
+
+def with_defaults(slo: SLO, default: SLO) -> SLO:
+    """Each target on its own: the default's where `slo` has none."""
+    return replace(default, **{name: ns for name, ns in asdict(slo).items() if ns is not None})
 
 
 def _refuse_unknown(names: set[str]) -> None:

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from brim.plugins.vllm.settings import TARGETS
 from brim.wire.errors import ApiError
 from brim.wire.targets import FAIRNESS_ID, target_ms
 
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
-METRICS = ("ttft", "tpot", "itl", "e2e")
 PRIORITY_TIERS = ("priority", "fast")
 TIERS = ("auto", "default", "flex", "scale", *PRIORITY_TIERS)
 
@@ -45,7 +45,7 @@ def facts_in(headers: Mapping[str, str], rules: TierRules) -> Facts:
     """What the headers ask for. Raises ApiError 400 for a target that is no number above 0."""
     asked: dict[str, Fact | None] = {"tenant": headers.get(FAIRNESS_ID)}
     if rules.client_targets:
-        asked |= {f"{metric}_ms": target_ms(headers, metric) for metric in METRICS}
+        asked |= {name: target_ms(headers, name.removesuffix("_ms")) for name in TARGETS}
     return {name: value for name, value in asked.items() if value}
 
 
@@ -73,7 +73,7 @@ def translate(raw: bytes, asked: Facts, rules: TierRules) -> Translated | None:
 def _put(body: dict[str, Any], asked: Facts, rules: TierRules) -> str:
     own = body.get("vllm_xargs") or {}
     if not rules.client_targets:
-        own = {name: value for name, value in own.items() if name not in _TARGETS}
+        own = {name: value for name, value in own.items() if name not in TARGETS}
     tier = body.get("service_tier")
     facts = _of_tier(tier, rules) | asked | own
     if facts or body.get("vllm_xargs"):
@@ -198,6 +198,3 @@ def _with_length(scope: Scope, length: int) -> Scope:
     del headers["transfer-encoding"]
     headers["content-length"] = str(length)
     return {**scope, "headers": headers.raw}
-
-
-_TARGETS = frozenset(f"{metric}_ms" for metric in METRICS)

@@ -11,10 +11,10 @@ from brim.core.errors import ConfigError
 from brim.core.request import SLO, SamplingParams, TaskClass
 from brim.core.request import Request as Facts
 from brim.plugins.vllm.compat import Request
-from brim.plugins.vllm.settings import slo_of
+from brim.plugins.vllm.settings import TARGETS, slo_of, with_defaults
 
 logger = logging.getLogger(__name__)
-TOLD = frozenset({"task_class", "ttft_ms", "tpot_ms", "itl_ms", "e2e_ms", "deadline_ms"})
+TOLD = frozenset({"task_class", "deadline_ms", *TARGETS})
 
 
 def extra_args(request: Request) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def says_something(request: Request) -> bool:
 
 def facts(request: Request, max_model_len: int, default: SLO) -> Facts:
     """What a client says that makes no sense is left out, and logged: here nobody is left to tell it."""
-    arrival_ns = time.monotonic_ns() - round((time.time() - request.arrival_time) * 1e9)
+    arrival_ns = time.monotonic_ns() - max(round((time.time() - request.arrival_time) * 1e9), 0)
     try:
         task_class, slo, deadline_ns = _told(extra_args(request), arrival_ns)
     except ConfigError as exc:
@@ -45,7 +45,7 @@ def facts(request: Request, max_model_len: int, default: SLO) -> Facts:
         arrival_ns,
         request.priority,
         deadline_ns,
-        default if slo == SLO() and task_class is TaskClass.ONLINE else slo,
+        with_defaults(slo, default) if task_class is TaskClass.ONLINE else slo,
         length_keys=tuple(f"{name}:{told[name]}" for name in ("batch_id", "tenant") if told.get(name)),
     )
 

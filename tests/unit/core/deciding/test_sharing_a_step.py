@@ -23,7 +23,7 @@ from brim.core.policies.named import named
 from brim.core.policies.timing import BySlack
 from brim.core.policy import Policy
 from brim.core.request import SLO, RequestState, RequestView
-from tests.helpers import MS, OFFLINE, config, request, state
+from tests.helpers import MS, OFFLINE, compute, config, request, state
 from tests.unit.core.test_decide import FakeBoard, views
 
 PS = 1_000_000_000  # in a millisecond
@@ -107,7 +107,7 @@ def test_those_that_lose_least_sit_out_first():
     (user,), (a, b) = views("u"), offline("ab")
     a.admit(0)
     a.schedule(8)
-    a.compute(8)
+    compute(a, 8)
     assert decided(roomy(running=[user, a, b]), rules(due_ms={"u": 12})).pause == [b]
 
 

@@ -4,7 +4,7 @@ from brim.core.batch import Batch
 from brim.core.estimators.online_watch import OnlineWatch
 from brim.core.estimators.slack import PromptWork
 from brim.core.request import SLO, RequestState
-from tests.helpers import MS, OFFLINE, request, state
+from tests.helpers import MS, OFFLINE, compute, request, state
 
 PACED = SLO(ttft_ns=100 * MS, tpot_ns=10 * MS)
 
@@ -25,7 +25,7 @@ def decoding(
 
 def commit(watch: OnlineWatch, batch: Batch, one: RequestState, first_ns: int) -> None:
     watch.committed(first_ns)
-    one.compute(one.num_prompt_tokens)
+    compute(one, one.num_prompt_tokens)
     one.append(1)
     watch.first_token(one, first_ns, batch.tick)
 
