@@ -71,7 +71,9 @@ class HostedScheduler(BaseScheduler[HostedCache]):
 
     def check(self) -> None:
         super().check()
-        for state in () if self._in_flight else self.batch:  # else the host's number may hold guesses
+        if self._in_flight:
+            return  # the host's numbers may hold guesses
+        for state in self.batch:
             theirs = self._host.num_computed_tokens(state.request.request_id)
             if state.num_computed_tokens != theirs:
                 raise InvariantViolated(f"{state} has computed {theirs} tokens, by the host")
@@ -107,6 +109,11 @@ class HostedScheduler(BaseScheduler[HostedCache]):
 
     def is_aside(self, request_id: str) -> bool:
         return self.queues.is_aside(self._states.get(request_id))
+
+    def is_offline(self, request_id: str) -> bool:
+        """False for one that is not here."""
+        state = self._states.get(request_id)
+        return state is not None and state.request.is_offline
 
     def bring_back(self, request_id: str, now_ns: int) -> None:
         """It can run now. Nothing happens where it was not set aside."""

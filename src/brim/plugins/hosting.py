@@ -306,7 +306,7 @@ class Hosting:
         assert self._engine is not None
         return SchedulerConfig(
             **self._engine.limits(),
-            policy=settings.policy or (UNTOLD_POLICY if settings.waits else POLICY),
+            policy=settings.policy or (UNTOLD_POLICY if settings.slo == SLO() else POLICY),
             ttft_ms=None if settings.slo.ttft_ns is None else settings.slo.ttft_ns / 1e6,
             **settings.rules,
         )

@@ -10,6 +10,7 @@ import pytest
 
 from brim.plugins.vllm import compat
 from brim.plugins.vllm.gate import GatedQueue
+from brim.plugins.vllm.not_now import Adapters
 from tests.plugins.vllm import classes
 from tests.plugins.vllm.driver import Driver, Limits
 from tests.plugins.vllm.histories import check_answers
@@ -56,6 +57,42 @@ def test_who_waits_for_room_for_its_adapter_may_be_aborted() -> None:
     driver.add("aside", list(range(9)), 9, adapter=3)
     driver.step()
     driver.abort("aside")
+    driver.drain()
+    check_answers(driver)
+
+
+@POLICIES
+@IN_FLIGHT
+def test_an_adapter_of_batch_work_gives_way_to_one_of_a_chat(policy: str, steps_in_flight: int) -> None:
+    """However much of the batch waits; an aborted chat holds nothing back."""
+    driver = driver_of(policy, adapters=1, steps_in_flight=steps_in_flight, max_num_seqs=4)
+    for number in range(30):
+        driver.add(f"line{number}", list(range(20)), 10, adapter=2, task_class="offline")
+    for _ in range(3):
+        driver.step()
+    driver.add("aborted", list(range(9)), 5, adapter=3)
+    driver.step()
+    driver.abort("aborted")
+    driver.add("chat", list(range(9)), 5, adapter=1)
+    before = driver.steps
+    while not driver.tokens["chat"]:
+        driver.step()
+    assert driver.steps - before < 30  # those that ran end, and no more of them enter
+    assert sum(bool(tokens) for tokens in driver.tokens.values()) < 10
+    driver.drain()
+    check_answers(driver)
+
+
+def test_adapters_are_looked_at_where_something_changed() -> None:
+    driver = driver_of("echo", adapters=2, max_num_seqs=4)
+    for number in range(200):
+        driver.add(f"line{number}", list(range(9)), 20, adapter=1 + number % 5, task_class="offline")
+    for _ in range(3):
+        driver.step()  # now those who run use all places
+    with patch.object(Adapters, "_look_at_all", side_effect=AssertionError):
+        for number in range(12):
+            driver.add(f"more{number}", list(range(9)), 20, adapter=3, task_class="offline")
+            driver.step()
     driver.drain()
     check_answers(driver)
 

@@ -9,6 +9,7 @@ import pytest
 
 from brim.core.errors import ConfigError
 from brim.core.hosted import HostedScheduler, Orders
+from brim.core.request import SLO
 from brim.plugins.hosting import PATIENCE_STEPS, Hosting, Settings
 from brim.plugins.recording import Recording
 from tests.helpers import OFFLINE
@@ -133,6 +134,17 @@ def test_who_leaves_while_nothing_runs_is_counted_at_once(engine: Engine) -> Non
     assert engine.hosting.scheduler is not None
     assert engine.hosting.scheduler.take_events() == []  # they would pile up
     assert engine.hosting.samples()['requests_arrived_total{class="online"}'] == 1
+
+
+@pytest.mark.parametrize("mode", ["active", "shadow", "stock"])
+@pytest.mark.parametrize(("slo", "policy"), [(TARGETS, "brim"), (SLO(), "echo")])
+def test_the_policy_where_none_is_named(engine: Engine, mode: str, slo: SLO, policy: str) -> None:
+    """The same in whatever mode the server started: without a target arrival order stays."""
+    engine.hosting.configure(Settings(mode=mode, slo=slo, strict=True))
+    engine.hosting.switch("active")
+    engine.turn()
+    assert engine.hosting.scheduler is not None
+    assert engine.hosting.scheduler.config.policy == policy
 
 
 def test_a_scheduler_that_never_began_counts_nobody(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ They wait for their grammar, for KV from elsewhere, or for room for their adapte
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -80,15 +80,18 @@ class Blocked:
 class Adapters:
     """Whom vLLM could not let in for want of room for one LoRA adapter more.
 
-    It counts the adapters of those that run in a step: who sits it out needs a place as well. Nobody is here
-    where the engine has no adapters.
+    It counts the adapters of those that run in a step: who sits it out needs a place as well. While an online
+    request waits for a place, no offline one with an adapter enters: so the adapters of these end. Nobody is
+    here where the engine has no adapters.
     """
 
     def __init__(self, scheduler: Any, not_now: NotNow) -> None:
         self._scheduler = scheduler
         self._not_now = not_now
         self._most = 0 if scheduler.lora_config is None else int(scheduler.lora_config.max_loras)
-        self._only: set[int] | None = None  # who else may enter, where there is no room for more
+        self._in_use: set[int] | None = None  # at the last look at all
+        self._open = {0}  # those in use, and as many more as have room: of these requests may enter
+        self._online_aside: set[str] = set()  # at least these: one may have been let in since the last look
         self._new: dict[str, Request] = {}  # requests not yet looked at
 
     def told(self, request: Request) -> None:
@@ -96,34 +99,57 @@ class Adapters:
             self._new[request.request_id] = request
 
     def look(self, brim: HostedScheduler) -> None:
-        """Before a step, at newcomers; at all who wait where other adapters are in use than before."""
+        """Before a step, at newcomers; at all who wait where that may change something for them."""
         if not self._most:
             return
-        in_use, before = self._in_use(), self._only
-        self._only = in_use if len(in_use) >= self._most else None
-        new, self._new = self._new.values(), {}
-        scheduler = self._scheduler
-        everybody = chain(scheduler.kv_holding_waiting, scheduler.waiting)
-        for request in new if self._only == before else everybody:
-            if self._only is None or adapter(request) in {0, *self._only}:
+        new, self._new = self._new, {}
+        in_use = {adapter(request) for request in self._scheduler.running} - {0}
+        if in_use != self._in_use or any(self._changes(brim, request) for request in new.values()):
+            self._in_use = in_use
+            self._look_at_all(brim)
+        else:
+            self._sort_out(brim, new.values())
+
+    def _changes(self, brim: HostedScheduler, request: Request) -> bool:
+        """Whether a newcomer may change something for others."""
+        if adapter(request) in self._open:
+            return False
+        first_online = not (self._online_aside or brim.is_offline(request.request_id))
+        return len(self._open) <= self._most or first_online
+
+    def _look_at_all(self, brim: HostedScheduler) -> None:
+        here = chain(self._scheduler.kv_holding_waiting, self._scheduler.waiting)
+        waiting = [request for request in here if adapter(request)]
+        self._open = {0, *(self._in_use or ())}  # without an adapter is 0
+        for request in sorted(waiting, key=lambda request: brim.is_offline(request.request_id)):
+            if len(self._open) <= self._most:
+                self._open.add(adapter(request))
+        aside = [request.request_id for request in waiting if adapter(request) not in self._open]
+        self._online_aside = {request_id for request_id in aside if not brim.is_offline(request_id)}
+        self._sort_out(brim, waiting)
+
+    def _sort_out(self, brim: HostedScheduler, waiting: Iterable[Request]) -> None:
+        for request in waiting:
+            if self._may(brim, request):
                 self._not_now.bring_back(brim, request.request_id, self)
             else:
                 self._not_now.set_aside(brim, request.request_id, self)
+                if not brim.is_offline(request.request_id):
+                    self._online_aside.add(request.request_id)
+
+    def _may(self, brim: HostedScheduler, request: Request) -> bool:
+        """Whether it may enter."""
+        if adapter(request) not in self._open:
+            return False
+        return not (self._online_aside and brim.is_offline(request.request_id))
 
     def with_room(self, request_ids: Sequence[str]) -> Sequence[str]:
-        """Of those that may enter, in this order, the ones whose adapters find room together."""
-        if not (self._most and request_ids):
+        """Of those that may enter the ones whose adapters have room."""
+        if not self._most:
             return request_ids
-        in_use, found = self._in_use(), []
-        for request_id in request_ids:
-            wanted = in_use | {adapter(self._scheduler.requests[request_id])} - {0}
-            if len(wanted) <= self._most:
-                in_use = wanted
-                found.append(request_id)
-        return found
+        return [name for name in request_ids if adapter(self._scheduler.requests[name]) in self._open]
 
     def forget(self, request_id: str) -> None:
         self._new.pop(request_id, None)
-
-    def _in_use(self) -> set[int]:
-        return {adapter(request) for request in self._scheduler.running} - {0}
+        if request_id in self._online_aside:
+            self._in_use = None  # the offline ones that it held back are to be looked at

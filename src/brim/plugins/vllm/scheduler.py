@@ -170,7 +170,7 @@ class BrimScheduler(AsyncScheduler):
             self._let_in([request.request_id for request in self.kv_holding_waiting])
 
     def _let_in(self, request_ids: Sequence[str]) -> None:
-        self._host.ordered = request_ids
+        self._host.ordered = request_ids = list(dict.fromkeys(request_ids))
         self.waiting.let_in(request_ids)
         self.kv_holding_waiting.let_in(request_ids)
 
