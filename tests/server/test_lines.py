@@ -6,7 +6,7 @@ import time
 import orjson
 import pytest
 
-from brim.batch_api.lines import BatchLine, LineResult
+from brim.batch_api.lines import BatchLine, HostStopped, LineResult
 from brim.core.errors import EngineDead
 from brim.core.request import TaskClass
 from brim.engines.scripted import ByteTokenizer, ScriptedEngine
@@ -77,5 +77,29 @@ def test_a_dead_engine_says_nothing_about_the_line() -> None:
         def finish(self):
             raise EngineDead("the device is gone")
 
-    with pytest.raises(EngineDead):
+    with pytest.raises(EngineDead) as failure:
         _submit(_line(CHAT), Dying())
+    assert failure.type is EngineDead
+
+
+class Slow(ScriptedEngine):
+    def finish(self):
+        time.sleep(0.05)
+        return super().finish()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_engine_that_is_closed_is_not_dead(begun: bool) -> None:
+    async def scene() -> None:
+        loop = new_loop(Slow())
+        loop.start()
+        if not begun:
+            loop.close()
+        task = asyncio.create_task(submit_line(OpenAIService(loop, ByteTokenizer()), _line(CHAT)))
+        while begun and not loop.requests:
+            await asyncio.sleep(0)
+        loop.close()
+        with pytest.raises(HostStopped):
+            await task
+
+    asyncio.run(scene())

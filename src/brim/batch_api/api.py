@@ -67,8 +67,9 @@ class BatchApi:
     `submit` runs one line and returns the answer. It is cancelled when the line's batch is cancelled or
     expires and when the API stops. What it raises becomes the line's error, except `EngineDead`: then
     the line stays pending and is tried again. A line may be submitted again after a crash; the first
-    answer that is stored counts. A crash counts against the lines that were with `submit`, and so does an
-    `EngineDead`, unless it is a `HostStopped`.
+    answer that is stored counts. A crash counts against the lines that were with `submit` or read ahead, and
+    so does an `EngineDead` of any of them that is no `HostStopped`. After an `EngineDead` each line that is
+    still with `submit` is waited for: it has to end too, and says itself which of the two it met.
 
     `models` tells the model names in service, None accepts any. At most `window` lines are with
     `submit` at a time, lines of the batch that expires first in front. `tenant` says whose files and

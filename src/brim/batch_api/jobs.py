@@ -91,10 +91,6 @@ class Jobs:
     async def start(self) -> None:
         """Takes up every job that has not ended, on a full disk too. Raises sqlite3.Error."""
         await self._try_tick()
-        try:
-            await self._flights.count_unclean_end()
-        except sqlite3.Error:
-            log.exception("the batch lines that were in flight at the last end could not be counted")
         unfinished = await self._db.run(store.open_batches)
         self._services = [asyncio.create_task(self.results.run()), asyncio.create_task(self._keep_time())]
         for batch_id in unfinished:
@@ -109,9 +105,12 @@ class Jobs:
         self._checks.shutdown(wait=False, cancel_futures=True)
         try:
             await self.results.flush()
-            await self._flights.end()
         except Exception:
             log.exception("the last batch results could not be stored; their lines will run again")
+        try:
+            await self._flights.end()
+        except Exception:
+            log.exception("the batch lines in flight count as if the server had ended unexpectedly")
 
     def begin(self, batch_id: str) -> None:
         """Runs the job, unless it runs already."""
@@ -157,6 +156,10 @@ class Jobs:
             await self.tick()
         except Exception:
             log.exception("expired batches and files could not be cleared; trying again")
+        try:
+            await self._flights.count_unclean_end()
+        except Exception as exc:
+            log.warning("the lines in flight at the last end could not be counted: %r; trying again", exc)
 
     async def _run(self, batch_id: str) -> None:
         delay = FIRST_RETRY_SECONDS
@@ -213,27 +216,49 @@ class Jobs:
             await self._db.run(store.begin_batch, batch.id, findings.model, findings.lines, self._now())
 
     async def _run_lines(self, batch: BatchRow) -> None:
-        last, turn = 0, (batch.expires_at, batch.seq)
+        """Raises EngineDead if the host can run nothing more, once every line in flight has ended.
+
+        Which of them it was running then, only each of them knows: none is cancelled for what another met.
+        """
+        last = 0
+        lost: list[EngineDead] = []
         async with asyncio.TaskGroup() as running:
-            while lines := await self._db.run(store.pending_lines, batch.id, last, _READ_AHEAD_LINES):
+            while not lost and (
+                lines := await self._db.run(store.pending_lines, batch.id, last, _READ_AHEAD_LINES)
+            ):
                 lines = _first_of(lines, _READ_AHEAD_BYTES)
-                most = together(lines[0])
-                # Before they are read: any number of jobs may wait here.
-                await self.window.acquire(turn, most)
-                try:
-                    await self._flights.begin(batch.id, lines)
-                    requests = await asyncio.to_thread(self._read_requests, batch, lines)
-                except BaseException:
-                    self.window.release(most)
-                    raise
-                for number, request in enumerate(requests):
-                    if number:
-                        await self.window.acquire(turn, most)
-                    task = running.create_task(self._run_line(request, lines[number].unclean_ends))
-                    # Not in the task's own `finally`: a task cancelled before it began never gets there.
-                    task.add_done_callback(partial(self._leave_window, most))
+                await self._begin_lines(batch, lines, running, lost)
                 last = lines[-1].line_number
+        if lost:
+            raise lost[0]
         await self._db.run(store.finish_batch, batch.id, self._now())
+
+    async def _begin_lines(
+        self, batch: BatchRow, lines: list[PendingLine], running: asyncio.TaskGroup, lost: list[EngineDead]
+    ) -> None:
+        """Each as soon as there is a place for it, until the host is lost."""
+        turn, most = (batch.expires_at, batch.seq), together(lines[0])
+        requests: list[BatchLine] = []
+        for number, line in enumerate(lines):
+            await self.window.acquire(turn, most)
+            try:
+                # Not before there is a place: any number of jobs may wait for one.
+                requests = requests or await self._take(batch, lines)
+            except BaseException:
+                self.window.release(most)
+                raise
+            if lost:
+                self.window.release(most)
+                return
+            task = running.create_task(self._run_line(requests[number], line.unclean_ends, lost))
+            # Not in the task's own `finally`: a task cancelled before it began never gets there.
+            task.add_done_callback(partial(self._leave_window, most))
+
+    async def _take(self, batch: BatchRow, lines: list[PendingLine]) -> list[BatchLine]:
+        """Reads them, then marks them: what can't be read is not in flight."""
+        requests = await asyncio.to_thread(self._read_requests, batch, lines)
+        await self._flights.begin(batch.id, lines)
+        return requests
 
     def _leave_window(self, most: int | None, _: asyncio.Task[None]) -> None:
         self.window.release(most)
@@ -255,16 +280,22 @@ class Jobs:
             for line, raw in zip(lines, raws, strict=True)
         ]
 
-    async def _run_line(self, request: BatchLine, unclean_ends: int) -> None:
+    async def _run_line(self, request: BatchLine, unclean_ends: int, lost: list[EngineDead]) -> None:
+        """Adds to `lost` if the host can run nothing more; the line stays pending then."""
         if unclean_ends >= MOST_ENDS:
             log.warning("line %d of %s is given up", request.line_number, request.batch_id)
             await self.results.record(answered(request, given_up(request, unclean_ends)))
             return
         self._fault("line.dispatched")
-        await self.results.record(await self._answer(request))
+        try:
+            record = await self._answer(request)
+        except EngineDead as exc:
+            lost.append(exc)
+        else:
+            await self.results.record(record)
 
     async def _answer(self, line: BatchLine) -> LineRecord:
-        """Raises EngineDead if the host can run nothing more; the line stays pending then."""
+        """Raises EngineDead if the host can run nothing more."""
         try:
             return answered(line, await self._submit(line))
         except asyncio.CancelledError:

@@ -40,7 +40,7 @@ class LineResult:
 
 
 class HostStopped(EngineDead):
-    """The host runs nothing more, and no line is to blame: it was told to stop, or was dead before."""
+    """The host runs nothing more, and not because of this line: it was told to stop, or was dead before."""
 
 
 Submit = Callable[[BatchLine], Awaitable[LineResult]]

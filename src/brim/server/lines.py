@@ -22,7 +22,8 @@ SCHEMAS: dict[str, type[GenerationRequest]] = {
 async def submit_line(service: OpenAIService, line: BatchLine) -> LineResult:
     """Runs the line in the offline class, due when its batch expires.
 
-    What is wrong with the line becomes its result. Raises EngineDead, which says nothing about the line.
+    What is wrong with the line becomes its result. Raises EngineDead if the engine died while it may have run
+    the line, HostStopped if it was dead before or has been closed.
     """
     if not service.loop.alive:
         raise HostStopped("the engine was dead before the batch line came")
@@ -32,7 +33,9 @@ async def submit_line(service: OpenAIService, line: BatchLine) -> LineResult:
         if body.stream:
             raise ApiError(400, "A batch line can't be streamed.", param="stream")
         return LineResult(200, request_id, await service.complete(body, _context(service, line, request_id)))
-    except EngineDead:
+    except EngineDead as exc:
+        if service.loop.alive:
+            raise HostStopped("the engine was closed before it answered a batch line") from exc
         raise
     except Exception as exc:
         if not service.loop.alive:

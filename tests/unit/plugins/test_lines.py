@@ -101,6 +101,39 @@ def test_an_engine_that_dies_over_a_line_is_told_from_one_that_stops(
     assert failure.type is raised
 
 
+@pytest.mark.parametrize("busy", [1, 2])
+def test_a_line_that_was_turned_away_before_may_be_what_the_engine_dies_over(busy: int) -> None:
+    engine = DyingEngine()
+    engine.lives, engine.busy = busy + 1, busy
+    with pytest.raises(EngineDead) as failure:
+        asyncio.run(runner(engine).submit(line()))
+    assert failure.type is EngineDead
+
+
+@pytest.mark.parametrize(
+    ("trouble", "raised"), [("busy", HostStopped), ("aborts", HostStopped), ("breaks", EngineDead)]
+)
+def test_an_engine_that_dies_between_two_tries_may_have_died_over_the_first(
+    monkeypatch: pytest.MonkeyPatch, trouble: str, raised: type[EngineDead]
+) -> None:
+    monkeypatch.setattr(lines, "_FIRST_WAIT_SECONDS", 0.1)
+
+    async def scene() -> None:
+        engine = FakeEngine()
+        setattr(engine, trouble, 2)
+        engine.engine_core.fails = True
+        task = asyncio.create_task(runner(engine).submit(line()))
+        await asyncio.sleep(0.05)
+        assert len(engine.bodies) == 1
+        engine.errored = True
+        with pytest.raises(EngineDead) as failure:
+            await task
+        assert failure.type is raised
+        assert len(engine.bodies) == 1
+
+    asyncio.run(scene())
+
+
 @pytest.mark.parametrize("trouble", ["busy", "aborts"])
 def test_a_server_that_is_busy_or_gives_up_is_asked_again(trouble: str) -> None:
     engine = FakeEngine()

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import Any
 
 import orjson
@@ -27,6 +28,13 @@ _TRIES = 3
 _FIRST_WAIT_SECONDS = 0.1
 _LONGEST_WAIT_SECONDS = 5.0
 _LEAVING_SECONDS = 5.0
+
+
+class _Unanswered(Enum):
+    """Why a try came to nothing that could be the line's result."""
+
+    BUSY = auto()  # turned away: the engine has not seen it
+    GIVEN_UP = auto()  # aborted by the engine
 
 
 class LineRunner:
@@ -50,34 +58,33 @@ class LineRunner:
         return app
 
     async def submit(self, line: BatchLine) -> LineResult:
-        """What is wrong with the line becomes its result. Raises EngineDead, which says nothing about it.
+        """What is wrong with the line becomes its result. Raises EngineDead if the engine died while it
+        may have run the line, HostStopped if it is dead for another reason.
 
         A line is tried again until the server takes it and carries it through: it may be full, paused, or on
         its way down. What fails in a server that is well is the line's own failure after a few times.
         """
-        if self._engines().dead:
-            raise HostStopped("the engine was dead before the batch line came")
         request_id = derived_id("req_", line.batch_id, line.line_number)
-        wait_seconds, tries, given_up = _FIRST_WAIT_SECONDS, _TRIES, False
+        wait_seconds, tries = _FIRST_WAIT_SECONDS, _TRIES
+        before: LineResult | _Unanswered = _Unanswered.BUSY
         while True:
+            if self._engines().dead:
+                raise _lost(entered=isinstance(before, LineResult))
             result = await self._try(line, request_id)
-            if result is not None and result.status_code < 500:
+            if isinstance(result, LineResult) and result.status_code < 500:
                 return result
             if self._engines().dead:
                 # vLLM stops its engine before its server, but then the engine first gives up what it has.
-                if given_up or result is None:
-                    raise HostStopped("the engine stopped before it ran a batch line")
-                raise EngineDead("the engine died while it ran a batch line")
-            given_up = result is None
-            if result is not None and await self._engines().answer():
+                raise _lost(entered=isinstance(result, LineResult) and before is not _Unanswered.GIVEN_UP)
+            if isinstance(result, LineResult) and await self._engines().answer():
                 tries -= 1
                 if not tries:
                     return result
+            before = result
             await asyncio.sleep(wait_seconds)
             wait_seconds = min(2 * wait_seconds, _LONGEST_WAIT_SECONDS)
 
-    async def _try(self, line: BatchLine, request_id: str) -> LineResult | None:
-        """None where the server is busy, or gave the request up."""
+    async def _try(self, line: BatchLine, request_id: str) -> LineResult | _Unanswered:
         try:
             status, raw = await self._call(line.endpoint, self._body(line), request_id)
             body = orjson.loads(raw)
@@ -87,8 +94,10 @@ class LineRunner:
             log.warning("vLLM failed over line %d of %s: %r", line.line_number, line.batch_id, exc)
             failure = ApiError(500, "The server failed while answering; see its log.", type="server_error")
             return LineResult(500, request_id, failure.body())
-        if status in _BUSY or _was_given_up(body):
-            return None
+        if status in _BUSY:
+            return _Unanswered.BUSY
+        if _was_given_up(body):
+            return _Unanswered.GIVEN_UP
         return LineResult(status, request_id, body | {"service_tier": "flex"} if status == 200 else body)
 
     def _body(self, line: BatchLine) -> bytes:
@@ -173,6 +182,13 @@ def _scope(app: ASGIApp, path: str, body: bytes, request_id: str) -> Scope:
         "state": {},
         "app": app,
     }
+
+
+def _lost(*, entered: bool) -> EngineDead:
+    """What is known of an engine that is dead now, where a line had `entered` it or not."""
+    if entered:
+        return EngineDead("the engine died while it ran a batch line")
+    return HostStopped("the engine was dead, or told to stop, before it ran a batch line")
 
 
 def _was_given_up(body: Any) -> bool:
