@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from brim.cli.extras import install
 from brim.cli.flags import Json
 from brim.core.config import SchedulerConfig
-from brim.core.errors import ConfigError
+from brim.core.errors import ConfigError, MissingPackages
 from brim.core.request import TaskClass
 from brim.metrics.samples import Samples
 
@@ -43,7 +42,7 @@ def from_journal(
     try:
         from brim.profiling.from_journal import profile_of
     except ImportError as exc:
-        raise ConfigError(f"a fit needs numpy and scipy ({exc}): {install('profiling')}") from exc
+        raise MissingPackages(f"a fit needs numpy and scipy ({exc})", "profiling") from exc
     from brim.profiles.loader import as_json
     from brim.workloads.journals import load_journal
 

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from brim.cli.extras import install
 from brim.cli.settings import EngineSettings, ModelSettings
 from brim.core.config import SchedulerConfig
-from brim.core.errors import ConfigError
+from brim.core.errors import ConfigError, MissingPackages
 from brim.core.estimators.learned_length import Learned, LengthModel
 from brim.core.estimators.length_error import Measured
 from brim.core.estimators.response_length import AtMost, History, ResponseLength
@@ -76,7 +75,7 @@ def open_engine(settings: ModelSettings, tell: Callable[[str], None]) -> tuple[L
 
         from brim.engines.local.load import load
     except ImportError as exc:
-        raise ConfigError(f"the local engine needs more packages ({exc}): {install('local')}") from exc
+        raise MissingPackages(f"the local engine needs more packages ({exc})", "local") from exc
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     return load(

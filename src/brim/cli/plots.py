@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from brim.cli.extras import install
 from brim.cli.flags import refuse_without_folder
-from brim.core.errors import ConfigError
+from brim.core.errors import ConfigError, MissingPackages
 from brim.core.request import TaskClass
 from brim.simulation.results import Figures
 
@@ -29,7 +28,7 @@ def refuse_unwritable(path: Path) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as exc:
-        raise ConfigError(f"--plot needs matplotlib: {install('plot')}") from exc
+        raise MissingPackages("--plot needs matplotlib", "plot") from exc
 
 
 def draw(runs: Sequence[Figures], title: str, path: Path) -> None:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from brim.cli.extras import install
 from brim.cli.flags import Json, refuse_without_folder, takes_settings
 from brim.cli.settings import MeasureSettings
-from brim.core.errors import ConfigError
+from brim.core.errors import ConfigError, MissingPackages
 
 if TYPE_CHECKING:
     from brim.profiles.loader import Errors, Profile
@@ -256,7 +255,7 @@ def _measured(profile: Profile, path: Path) -> list[str]:
 
 
 def _without_numpy(exc: ImportError) -> ConfigError:
-    return ConfigError(f"a fit needs numpy and scipy ({exc}): {install('profiling')}")
+    return MissingPackages(f"a fit needs numpy and scipy ({exc})", "profiling")
 
 
 def _beside(found: Replay) -> list[str]:

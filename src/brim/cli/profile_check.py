@@ -13,10 +13,9 @@ from typing import Annotated
 import typer
 
 from brim.cli import flags
-from brim.cli.extras import install
 from brim.cli.progress import tell
 from brim.cli.simulation_options import Options, takes_options
-from brim.core.errors import ConfigError
+from brim.core.errors import ConfigError, MissingPackages
 from brim.core.policies.named import refuse_unknown
 from brim.simulation.run import Setup
 
@@ -43,7 +42,7 @@ def check_command(
         from brim.profiling.against_server import check, table
         from brim.profiling.load_client import Client
     except ImportError as exc:
-        raise ConfigError(f"a load client needs aiohttp ({exc}): {install('profiling')}") from exc
+        raise MissingPackages(f"a load client needs aiohttp ({exc})", "profiling") from exc
 
     refuse_unknown(policy)
     if output is not None and output.suffix != ".json":

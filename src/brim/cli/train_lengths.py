@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from brim.cli.extras import install
 from brim.cli.flags import Json
-from brim.core.errors import ConfigError
+from brim.core.errors import ConfigError, MissingPackages
 from brim.core.estimators.response_length import DEFAULT_QUANTILE
 
 ROUNDED = 3
@@ -33,7 +32,7 @@ def train_lengths(
     try:
         from brim.profiling.length_model import read_rows, train
     except ImportError as exc:
-        raise ConfigError(f"learning needs more packages ({exc}): {install('profiling')}") from exc
+        raise MissingPackages(f"learning needs more packages ({exc})", "profiling") from exc
     if not 0 < quantile < 1:
         raise ConfigError(f"quantile must lie between 0 and 1, not {quantile}")
     trained = train(read_rows(served), quantile)

@@ -12,9 +12,8 @@ from importlib.metadata import PackageNotFoundError, distribution, entry_points
 from pathlib import Path
 from typing import Any
 
-from brim.cli.extras import install
 from brim.cli.settings import ModelSettings, ServeSettings
-from brim.core.errors import ConfigError
+from brim.core.errors import ConfigError, MissingPackages
 
 SCHEDULER = "brim.plugins.vllm.BrimScheduler"
 PLUGIN = "brim"
@@ -123,7 +122,7 @@ def _refuse_others(settings: ModelSettings) -> None:
 
 def _program(model: str) -> list[str]:
     if importlib.util.find_spec("vllm") is None:
-        raise ConfigError(f"vLLM is not installed here: {install('vllm')}")
+        raise MissingPackages("vLLM is not installed here", "vllm")
     script = Path(sys.executable).with_name("vllm")
     try:
         distribution("vllm")  # builds under another name bring the command, which fails without this one

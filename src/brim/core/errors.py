@@ -2,6 +2,7 @@
 
 BrimError
 ├── ConfigError          a setting is wrong; the message names it and says what would be right
+│   └── MissingPackages  a command needs packages that are not installed; says how to get them
 ├── TraceError           a trace can't be read or used as asked; names the file and the line
 ├── RequestRefused       this request can never run here; carries the API's `param` and `code`
 ├── ModelRefused         the engine can't run this model correctly; says why, at start
@@ -16,6 +17,13 @@ class BrimError(Exception):
 
 class ConfigError(BrimError):
     """A setting is wrong. The message says what to do instead."""
+
+
+class MissingPackages(ConfigError):
+    """`what` needs packages that are not here; `extras` of Brim, which is on no package index, name them."""
+
+    def __init__(self, what: str, extras: str) -> None:
+        super().__init__(f'{what}: in a checkout of Brim, pip install ".[{extras}]"')
 
 
 class TraceError(BrimError):

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from brim.core.errors import ConfigError
+from brim.core.errors import ConfigError, MissingPackages
 from brim.core.estimators.step_time import StepShape, attention_pairs
 from brim.engines.base import EngineCaps, Footprint
 from brim.profiling.engine_steps import Sizes
@@ -37,8 +37,7 @@ def vllm_engine(model: str, flags: Sequence[str]) -> Iterator[Any]:
         from vllm import EngineArgs, LLMEngine
         from vllm.utils.argparse_utils import FlexibleArgumentParser
     except ImportError as exc:
-        hint = 'in a checkout of Brim, pip install ".[vllm,profiling]"'
-        raise ConfigError(f"vLLM is not installed here ({exc}): {hint}") from exc
+        raise MissingPackages(f"vLLM is not installed here ({exc})", "vllm,profiling") from exc
     parser = EngineArgs.add_cli_args(FlexibleArgumentParser(prog="vLLM's flags"))
     arguments = EngineArgs.from_cli_args(parser.parse_args(["--model", model, *flags]))
     engine = LLMEngine.from_engine_args(arguments)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from brim.core.errors import ConfigError
+from brim.core.errors import ConfigError, MissingPackages
 from brim.simulation.results import Figures
 
 
@@ -16,8 +16,7 @@ def refuse_unwritable(folder: Path) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as exc:
-        hint = 'in a checkout of Brim, pip install ".[plot]"'
-        raise ConfigError(f"the pictures need matplotlib: {hint}") from exc
+        raise MissingPackages("the pictures need matplotlib", "plot") from exc
 
 
 def write(

@@ -162,3 +162,9 @@ async def check_ended(client: Client, batch: dict[str, Any], custom_ids: list[st
     assert counts["total"] == len(output) + len(errors)
     found = [line["custom_id"] for line in (*output, *errors)]
     assert sorted(found) == sorted(custom_ids if counts["total"] else ())
+
+
+async def begin(client: Client, count: int, **changes: object) -> str:
+    """The id of a job of so many lines."""
+    file = await client.upload(good_file(count))
+    return (await client.create(file["id"], **changes))["id"]

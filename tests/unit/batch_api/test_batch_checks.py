@@ -11,19 +11,14 @@ import pytest
 
 from brim.batch_api import validation
 from tests.unit.batch_api.batch_harness import (
-    Client,
     Clock,
+    begin,
     check_ended,
     eventually,
     good_file,
     names,
     serving,
 )
-
-
-async def begin(client: Client, count: int, **changes: object) -> str:
-    file = await client.upload(good_file(count))
-    return (await client.create(file["id"], **changes))["id"]
 
 
 def test_a_job_whose_input_is_gone_fails(tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from brim.batch_api.database import Database
 from brim.batch_api.files import FileFolder
 from brim.core.errors import ConfigError, EngineDead, RequestRefused
 from tests.unit.batch_api.batch_harness import (
-    Client,
     Clock,
     HeldHost,
     answer_at_once,
+    begin,
     check_ended,
     eventually,
     good_file,
@@ -31,11 +31,6 @@ from tests.unit.batch_api.batch_harness import (
     request_line,
     serving,
 )
-
-
-async def begin(client: Client, count: int, **changes: object) -> str:
-    file = await client.upload(good_file(count))
-    return (await client.create(file["id"], **changes))["id"]
 
 
 def test_a_batch_completes_with_all_its_numbers(tmp_path: Path) -> None:
