@@ -64,9 +64,9 @@ class Contender:
         scheduled = self.scheduler.schedule()
         spent = thread_time_ns() - start
         self._in_flight.append((scheduled, sample(self.scheduler, scheduled)))
-        self._clock.passes(scheduled.total_num_scheduled_tokens)
         if len(self._in_flight) == self._depth:
             output = self._in_flight.pop(0)
+            self._clock.passes(output[0].total_num_scheduled_tokens)
             start = thread_time_ns()
             self.scheduler.update_from_output(*output)
             spent += thread_time_ns() - start

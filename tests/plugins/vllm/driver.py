@@ -221,14 +221,15 @@ class Driver:
             self.steps += 1
             self._look_at(scheduled)
             self._in_flight.append((scheduled, self.worker.execute(scheduled)))
-            if self.clock is not None:
-                self.clock.passes(scheduled.total_num_scheduled_tokens)
             executed = scheduled.total_num_scheduled_tokens > 0
             full = len(self._in_flight) == self.limits.steps_in_flight + self.limits.pipeline - 1
             if not full and (executed or self.scheduler.has_requests()):
                 return
         if self._in_flight:
-            self._take_in(self.scheduler.update_from_output(*self._in_flight.popleft()))
+            oldest = self._in_flight.popleft()
+            if self.clock is not None:
+                self.clock.passes(oldest[0].total_num_scheduled_tokens)
+            self._take_in(self.scheduler.update_from_output(*oldest))
             if self.limits.guesses and self.limits.steps_in_flight == 1:
                 self.scheduler.update_draft_token_ids(self.worker.drafts())
 

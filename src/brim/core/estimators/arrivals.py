@@ -6,6 +6,8 @@ from collections import Counter, deque
 from math import ceil, sqrt
 from typing import NamedTuple
 
+from brim.core.estimators.step_time import attention_pairs
+
 _SURE = 1.64  # deviations: 19 of 20
 _FEW = 8
 _WINDOW = 256  # the latest
@@ -80,3 +82,12 @@ class Arrivals:
         others = (num - 1) * span_ns / lasted_ns
         deviation = sqrt(max(square - mean * mean, 0.0) + others * square)
         return max(ceil(mean * (1 + others) + _SURE * deviation), 1)
+
+    def prompt_pairs(self, num_tokens: int) -> int:
+        """Attention pairs of arrivals with so many prompt tokens together: one of them long, the others not.
+
+        A token attends to those of its own prompt alone, however many prompts there are.
+        """
+        longest = min(num_tokens, self.prompt_tokens(0, 0))
+        pairs, tokens = (self._squares + self._tokens) // 2, max(self._tokens, 1)  # of the latest
+        return attention_pairs(longest) + (num_tokens - longest) * pairs // tokens

@@ -12,7 +12,8 @@ from brim.core.estimators.due_times import DueTimes
 from brim.core.estimators.step_time import StepShape, attention_pairs
 
 # In steps of one token: no step is made shorter for arrivals that may come. Where they would be late without
-# any step before theirs nothing is gained by short ones, and half of a step is to be work.
+# any step before theirs (as expected: the guard alone makes nobody late) nothing is gained by short ones, and
+# half of a step is to be work.
 _SHORTEST, _HOPELESS = 1.25, 2.0
 
 
@@ -159,9 +160,16 @@ class Slack:
             return least
         until_ns = self._until_arrivals(step, decodes, ttft_ns, None if least is None else least.step_ns)
         shortest_ns = self._predict(StepShape(1))
-        hopeless = until_ns <= 0
+        hopeless = until_ns <= 0 and self._is_hopeless(step, decodes, ttft_ns)
         step_ns = max(until_ns, int(shortest_ns * (_HOPELESS if hopeless else _SHORTEST)))
         return _Bound(step_ns, None) if least is None or step_ns < least.step_ns else least
+
+    def _is_hopeless(self, step: OnlineStep, decodes: StepShape, ttft_ns: int) -> bool:
+        """Whether one that arrives now is expected to be late, though no step runs before its own."""
+        tokens = self.arrivals.prompt_tokens(0, step.now_ns)
+        pairs, chunk_tokens = self.arrivals.prompt_pairs(tokens), self._chunk_tokens(decodes, tokens)
+        work_ns = self._work_ns(decodes, tokens, pairs, chunk_tokens, self._expect)
+        return step.start_ns - step.now_ns + work_ns >= ttft_ns
 
     def _until_arrivals(
         self, step: OnlineStep, decodes: StepShape, ttft_ns: int, enough_ns: int | None
@@ -178,7 +186,8 @@ class Slack:
         chunk_tokens = self._chunk_tokens(decodes, most)  # fewer come in chunks as large, or in a single one
 
         def allowed_ns(tokens: int) -> int:
-            return max(ttft_ns - self._work_ns(decodes, tokens, attention_pairs(tokens), chunk_tokens), 0)
+            pairs = self.arrivals.prompt_pairs(tokens)
+            return max(ttft_ns - self._work_ns(decodes, tokens, pairs, chunk_tokens), 0)
 
         wait_ns = allowed_ns(most)
         started_ns = step.start_ns - step.now_ns
@@ -213,15 +222,21 @@ class Slack:
         pace_ns = self.dues.least_pace_ns()
         return most if pace_ns is None else largest_chunk(self._predict, decodes, 0, most, pace_ns) or most
 
-    def _work_ns(self, decodes: StepShape, tokens: int, pairs: int, chunk_tokens: int) -> int:
-        """What so many prompt tokens take in such chunks, beside these decodes."""
+    def _work_ns(
+        self,
+        decodes: StepShape,
+        tokens: int,
+        pairs: int,
+        chunk_tokens: int,
+        predict: Predict | None = None,
+    ) -> int:
+        """What so many prompt tokens take in such chunks, beside these decodes; guarded, if not told."""
+        predict = predict or self._predict
         # time is linear in the pairs: full chunks of the mean number of pairs take as long as the real ones
         steps, rest = divmod(tokens, chunk_tokens)
         pairs_each = pairs * chunk_tokens // tokens
         _, _, num, context = decodes
-        total_ns = (
-            steps * self._predict(StepShape(num + chunk_tokens, pairs_each, num, context)) if steps else 0
-        )
+        total_ns = steps * predict(StepShape(num + chunk_tokens, pairs_each, num, context)) if steps else 0
         if rest:
-            total_ns += self._predict(StepShape(num + rest, pairs - steps * pairs_each, num, context))
+            total_ns += predict(StepShape(num + rest, pairs - steps * pairs_each, num, context))
         return total_ns

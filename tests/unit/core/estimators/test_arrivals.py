@@ -5,6 +5,7 @@ import random
 import pytest
 
 from brim.core.estimators.arrivals import Arrivals
+from brim.core.estimators.step_time import attention_pairs
 
 SECOND = 1_000_000_000
 
@@ -73,3 +74,24 @@ def test_seldom_more_arrive(span_seconds):
         more += first > 256 and come > arrivals.prompt_tokens(int(span_seconds * SECOND), int(now * SECOND))
         arrivals.observe(int(now * SECOND), None, tokens)
     assert 0.01 < more / 3600 < 0.09
+
+
+def test_a_token_attends_to_its_own_prompt_alone():
+    arrivals = Arrivals()
+    assert arrivals.prompt_pairs(1) == 1  # of nobody anything is known
+    for at in range(8):
+        arrivals.observe(at, None, 100)
+    assert arrivals.prompt_pairs(60) == attention_pairs(60)
+    assert arrivals.prompt_pairs(100) == attention_pairs(100)
+    assert arrivals.prompt_pairs(5_000) == pytest.approx(50 * attention_pairs(100), rel=0.01)
+
+
+@pytest.mark.parametrize("most_tokens", [64, 4000])
+def test_as_many_pairs_as_prompts_have_that_are_not_alike(most_tokens):
+    draw, arrivals = random.Random(1), Arrivals()
+    lengths = [draw.randint(16, most_tokens) for _ in range(256)]
+    for at, tokens in enumerate(lengths):
+        arrivals.observe(at, None, tokens)
+    assert arrivals.prompt_pairs(sum(lengths)) == pytest.approx(sum(map(attention_pairs, lengths)), rel=0.02)
+    longest = arrivals.prompt_tokens(0, 256)
+    assert arrivals.prompt_pairs(longest) == attention_pairs(longest)

@@ -71,6 +71,23 @@ def test_the_longer_it_may_take_the_more_arrive_meanwhile():
     assert found + predict(StepShape(2 * tokens, attention_pairs(2 * tokens))) > 1000 * MS
 
 
+def test_many_short_prompts_are_not_one_long_one():
+    """One with 100 tokens comes every 20 ms: 10,000 of them in 2 s, but each attends to 100 at most."""
+
+    def attending(shape: StepShape) -> int:
+        return predict(shape) + 100 * shape.attention_pairs
+
+    busy = slack(ttft_ns=2000 * MS, budget=100_000)
+    busy = Slack(attending, busy.dues, busy.arrivals, 100_000)
+    for at in range(100):
+        busy.arrivals.observe(at * 20 * MS, None, 100)
+    found = busy.limit(step(2_000 * MS)).limit_ns
+    assert found is not None
+    tokens = busy.arrivals.prompt_tokens(found, 2_000 * MS)
+    assert tokens > 5_000
+    assert found + attending(StepShape(tokens, attention_pairs(100) * tokens // 100)) <= 2000 * MS
+
+
 @given(
     prompts=st.lists(st.integers(1, 2_000), max_size=40),
     ttft_ms=st.integers(1, 3_000),
@@ -94,7 +111,8 @@ def test_arrivals_are_looked_at_no_closer_than_needed(
         alone.dues = with_both.dues  # for the pace
         asked.append(alone._until_arrivals(coming, coming.decodes, ttft_ms * MS, None))
         shortest_ns = predict(StepShape(1))
-        asked[1] = max(asked[1], int((2 if asked[1] <= 0 else 1.25) * shortest_ns))
+        hopeless = asked[1] <= 0 and alone._is_hopeless(coming, coming.decodes, ttft_ms * MS)
+        asked[1] = max(asked[1], int((2 if hopeless else 1.25) * shortest_ns))
     assert with_both.limit(coming).limit_ns == max(min(asked), online_ns)
 
 
@@ -113,6 +131,16 @@ def test_a_target_that_arrivals_can_just_meet_is_left_the_time_but_for_a_fifth_o
             seen.arrivals.observe(LONG_AGO + at, round(ttft_ms * MS), 200)
         found = seen.limit(step()).limit_ns
         assert found == pytest.approx(limit_ms * MS, rel=0.01)
+
+
+def test_a_target_that_only_the_guard_breaks_is_no_reason_for_long_steps():
+    """A prompt of 200 tokens is expected to take 12 ms, and 18 with the guard."""
+    for ttft_ms, limit_ms in ((17, 12.5), (12.5, 12.5), (11.9, 20)):
+        seen = slack()
+        seen = Slack(lambda shape: predict(shape) * 3 // 2, seen.dues, seen.arrivals, 1000, expect=predict)
+        for at in range(8):
+            seen.arrivals.observe(LONG_AGO + at, round(ttft_ms * MS), 200)
+        assert seen.limit(step()).limit_ns == pytest.approx(1.5 * limit_ms * MS, rel=0.01)
 
 
 def test_a_target_of_a_client_below_the_shortest_step_slows_nobody_down():
