@@ -68,6 +68,19 @@ def test_offline_gives_way_by_least_loss_and_online_the_longest_first():
     assert everybody == [little, much, long, short]
 
 
+def test_an_answer_longer_than_expected_counts_as_long_not_as_done():
+    """Expected 5 tokens and has 30, so as many may come again; the other has 10 of 20."""
+    rule = LeastLossThenLongest()
+    runaway, usual = waits("r", 0, outputs=5), waits("u", 1, outputs=20)
+    for view, outputs in ((runaway, 30), (usual, 10)):
+        view.admit(0)
+        compute(view, view.num_prompt_tokens)
+        for _ in range(outputs):
+            view.append(1)
+            compute(view, 1)
+    assert rule.key(runaway, 0) < rule.key(usual, 0)
+
+
 def test_with_nothing_learnt_offline_steps_start_small_and_double():
     host = Host(config(policy="brim", num_blocks=100, ttft_ms=1000))
     host.add(*(request(name, 60, 8, task_class=OFFLINE) for name in "abcd"))

@@ -71,6 +71,26 @@ def test_a_gap_is_kept_by_prompts_in_all_but_unusual_steps():
     assert rule.prompt_tokens(step(2), 100) == 28
 
 
+def test_a_chunk_is_as_small_as_its_place_in_the_prompt_wants_it():
+    """A pair takes 0.01 ms: 100 tokens behind 1,000 take a second, and a pace of 60 ms leaves four."""
+    rule = BySlack(RefittedStepTime(StepTime(10 * PS, PS, (), PS // 100, 0, 0), guard=0.0), 100)
+    rule.watch.dues.pace("a", Pacing(None, 60 * MS), 0)
+    rule.watch.dues.start("a", 1, 0)
+    assert rule.prompt_tokens(step(1, PromptWork("p", None, 0, 100)), 100) == 40
+    assert rule.prompt_tokens(step(1, PromptWork("p", None, 1_000, 100)), 100) == 4
+
+
+def test_a_pace_below_half_of_the_shortest_step_holds_up_nobody():
+    rule = by_slack(silly=5, a=40)
+    limit = rule.limit(step(2, now_ms=20))
+    assert (limit.limit_ns, limit.request_id, limit.miss) == (20 * MS, "a", None)
+    assert rule.prompt_tokens(step(2), 100) == 28
+    assert rule.watch.dues.due_ns("silly", 3, 0) is None
+    rule.watch.dues.pace("silly", Pacing(5 * MS, None), 0)
+    assert rule.limit(step(2, now_ms=20)).limit_ns == 20 * MS
+    assert rule.watch.dues.least_for_first_tokens(0, 0) == 120 * MS
+
+
 def test_where_no_pace_can_be_kept_the_step_is_full():
     assert by_slack(a=9).prompt_tokens(step(2), 100) == 100
 

@@ -6,6 +6,7 @@ from brim.core.deciding.draft import Draft
 from brim.core.deciding.online_part import (
     any_offline,
     online_step,
+    prompt_work,
     prompt_works,
     start_of,
 )
@@ -78,14 +79,15 @@ def tokens_for(draft: Draft, view: RequestView, remaining: int) -> int:
     if draft.policy.timing is None:
         return most
     if draft.prompt_tokens is None:
-        draft.prompt_tokens = _prompt_tokens(draft, draft.policy.timing)
+        draft.prompt_tokens = _prompt_tokens(draft, draft.policy.timing, view)
     return max(min(most, draft.prompt_tokens), 0)
 
 
-def _prompt_tokens(draft: Draft, timing: Timing) -> int:
-    """Tokens of the step for all online prompts together; to be asked before any of them has got some."""
+def _prompt_tokens(draft: Draft, timing: Timing, first: RequestView) -> int:
+    """Tokens of the step for all online prompts together; to be asked before the `first` has got some."""
     step, hurrying = draft.ordered_step, draft.policy.hurrying
     if step is not None and hurrying is not None:
         return hurrying.prompt_tokens(timing, step, draft.token_budget)
-    alone = online_step(timing, draft.board, draft.now_ns, draft.leaving_decode(), [])
+    works = [draft.works.get(first) or prompt_work(timing, draft.board, first)]
+    alone = online_step(timing, draft.board, draft.now_ns, draft.leaving_decode(), works)
     return timing.prompt_tokens(alone, draft.token_budget)

@@ -18,6 +18,7 @@ class _Arrival(NamedTuple):
     arrival_ns: int
     ttft_ns: int | None
     prompt_tokens: int
+    cached_tokens: int
 
 
 class Arrivals:
@@ -29,25 +30,29 @@ class Arrivals:
         self._ttfts_ns: Counter[int | None] = Counter()
         self._tokens = 0
         self._squares = 0  # of the numbers of tokens
+        self._pairs_with_cached = 0
 
-    def observe(self, arrival_ns: int, ttft_ns: int | None, prompt_tokens: int) -> None:
-        """One was admitted, with so many prompt tokens that no cache held."""
-        self._latest.append(_Arrival(arrival_ns, ttft_ns, prompt_tokens))
+    def observe(
+        self, arrival_ns: int, ttft_ns: int | None, prompt_tokens: int, cached_tokens: int = 0
+    ) -> None:
+        """One was admitted, with so many prompt tokens behind those that a cache held."""
+        self._latest.append(_Arrival(arrival_ns, ttft_ns, prompt_tokens, cached_tokens))
         self._ttfts_ns[ttft_ns] += 1
-        self._add(prompt_tokens, 1)
+        self._add(prompt_tokens, cached_tokens, 1)
         if len(self._latest) > _WINDOW:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        _, ttft_ns, tokens = self._latest.popleft()
-        self._add(tokens, -1)
+        _, ttft_ns, tokens, cached_tokens = self._latest.popleft()
+        self._add(tokens, cached_tokens, -1)
         self._ttfts_ns[ttft_ns] -= 1
         if not self._ttfts_ns[ttft_ns]:
             del self._ttfts_ns[ttft_ns]
 
-    def _add(self, tokens: int, sign: int) -> None:
+    def _add(self, tokens: int, cached_tokens: int, sign: int) -> None:
         self._tokens += sign * tokens
         self._squares += sign * tokens * tokens
+        self._pairs_with_cached += sign * tokens * cached_tokens
 
     def forget(self, now_ns: int) -> None:
         """Those that arrived too long ago."""
@@ -86,8 +91,9 @@ class Arrivals:
     def prompt_pairs(self, num_tokens: int) -> int:
         """Attention pairs of arrivals with so many prompt tokens together: one of them long, the others not.
 
-        A token attends to those of its own prompt alone, however many prompts there are.
+        A token attends to those of its own prompt alone, cached ones included.
         """
         longest = min(num_tokens, self.prompt_tokens(0, 0))
         pairs, tokens = (self._squares + self._tokens) // 2, max(self._tokens, 1)  # of the latest
-        return attention_pairs(longest) + (num_tokens - longest) * pairs // tokens
+        others = (num_tokens - longest) * pairs + num_tokens * self._pairs_with_cached
+        return attention_pairs(longest) + others // tokens

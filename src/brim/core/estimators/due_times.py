@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Callable
 from typing import NamedTuple
 
 from brim.core.request import Request
@@ -93,9 +94,12 @@ class DueTimes:
     Those that decode draw a token in every step. So all of them drew the last one together, and the order
     of two requests with the same time per token never changes: `least` looks at one request for each
     distinct target, however many decode.
+
+    A target below `least_ns` can't be kept and asks for nothing: nobody else is to be held up for its sake.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, least_ns: Callable[[], int] = lambda: 0) -> None:
+        self._least_ns = least_ns
         self._lines: dict[str, _Line] = {}
         self._by_pace: dict[int, list[tuple[int, str]]] = {}  # (key, request id), sorted
         self._by_gap: dict[tuple[int, int], dict[str, None]] = {}  # by it and the longest
@@ -114,6 +118,12 @@ class DueTimes:
         self._lines[request_id] = _Line(pacing, first_ns)
         if offset is not None:
             self._start(request_id, offset)
+
+    def repace(self, request_id: str, pacing: Pacing) -> None:
+        """It asks for something else from now on. Nothing happens to one that was not given a pace."""
+        line = self._lines.get(request_id)
+        if line is not None:
+            self.pace(request_id, pacing, line.first_ns)
 
     def start(self, request_id: str, num_drawn: int, tick: int) -> None:
         """From the step of `tick` on, every step draws one of its tokens; `num_drawn` come before.
@@ -158,10 +168,11 @@ class DueTimes:
 
     def least(self, tick: int, last_ns: int) -> Due | None:
         """Whose token of the step of `tick` is due first, all of them having drawn one at `last_ns`."""
-        dues = [(pace_ns * tick + keys[0][0], keys[0][1]) for pace_ns, keys in self._by_pace.items()]
-        if self._by_gap:
-            gaps = min(self._by_gap)
-            dues.append((last_ns + gaps[0], next(iter(self._by_gap[gaps]))))
+        paces, gaps = self._feasible()
+        dues = [(pace_ns * tick + keys[0][0], keys[0][1]) for pace_ns, keys in paces]
+        if gaps:
+            least = min(gaps)
+            dues.append((last_ns + least[0], next(iter(self._by_gap[least]))))
         return Due(*min(dues)) if dues else None
 
     def least_for_first_tokens(self, tick: int, last_ns: int) -> int | None:
@@ -170,8 +181,9 @@ class DueTimes:
         The first `GRACE_TOKENS` after an answer's first one are due together, with the last of them, and gaps
         may be of the longest. Looks at those that are so young, and one more for each target.
         """
-        dues = [last_ns + longest_ns for _, longest_ns in self._by_gap]
-        for pace_ns, keys in self._by_pace.items():
+        paces, gaps = self._feasible()
+        dues = [last_ns + longest_ns for _, longest_ns in gaps]
+        for pace_ns, keys in paces:
             least_ns: int | None = None
             for key_ns, request_id in keys:
                 due_ns = pace_ns * tick + key_ns
@@ -190,17 +202,28 @@ class DueTimes:
         if line is None:
             return None
         gap_ns, per_token_ns, _ = line.pacing
-        after_last = None if gap_ns is None else last_ns + gap_ns
-        since_first = None if per_token_ns is None else line.first_ns + per_token_ns * num_drawn
+        least_ns = self._least_ns()
+        after_last = since_first = None
+        if gap_ns is not None and gap_ns >= least_ns:
+            after_last = last_ns + gap_ns
+        if per_token_ns is not None and per_token_ns >= least_ns:
+            since_first = line.first_ns + per_token_ns * num_drawn
         return _least(after_last, since_first)
 
     def least_gap_ns(self) -> int | None:
         """How long none of those that decode may wait between two tokens."""
-        return min([gap_ns for gap_ns, _ in self._by_gap], default=None)
+        return min([gap_ns for gap_ns, _ in self._feasible()[1]], default=None)
 
     def least_pace_ns(self) -> int | None:
         """How long each of many steps may take, with those that decode."""
-        return min([*self._by_pace, *[gap_ns for gap_ns, _ in self._by_gap]], default=None)
+        paces, gaps = self._feasible()
+        return min([*[pace_ns for pace_ns, _ in paces], *[gap_ns for gap_ns, _ in gaps]], default=None)
+
+    def _feasible(self) -> tuple[list[tuple[int, list[tuple[int, str]]]], list[tuple[int, int]]]:
+        """Of the paces, with those who keep them, and of the gaps, the ones that a step can keep."""
+        least_ns = self._least_ns()
+        paces = [each for each in self._by_pace.items() if each[0] >= least_ns]
+        return paces, [gaps for gaps in self._by_gap if gaps[0] >= least_ns]
 
 
 def _least(*times: int | None) -> int | None:

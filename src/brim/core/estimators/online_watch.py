@@ -5,24 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from brim.core.estimators.arrivals import Arrivals
-from brim.core.estimators.due_times import DueTimes, end_due_ns, first_due_ns, gaps, pacing
+from brim.core.estimators.due_times import DueTimes, Pacing, end_due_ns, first_due_ns, gaps, pacing
 from brim.core.estimators.slack import PromptWork
-from brim.core.request import RequestView
+from brim.core.lazy_heap import LazyHeap
+from brim.core.request import Request, RequestView
 
 
 class OnlineWatch:
     """Told by batch and scheduler what happens to requests; offline ones are let pass.
 
     It sets no time itself: due times come from the targets of each request, and what an arrival may ask
-    for from those that came of late, or from `ttft_ns`.
+    for from those that came of late, or from `ttft_ns`. `least_ns` tells below what a time between tokens
+    can't be kept.
     """
 
-    def __init__(self, ttft_ns: int | None = None) -> None:
-        self.dues = DueTimes()
+    def __init__(self, ttft_ns: int | None = None, least_ns: Callable[[], int] = lambda: 0) -> None:
+        self.dues = DueTimes(least_ns)
         self.arrivals = Arrivals(ttft_ns)
         self._committed_ns = 0
         self._decoding: set[str] = set()
         self._last_ns: dict[str, int] = {}  # of those that sit out after their first token
+        self._ending: dict[str, tuple[int, Request]] = {}  # whose answer is due as a whole, and when
+        self._ends: LazyHeap[tuple[int, str]] = LazyHeap(self._is_to_end)
 
     def started(self, view: RequestView, tick: int) -> None:
         """From the step of `tick` on it draws a token in every step."""
@@ -40,8 +44,22 @@ class OnlineWatch:
         self.dues.stop(request_id)
 
     def committed(self, now_ns: int) -> None:
-        """The tokens of a step were drawn."""
+        """The tokens of a step were drawn. Who is not done when it was due as a whole has that behind it."""
         self._committed_ns = now_ns
+        while (first := self._ends.first()) is not None and first[0] <= now_ns:
+            _, request = self._ending.pop(first[1])
+            self.dues.repace(request.request_id, pacing(request, now_ns, 1))
+
+    def _is_to_end(self, end: tuple[int, str]) -> bool:
+        end_ns, request_id = end
+        return request_id in self._ending and self._ending[request_id][0] == end_ns
+
+    def _pace(self, view: RequestView, pace: Pacing, first_ns: int) -> None:
+        request, end_ns = view.request, end_due_ns(view.request)
+        self.dues.pace(request.request_id, pace, first_ns)
+        if end_ns is not None:
+            self._ending[request.request_id] = end_ns, request
+            self._ends.push((end_ns, request.request_id))
 
     def first_token(self, view: RequestView, now_ns: int, tick: int) -> None:
         """It was drawn. `tick` is the coming step's."""
@@ -49,7 +67,7 @@ class OnlineWatch:
         if not request.is_offline:
             to_come = view.expected_tokens - view.num_tokens
             self.dues.stop(request.request_id)  # it is started below, with what it asks from now on
-            self.dues.pace(request.request_id, pacing(request, now_ns, to_come), now_ns)
+            self._pace(view, pacing(request, now_ns, to_come), now_ns)
             if request.request_id in self._decoding:
                 self.started(view, tick)
 
@@ -60,17 +78,18 @@ class OnlineWatch:
             drawn = view.num_tokens - view.num_prompt_tokens
             pace = pacing(view.request, now_ns, view.expected_tokens - view.num_tokens)
             first_ns = now_ns - (pace.per_token_ns or 0) * (drawn - 1)
-            self.dues.pace(view.request.request_id, pace, first_ns)
+            self._pace(view, pace, first_ns)
 
     def admitted(self, view: RequestView, cached_tokens: int) -> None:
         resumed = view.num_preemptions or view.num_tokens > view.num_prompt_tokens
         if not view.request.is_offline and not resumed:
             request, tokens = view.request, max(view.num_prompt_tokens - cached_tokens, 1)
-            self.arrivals.observe(request.arrival_ns, request.slo.ttft_ns, tokens)
+            self.arrivals.observe(request.arrival_ns, request.slo.ttft_ns, tokens, cached_tokens)
 
     def ended(self, view: RequestView) -> None:
         request_id = view.request.request_id
         self._last_ns.pop(request_id, None)
+        self._ending.pop(request_id, None)
         self.dues.end(request_id)
 
     @property

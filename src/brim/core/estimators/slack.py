@@ -12,8 +12,8 @@ from brim.core.estimators.due_times import DueTimes
 from brim.core.estimators.step_time import StepShape, attention_pairs
 
 # In steps of one token: no step is made shorter for arrivals that may come. Where they would be late without
-# any step before theirs (as expected: the guard alone makes nobody late) nothing is gained by short ones, and
-# half of a step is to be work.
+# any step before theirs (as expected: the guard alone makes nobody late) nothing is gained by short ones.
+# Then half of a step is to be work, and a fifth of it offline work where the online part is long.
 _SHORTEST, _HOPELESS = 1.25, 2.0
 
 
@@ -135,7 +135,7 @@ class Slack:
             if least.step_ns < online_ns:
                 break
         else:
-            least = self._with_arrivals(step, decodes, least)
+            least = self._with_arrivals(step, decodes, online_ns, least)
         if least is None:
             return StepLimit(None, online_ns)
         spare_ns = least.step_ns - online_ns
@@ -153,15 +153,18 @@ class Slack:
             yield _Bound(due.due_ns - step.start_ns, due.request_id)
         yield from self._prompt_bounds(step, decodes)
 
-    def _with_arrivals(self, step: OnlineStep, decodes: StepShape, least: _Bound | None) -> _Bound | None:
+    def _with_arrivals(
+        self, step: OnlineStep, decodes: StepShape, online_ns: int, least: _Bound | None
+    ) -> _Bound | None:
         """The least, with the bound for the sake of arrivals that may come."""
         ttft_ns = self.arrivals.ttft_ns(least_ns=self._expect(StepShape(1))) if step.limits_offline else None
         if ttft_ns is None:
             return least
         until_ns = self._until_arrivals(step, decodes, ttft_ns, None if least is None else least.step_ns)
         shortest_ns = self._predict(StepShape(1))
-        hopeless = until_ns <= 0 and self._is_hopeless(step, decodes, ttft_ns)
-        step_ns = max(until_ns, int(shortest_ns * (_HOPELESS if hopeless else _SHORTEST)))
+        step_ns = max(until_ns, int(shortest_ns * _SHORTEST))
+        if until_ns <= 0 and self._is_hopeless(step, decodes, ttft_ns):
+            step_ns = int(max(shortest_ns * _HOPELESS, online_ns * _SHORTEST))
         return _Bound(step_ns, None) if least is None or step_ns < least.step_ns else least
 
     def _is_hopeless(self, step: OnlineStep, decodes: StepShape, ttft_ns: int) -> bool:
@@ -198,7 +201,8 @@ class Slack:
 
     def _prompt_bounds(self, step: OnlineStep, decodes: StepShape) -> Iterator[_Bound]:
         total = sum([prompt.num_tokens - prompt.tokens_now for prompt in step.prompts])
-        chunk_tokens = self._chunk_tokens(decodes, total) if total else 0  # of the steps to come
+        first = next((prompt.start + prompt.tokens_now for prompt in step.prompts), 0)
+        chunk_tokens = self._chunk_tokens(decodes, total, first) if total else 0  # of the steps to come
         tokens = pairs = 0  # to be computed after this step, of all so far in the order
         for prompt in step.prompts:
             left = prompt.num_tokens - prompt.tokens_now
@@ -213,14 +217,16 @@ class Slack:
                 later_ns = self._work_ns(decodes, until_then, pairs * until_then // tokens, chunk_tokens)
             yield _Bound(prompt.due_ns - step.start_ns - later_ns, prompt.request_id)
 
-    def _chunk_tokens(self, decodes: StepShape, most: int) -> int:
-        """Prompt tokens of each step to come: what the pace of those that decode allows.
+    def _chunk_tokens(self, decodes: StepShape, most: int, start: int = 0) -> int:
+        """Prompt tokens of each step to come, from `start` on: what the pace of those that decode allows.
 
         Where it allows none, it can't be kept anyhow, and the steps are full.
         """
         most = max(min(most, self._token_budget - decodes.num_decodes), 1)
         pace_ns = self.dues.least_pace_ns()
-        return most if pace_ns is None else largest_chunk(self._predict, decodes, 0, most, pace_ns) or most
+        return (
+            most if pace_ns is None else largest_chunk(self._predict, decodes, start, most, pace_ns) or most
+        )
 
     def _work_ns(
         self,

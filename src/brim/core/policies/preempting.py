@@ -16,6 +16,12 @@ def least_loss(view: RequestView) -> tuple[bool, int]:
     return view.num_preemptions >= _OFTEN, view.num_computed_tokens
 
 
+def _to_come(view: RequestView) -> int:
+    """Tokens still to be computed; of an answer that is longer than expected, as many as it has."""
+    left = view.expected_tokens - view.num_computed_tokens
+    return left if left > 0 else view.num_tokens - view.num_prompt_tokens
+
+
 class Preempting(Protocol):
     @property
     def for_newcomers(self) -> bool:
@@ -78,7 +84,7 @@ class LeastLossThenLongest(OfflineLeastLoss):
     def key(self, view: RequestView, now_ns: int) -> tuple[float, ...]:
         if view.request.is_offline:
             return super().key(view, now_ns)
-        return (1, -view.request.priority, view.num_computed_tokens - view.expected_tokens, -view.arrival_seq)
+        return (1, -view.request.priority, -_to_come(view), -view.arrival_seq)
 
 
 class LongestRemainingFirst:
@@ -87,7 +93,7 @@ class LongestRemainingFirst:
     for_newcomers = by_progress = False
 
     def key(self, view: RequestView, now_ns: int) -> tuple[float, ...]:
-        return (view.num_computed_tokens - view.expected_tokens, -view.arrival_seq)
+        return (-_to_come(view), -view.arrival_seq)
 
     def yields_to(self, running: RequestView, waiting: RequestView) -> bool:
         return False

@@ -8,6 +8,7 @@ from brim.core.estimators.chunk_size import Predict, largest_chunk
 from brim.core.estimators.online_watch import OnlineWatch
 from brim.core.estimators.refitted import RefittedStepTime
 from brim.core.estimators.slack import OnlineStep, Slack, StepLimit
+from brim.core.estimators.step_time import StepShape
 
 
 class Timing(Protocol):
@@ -40,7 +41,8 @@ class BySlack:
         self, steps: RefittedStepTime, token_budget: int, share: float = 1.0, ttft_ns: int | None = None
     ) -> None:
         self.steps = steps
-        self.watch = OnlineWatch(ttft_ns)
+        # half: a target near the shortest step must not come and go where steps are uneven
+        self.watch = OnlineWatch(ttft_ns, lambda: steps.nanoseconds(StepShape(1)) // 2)
         dues, arrivals = self.watch.dues, self.watch.arrivals
         self._slack = Slack(steps.guarded_ns, dues, arrivals, token_budget, share, steps.nanoseconds)
 
@@ -82,5 +84,9 @@ class FixedLatency:
 
 
 def _chunk(predict: Predict, step: OnlineStep, most: int, limit_ns: int) -> int:
-    """Tokens that fit into `limit_ns`; `most` where not even one does, since it can't be kept anyhow."""
-    return largest_chunk(predict, step.decodes, 0, most, limit_ns) or most
+    """Tokens that fit into `limit_ns`; `most` where not even one does, since it can't be kept anyhow.
+
+    They attend to all before them in their prompt: taken from where the first one goes on.
+    """
+    start = next((prompt.start for prompt in step.prompts), 0)
+    return largest_chunk(predict, step.decodes, start, most, limit_ns) or most

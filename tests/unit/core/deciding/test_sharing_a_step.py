@@ -65,9 +65,9 @@ def test_an_offline_chunk_fills_the_time_until_the_next_token_is_due():
 
 def test_without_offline_requests_only_who_will_be_late_is_found_out():
     (user,) = views("u")
-    draft = Draft(rules(due_ms={"u": 5}), roomy(running=[user]), 0)
+    draft = Draft(rules(due_ms={"u": 12}), roomy(running=[user]), 3 * MS)
     turn_to_offline(draft)
-    assert (draft.miss, draft.time) == (("u", 6 * MS), None)
+    assert (draft.miss, draft.time) == (("u", 2 * MS), None)
 
 
 def test_without_targets_offline_work_fills_the_step():

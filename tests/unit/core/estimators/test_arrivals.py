@@ -95,3 +95,11 @@ def test_as_many_pairs_as_prompts_have_that_are_not_alike(most_tokens):
     assert arrivals.prompt_pairs(sum(lengths)) == pytest.approx(sum(map(attention_pairs, lengths)), rel=0.02)
     longest = arrivals.prompt_tokens(0, 256)
     assert arrivals.prompt_pairs(longest) == attention_pairs(longest)
+
+
+def test_a_token_attends_to_what_was_cached_of_its_prompt():
+    arrivals = Arrivals()
+    for at in range(8):
+        arrivals.observe(at, None, 100, cached_tokens=1_000)
+    assert arrivals.prompt_pairs(100) == attention_pairs(100, 1_000)
+    assert arrivals.prompt_pairs(5_000) == pytest.approx(50 * attention_pairs(100, 1_000), rel=0.01)

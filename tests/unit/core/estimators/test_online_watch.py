@@ -88,6 +88,26 @@ def test_a_deadline_is_shared_by_prompt_and_answer():
     assert OnlineWatch().work(waiting, 0, lambda: MS).due_ns == 600 * MS
 
 
+def test_an_answer_that_is_late_as_a_whole_asks_for_its_other_targets_alone():
+    """The first token came at 50 ms, and the answer was due at 100: then it is too late to hurry."""
+    watch, batch = both()
+    for name, tpot_ns in (("a", None), ("b", 80 * MS)):
+        slo = SLO(e2e_ns=100 * MS, tpot_ns=tpot_ns)
+        decoding(watch, batch, state(request(name, slo=slo, max_tokens=50)), 50 * MS)
+    due = watch.dues.least(batch.tick, 50 * MS)
+    assert due is not None
+    assert due.due_ns < 60 * MS
+    watch.committed(99 * MS)
+    due = watch.dues.least(batch.tick, 99 * MS)
+    assert due is not None
+    assert due.due_ns < 60 * MS
+    watch.committed(100 * MS)
+    assert watch.dues.least(batch.tick, 100 * MS) == (130 * MS, "b")
+    for name in "ab":
+        watch.ended(state(request(name)))
+    assert len(watch.dues) == len(watch._ending) == 0
+
+
 def test_an_arrival_is_one_that_enters_for_the_first_time():
     watch, one = OnlineWatch(), state(request("a", 20, slo=PACED))
     watch.admitted(one, 4)

@@ -255,7 +255,26 @@ def test_the_search_ends_at_the_first_miss():
 
 def test_an_arrival_that_may_come_is_never_missed():
     limit = slack(ttft_ns=1 * MS, r=Pacing(None, None)).limit(step(0, 1100))
-    assert limit == StepLimit(predict(StepShape(1100)), predict(StepShape(1100)), None, None)
+    online_ns = predict(StepShape(1100))
+    assert limit == StepLimit(online_ns * 5 // 4, online_ns, None, None)  # it is hopeless: offline goes on
+
+
+def test_prompts_go_on_from_where_they_are():
+    """A token attends to all before it: deep inside a prompt chunks are smaller, and more of them to come."""
+
+    def attending(shape: StepShape) -> int:
+        return predict(shape) + 100 * shape.attention_pairs
+
+    shallow, deep = (PromptWork("p", 900 * MS, start, 900) for start in (0, 1_000))
+    rule = slack(r=Pacing(None, 60 * MS))
+    rule.dues.pace("r", Pacing(None, 60 * MS), first_ns=900 * MS)  # it has time in this step
+    rule = Slack(attending, rule.dues, rule.arrivals, 1000)
+    left = [rule.limit(step(0, 1, prompt)).limit_ns for prompt in (shallow, deep)]
+    assert left[0] is not None
+    assert left[1] is not None
+    # 900 tokens take 60 ms at once from 0 on; from 1,000 on 390 fit beside the decode: three steps
+    assert 900 * MS - left[0] == attending(StepShape(901, attention_pairs(900), 1, 100))
+    assert 900 * MS - left[1] > 2 * 60 * MS
 
 
 @pytest.mark.parametrize(("share", "limit_ms"), [(0.0, 20), (0.25, 40), (1.0, 100)])
