@@ -43,7 +43,7 @@ Prices = Annotated[
 Policies = Annotated[
     str, typer.Option(help="The scheduler that is planned with, and others to compare it with.")
 ]
-MaxRequests = Annotated[int, typer.Option(min=1, help="Search on the busiest so many in a row, at most.")]
+MaxRequests = Annotated[int, typer.Option(min=100, help="Search on the busiest so many in a row, at most.")]
 CheckRequests = Annotated[
     int, typer.Option(min=1, help="Of a longer trace, simulate so many from all over it at the answer.")
 ]
@@ -77,7 +77,7 @@ def plan_command(
 ) -> None:
     """The least number of GPUs on which a trace keeps its targets, by simulating the scheduler that serves.
 
-    Exit status 1 when no profile can keep them.
+    Exit status 1 when no profile can keep them, or none is found that does over the whole trace.
     """
     profiles, policies = _known(profile, policy)
     prices = _prices(price or [], profiles)
@@ -166,7 +166,8 @@ def _backlog(path: Path | None, tokens_per_day: float, seed: int) -> Backlog | N
         return None
     trace = read(path) if path else synthetic(OFFLINE_SHAPE, KEPT, seed)
     trace = trace.as_class(TaskClass.OFFLINE)
-    return Backlog(trace, tokens_per_day or sum(r.input_tokens + r.output_tokens for r in trace.requests))
+    tokens = tokens_per_day or sum(r.input_tokens + r.output_tokens for r in trace.requests)
+    return Backlog(trace, tokens, daily=bool(tokens_per_day))
 
 
 def _prices(given: list[str], profiles: list[str]) -> dict[str, float]:

@@ -17,17 +17,21 @@ Run = tuple[TraceRequest, ...]
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """`tokens` are input and output of all that is to be done: of the trace, or of more like it."""
+    """`tokens` are input and output of all that is to be done: of the trace, or of more like it.
+
+    Where it is `daily`, so many come every day.
+    """
 
     trace: Trace
     tokens: float
+    daily: bool = False
 
     def without(self, too_long: Iterable[TraceRequest]) -> Backlog:
         """The same less these; of `tokens` their share is taken off."""
         gone = set(map(id, too_long))
         kept = [r for r in self.trace.requests if id(r) not in gone]
         share = _tokens(kept) / max(_tokens(self.trace.requests), 1)
-        return Backlog(replace(self.trace, requests=kept), self.tokens * share)
+        return replace(self, trace=replace(self.trace, requests=kept), tokens=self.tokens * share)
 
     def drawn(self, seed: int) -> tuple[Run, ...]:
         """At most 5000 requests from all over it, in runs that begin alike and stay together."""

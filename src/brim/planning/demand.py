@@ -11,7 +11,9 @@ from random import Random
 from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest
 
 BLOCK_NS = 60 * NANOSECONDS
+LEAST_BLOCKS = 20
 NEARBY_BLOCKS = 5
+HANDFUL = 5  # requests in a block: with fewer, what is drawn says nothing of bursts
 
 
 def work_tokens(request: TraceRequest) -> int:
@@ -36,22 +38,32 @@ def busiest(trace: Trace, count: int) -> Trace:
 
 
 def resampled(trace: Trace, seed: int) -> Trace:
-    """Each minute replaced by one of those within 5 minutes of it: the same shape over time, other requests.
+    """Each block of time replaced by one within 5 blocks of it: the same shape over time, other requests.
 
-    A local block bootstrap: what is drawn keeps the bursts inside a minute and the course of the day.
+    A local block bootstrap: what is drawn keeps the bursts inside a block and the course of the day. A block
+    is a twentieth of the trace, a minute at most. The last one is cut by the end of the trace: none is like
+    it, and what takes its place is cut as well.
     """
     rng, requests = Random(seed), trace.requests
     arrivals = [r.arrival_ns for r in requests]
-    blocks = arrivals[-1] // BLOCK_NS + 1
+    end_ns = arrivals[-1] + 1
+    block_ns = min(max(end_ns // LEAST_BLOCKS, 1), BLOCK_NS)
+    whole_blocks = end_ns // block_ns
     drawn: list[TraceRequest] = []
-    for block in range(blocks):
-        low, high = max(block - NEARBY_BLOCKS, 0), min(block + NEARBY_BLOCKS, blocks - 1)
+    for block in range(-(-end_ns // block_ns)):
+        low, high = max(block - NEARBY_BLOCKS, 0), min(block + NEARBY_BLOCKS, whole_blocks - 1)
         source = rng.randint(low, high)
-        first = bisect_left(arrivals, source * BLOCK_NS)
-        last = bisect_left(arrivals, (source + 1) * BLOCK_NS)
-        shift_ns = (block - source) * BLOCK_NS
+        shift_ns = (block - source) * block_ns
+        first = bisect_left(arrivals, source * block_ns)
+        last = bisect_left(arrivals, min((source + 1) * block_ns, end_ns - shift_ns))
         drawn += [r._replace(arrival_ns=r.arrival_ns + shift_ns) for r in requests[first:last]]
-    return replace(trace, requests=drawn or requests).noted(f"minutes resampled, seed {seed}")
+    told = f"blocks of {block_ns / NANOSECONDS:.3g} s resampled, seed {seed}"
+    return replace(trace, requests=drawn or requests).noted(told)
+
+
+def too_short(trace: Trace) -> bool:
+    """Whether a twentieth of it has too few requests to draw from."""
+    return len(trace) < LEAST_BLOCKS * HANDFUL
 
 
 def from_zero(trace: Trace, requests: Sequence[TraceRequest]) -> Trace:

@@ -10,7 +10,7 @@ from brim.planning.parts import Parts, line
 from brim.planning.question import Aim, Kind, Load
 from brim.planning.tasks import Filled
 from brim.simulation.results import Figures
-from brim.workloads.trace import NANOSECONDS, Trace
+from brim.workloads.trace import NANOSECONDS
 
 DAY_SECONDS = 86_400
 REPLICA_SECONDS = 120  # simulated of each part: with offline work every step is full, and has its decision
@@ -19,20 +19,16 @@ WARM_SECONDS = 10  # or a quarter of it, in which the first offline requests ent
 
 
 def fillings(kind: Kind, load: Load, parts: Parts, aim: Aim, replicas: int) -> list[Filled]:
-    """One for each chosen part: the busiest stretch of it, as long as is simulated."""
-    seconds = max(REPLICA_SECONDS // replicas, LEAST_SECONDS)
-    found = []
-    for part in parts.chosen():
-        count = max(round(part.num_requests * min(seconds / part.seconds, 1.0)), 1)
-        found.append(Filled(kind, _stretch(load, parts.busiest(part, count)), aim, replicas))
-    return found
+    """One for each chosen part: the busiest stretch of it, as long as is simulated.
 
-
-def _stretch(load: Load, trace: Trace) -> Load:
-    span_ns = max(trace.requests[-1].arrival_ns, NANOSECONDS)
+    A time, and not so many requests: a burst has room for offline work behind it.
+    """
+    span_ns = min(max(REPLICA_SECONDS // replicas, LEAST_SECONDS) * NANOSECONDS, parts.end_ns)
     warm_ns = min(WARM_SECONDS * NANOSECONDS, span_ns // 4)
     window_ns = max(span_ns // 16, NANOSECONDS // 4)
-    return replace(load, trace=trace, window_ns=window_ns, measured_from_ns=warm_ns)
+    stretch = replace(load, window_ns=window_ns, measured_from_ns=warm_ns, until_ns=span_ns)
+    traces = [parts.busiest_time(part, span_ns, warm_ns) for part in parts.chosen()]
+    return [Filled(kind, replace(stretch, trace=trace), aim, replicas) for trace in traces]
 
 
 def offline_figures(filled: Sequence[Figures], parts: Parts) -> Figures:
@@ -61,13 +57,23 @@ def offline_figures(filled: Sequence[Figures], parts: Parts) -> Figures:
     }
 
 
-def backlog_done(offline: Figures, tokens: float) -> Figures | None:
-    """When so many tokens are done, the trace repeating as often as it takes; None without a backlog."""
-    if not tokens or not offline["tokens_done"][-1]:
+def backlog_done(offline: Figures, tokens: float, daily: bool = False) -> Figures | None:
+    """When so many tokens are done, the trace repeating as often as it takes; None without a backlog.
+
+    `days_of_work` is how many days those of one day take, where they come `daily`.
+    """
+    if not tokens:
         return None
+    figures = {"tokens": tokens, "daily": daily}
     span, whole = offline["until_seconds"][-1], offline["tokens_done"][-1]
+    if not whole:
+        return {**figures, "done_seconds": None, "rounds_of_trace": None, "days_of_work": None}
     rounds, left = divmod(tokens, whole)
     before = [(0.0, 0.0), *zip(offline["until_seconds"], offline["tokens_done"], strict=True)]
     (start, had), (end, has) = next((a, b) for a, b in pairwise(before) if b[1] >= left and b[1] > a[1])
-    inside = start + (end - start) * (left - had) / (has - had)
-    return {"tokens": tokens, "done_seconds": rounds * span + inside, "rounds_of_trace": tokens / whole}
+    return {
+        **figures,
+        "done_seconds": rounds * span + start + (end - start) * (left - had) / (has - had),
+        "rounds_of_trace": tokens / whole,
+        "days_of_work": tokens / whole * span / DAY_SECONDS,
+    }

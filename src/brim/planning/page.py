@@ -33,7 +33,7 @@ def _body(plan: Figures) -> Iterator[str]:
     yield _table(plan)
     yield f"<p>{escape(answer(plan))}</p>"
     for one in plan["plans"]:
-        if one["feasible"]:
+        if one["replicas"] is not None:
             yield f"<h2>{escape(one['profile'])}, {escape(one['policy'])}</h2>"
             whole = plan["simulated_requests"] == plan["requests"]
             yield from _plots(one, plan["attainment"], "" if whole else ", the busiest stretch")
@@ -97,7 +97,7 @@ def _over_time(one: Figures) -> Iterator[str]:
         lines = [_static(one, end_hours), Line("scaled, start-up included", busiest, step=True)]
         yield plot("replicas, the busiest stretch", "hours", lines)
     lines = [_static(one, end_hours), *scaled]
-    if needed:
+    if needed and needed["replicas"]:
         width = needed["part_seconds"] / 3600
         points = [(width * (i + 1), float(n)) for i, n in enumerate(needed["replicas"])]
         lines = [_static(one, points[-1][0]), *scaled, Line("needed", points, step=True, dashed=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 from random import Random
 from typing import NamedTuple
 
@@ -45,6 +46,7 @@ class Parts:
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
         requests, end_ns = trace.requests, trace.requests[-1].arrival_ns + 1
+        self.end_ns = end_ns
         self.width_ns = min(max(-(-end_ns // PARTS), LEAST_PART_NS), MOST_PART_NS)
         self._arrivals = [r.arrival_ns for r in requests]
         self.all: list[Part] = []
@@ -73,6 +75,29 @@ class Parts:
         """The busiest `most` requests in a row of a part, or all of it; from 0 on."""
         whole = replace(self.trace, requests=self.trace.requests[part.first : part.last])
         return busiest(whole, most)
+
+    def busiest_time(self, part: Part, length_ns: int, warm_ns: int) -> Trace:
+        """What arrives in `length_ns`, which begin at 0: after its first `warm_ns` the most work of the part.
+
+        At least one request of the part is behind the warm-up. It may go on behind the part; it ends before
+        the trace does, and may begin before it.
+        """
+        latest_ns = self.end_ns - length_ns
+        begins = [min(ns - warm_ns, latest_ns) for ns in self._arrivals[part.first : part.last]]
+        low = bisect_left(self._arrivals, begins[0])
+        high = bisect_left(self._arrivals, begins[-1] + length_ns)
+        sums = [0, *accumulate(work_tokens(r) for r in self.trace.requests[low:high])]
+
+        def work(begin_ns: int) -> int:
+            first = bisect_left(self._arrivals, begin_ns + warm_ns)
+            last = bisect_left(self._arrivals, begin_ns + length_ns)
+            return sums[last - low] - sums[first - low]
+
+        begin_ns = max(begins, key=work)
+        first, last = (bisect_left(self._arrivals, ns) for ns in (begin_ns, begin_ns + length_ns))
+        requests = self.trace.requests[first:last]
+        moved = [r._replace(arrival_ns=r.arrival_ns - begin_ns) for r in requests]
+        return replace(self.trace, requests=moved)
 
     def stretches(
         self, load: Load, most: int, seed: int, warm_ns: int = WARM_NS, count: int = STRETCHES

@@ -9,7 +9,7 @@ from math import ceil
 
 from brim.core.errors import ConfigError
 from brim.planning.backlog import KEPT, Backlog
-from brim.planning.demand import busiest, resampled
+from brim.planning.demand import busiest, from_zero, resampled, too_short
 from brim.planning.measure import Measure, Tell, measuring
 from brim.planning.offline import backlog_done, fillings, offline_figures
 from brim.planning.over_time import over_time
@@ -48,7 +48,7 @@ class Question:
 
 def plan(question: Question, jobs: int, tell: Tell) -> Figures:
     """Plans for each profile with the first policy; with the others the least replicas alone."""
-    question = _apart(question)
+    question = _apart(replace(question, trace=_begun(question.trace)))
     load, parts = _load(question), Parts(question.trace)
     kinds = [
         kind for kind in question.kinds if reachable(kind, load, question.aim) >= question.aim.attainment
@@ -71,12 +71,22 @@ def plan(question: Question, jobs: int, tell: Tell) -> Figures:
     for kind in question.kinds:
         one = _plan(question, kind, load, by_kind.get(kind))
         if kind in least:
-            one |= _rest(question, kind, parts, one["replicas"], further[kind])
+            one |= _rest(question, kind, load, parts, further[kind], one["replicas"])
             one |= {"scaling": scaling[kind], "offline": offline.get(kind)}
             one |= _left_out(question, fitting.get(kind))
+            one["feasible"] = _held_over_all(one["whole"], question.aim)
         plans.append(one)
     best = _best(plans, first)
     return {**_about(question, load), "plans": plans, "best": next(iter(best), None), "as_good": best[1:]}
+
+
+def _begun(trace: Trace) -> Trace:
+    """From 0 on: the hours before an excerpt, or since 1970, are none that replicas are needed in."""
+    begin_ns = trace.requests[0].arrival_ns
+    moved = from_zero(trace, trace.requests)
+    if begin_ns < NANOSECONDS:
+        return moved
+    return moved.noted(f"planned from its first request on, which arrives at {begin_ns / NANOSECONDS:.15g} s")
 
 
 def _apart(question: Question) -> Question:
@@ -93,6 +103,8 @@ def _load(question: Question) -> Load:
     backlog = question.backlog.trace.requests if question.backlog else ()
     longest = max(r.input_tokens + r.output_tokens for r in chain(question.trace.requests, backlog))
     span_ns = trace.requests[-1].arrival_ns
+    if not span_ns and len(trace) < len(question.trace):
+        raise ConfigError(f"{trace.name}: its busiest {len(trace)} arrive at once: raise --max-requests")
     if not span_ns:
         raise ConfigError(f"{trace.name}: all requests arrive at once: give a trace over some time")
     return Load(trace, 1 << longest.bit_length(), window_ns=max(span_ns // 48, NANOSECONDS))
@@ -112,14 +124,14 @@ def _further(question: Question, kind: Kind, load: Load, parts: Parts, found: Fi
     """The longest first."""
     least, most, aim = found["replicas"], question.most_replicas, question.aim
     yield from tries(kind, load, aim, found, round(question.startup_seconds * NANOSECONDS))
-    for seed in range(question.samples):
+    for seed in range(0 if too_short(load.trace) else question.samples):
         other = replace(load, trace=resampled(load.trace, question.seed + seed))
         yield Search(kind, other, aim, least, most, "resampled arrivals")
     error = error_of(kind.load())
     for factor in (1 + error, 1 - error):
         yield Search(replace(kind, slower=factor), load, aim, least, most, f"steps of {factor:.3g} times")
     for part in parts.chosen() if len(parts.all) > 1 else ():
-        stretch = parts.busiest(part, question.max_requests // len(SHARES))
+        stretch = parts.busiest(part, max(question.max_requests // len(SHARES), 1))
         yield Search(kind, replace(load, trace=stretch), aim, least, most, "part")
     if len(load.trace) < len(question.trace):
         yield from checks(kind, load, parts, aim, least, question.check_requests, question.seed)
@@ -183,7 +195,7 @@ def _offline(
             if found[kind]["attainment"] < question.aim.attainment and n < most[kind]
         }
     for kind, figures in found.items():
-        figures["backlog"] = backlog_done(figures, fitting[kind].tokens)
+        figures["backlog"] = backlog_done(figures, fitting[kind].tokens, fitting[kind].daily)
     return found
 
 
@@ -248,7 +260,9 @@ def _plan(question: Question, kind: Kind, load: Load, found: Figures | None) -> 
     }
 
 
-def _rest(question: Question, kind: Kind, parts: Parts, least: int, further: Sequence[Figures]) -> Figures:
+def _rest(
+    question: Question, kind: Kind, load: Load, parts: Parts, further: Sequence[Figures], least: int
+) -> Figures:
     searched = [one for one in further if one["label"] == "part"]
     band = [one for one in further if one["label"].startswith(("resampled", "steps"))]
     counts = [one["replicas"] for one in band if one["replicas"] is not None]
@@ -258,12 +272,18 @@ def _rest(question: Question, kind: Kind, parts: Parts, least: int, further: Seq
             "least": min([least, *counts]),
             "most": max([least, *counts]),
             "infeasible": len(band) - len(counts),
+            "too_short": too_short(load.trace),
             "step_time_error": error_of(kind.load()),
             "runs": [{"label": one["label"], "replicas": one["replicas"]} for one in band],
         },
-        "over_time": over_time(parts, searched, least) if searched else None,
+        "over_time": over_time(parts, searched) if searched else None,
         "whole": whole_figures(checked, len(question.trace)) if checked else None,
     }
+
+
+def _held_over_all(whole: Figures | None, aim: Aim) -> bool:
+    """What holds where the trace is busiest by its mean load may miss a burst elsewhere."""
+    return whole is None or whole["attainment"] >= aim.attainment
 
 
 def _best(plans: Sequence[Figures], policy: str) -> list[str]:

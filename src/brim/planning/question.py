@@ -51,17 +51,21 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The online requests, offline ones to fit in, and the tokens that any of them may need at most."""
+    """The online requests, offline ones to fit in, and the tokens that any of them may need at most.
+
+    It lasts until the last arrival, or until `until_ns`, which may be later.
+    """
 
     trace: Trace
     max_model_len: int
     window_ns: int
     measured_from_ns: int = 0
     spare: tuple[Run, ...] = ()
+    until_ns: int = 0
 
     @property
     def span_ns(self) -> int:
-        return self.trace.requests[-1].arrival_ns
+        return self.until_ns or self.trace.requests[-1].arrival_ns
 
 
 def error_of(profile: Profile) -> float:

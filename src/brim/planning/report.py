@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import inf
 
+from brim.planning.demand import HANDFUL, LEAST_BLOCKS
 from brim.simulation.results import Figures
 from brim.workloads.wording import counted
 
@@ -41,7 +43,8 @@ def asked(plan: Figures) -> str:
 def answer(plan: Figures) -> str:
     """The best profile, by price where all have one, else by GPUs."""
     if not plan["best"]:
-        return "no profile holds the SLO"
+        over = " over the whole trace" if any(p["replicas"] is not None for p in plan["plans"]) else ""
+        return f"no profile holds the SLO{over}"
     feasible = [p for p in plan["plans"] if p["feasible"] and p["policy"] == plan["plans"][0]["policy"]]
     unpriced = [p["profile"] for p in feasible if p["cost_per_hour"] is None]
     best = " and ".join([plan["best"], *plan["as_good"]])
@@ -62,6 +65,7 @@ def _one(one: Figures, target: float, backlog: Figures | None) -> Iterator[str]:
     yield f"{one['profile']} under {one['policy']} ({steps}, {one['routing']})"
     if not one["feasible"]:
         yield f"  INFEASIBLE: {why_not(one)}"
+    if one["replicas"] is None:
         return
     if one["too_long"]:
         yield f"  {counted(one['too_long'], 'request')} of those simulated {_cut(one)}"
@@ -108,6 +112,14 @@ def why_not(one: Figures) -> str:
             f"on an idle replica {one['reachable_attainment']:.4f} of the requests meet both targets{long}: "
             "relax --ttft or --tpot, or take a faster profile"
         )
+    if one["replicas"] is not None:
+        whole = one["whole"]
+        return (
+            f"{_hold(one['replicas'])} the SLO where the trace is busiest, and the SLO is NOT held over the "
+            f"whole trace: attainment {whole['attainment']:.4f}, least in the part that begins "
+            f"{span(whole['least_at_seconds'])} after the first request ({whole['least']:.4f}): "
+            "search on more of the trace (--max-requests), or look at that part"
+        )
     most = max(one["attempts"], key=int)
     return (
         f"{counted(most, 'replica')} {'reaches' if most == 1 else 'reach'} {one['attempts'][most]:.4f}: "
@@ -115,23 +127,44 @@ def why_not(one: Figures) -> str:
     )
 
 
+def _hold(replicas: int) -> str:
+    return f"{counted(replicas, 'replica')} {'holds' if replicas == 1 else 'hold'}"
+
+
 def _rest(one: Figures) -> Iterator[str]:
-    band, scaling, over_time = (one[k] for k in ("band", "scaling", "over_time"))
-    beyond = f", and {band['infeasible']} runs that no number held" if band["infeasible"] else ""
-    replicas = counted(band["most"], "replica")
-    if band["least"] < band["most"]:
-        replicas = f"{band['least']} to {replicas}"
-    yield (f"  {replicas} over resampled arrivals and step times {band['step_time_error']:.1%} off{beyond}")
+    scaling, over_time = one["scaling"], one["over_time"]
+    yield _band(one["band"])
     if over_time:
-        yield (
-            f"  needed over time: {_on_average(one, over_time['mean'])}, {over_time['peak']} at most "
-            f"(parts of {span(over_time['part_seconds'])}; {over_time['searched_parts']} of them simulated, "
-            "the others read off by their load)"
-        )
+        yield _needed(one, over_time)
     yield (
         _scaled(one, scaling)
         if scaling
         else ("  scaled: none of the targets tried holds the SLO with this start-up time; keep them all up")
+    )
+
+
+def _band(band: Figures) -> str:
+    beyond = f", and {band['infeasible']} runs that no number held" if band["infeasible"] else ""
+    replicas = counted(band["most"], "replica")
+    if band["least"] < band["most"]:
+        replicas = f"{band['least']} to {replicas}"
+    resampled = any(run["label"].startswith("resampled") for run in band["runs"])
+    over = "over resampled arrivals and step times" if resampled else "over step times"
+    short = f"; under {LEAST_BLOCKS * HANDFUL} requests are too few for a range over other arrivals"
+    return (
+        f"  {replicas} {over} {band['step_time_error']:.1%} off{beyond}{short if band['too_short'] else ''}"
+    )
+
+
+def _needed(one: Figures, over_time: Figures) -> str:
+    searched, unheld = over_time["searched_parts"], over_time["unheld_parts"]
+    if not over_time["replicas"]:
+        return f"  needed over time: no number held any of the {counted(searched, 'part')} simulated"
+    beyond = f"; no number held {unheld} of these: left out" if unheld else ""
+    return (
+        f"  needed over time: {_on_average(one, over_time['mean'])}, {over_time['peak']} at most "
+        f"(parts of {span(over_time['part_seconds'])}, each with the SLO held in it; {searched} of them "
+        f"simulated{beyond}; the others read off by their load)"
     )
 
 
@@ -179,7 +212,10 @@ def _beside(one: Figures, target: float) -> Iterator[str]:
     if offline := one["offline"]:
         more = offline["replicas"] - one["replicas"]
         missed = "" if offline["attainment"] >= target else "; the SLO is NOT held with it"
-        where = f"on {counted(more, 'more replica')}" if more else "for nothing, on the same replicas"
+        enough = not missed and not _too_much(offline["backlog"])
+        where = "for nothing, on the same replicas" if enough else "on the same replicas"
+        if more:
+            where = f"on {counted(more, 'more replica')}"
         yield (
             f"  offline work beside it {where}: "
             f"{offline['tokens_per_second']:.0f} tokens/s, {offline['tokens_per_day']:.3g} a day, "
@@ -188,8 +224,24 @@ def _beside(one: Figures, target: float) -> Iterator[str]:
             f"({span(offline['simulated_seconds'])} of it simulated)"
         )
         if offline["backlog"]:
-            done = offline["backlog"]
-            yield f"  a backlog of {done['tokens']:.3g} tokens is done after {span(done['done_seconds'])}"
+            yield _when_done(offline["backlog"])
+
+
+def _too_much(backlog: Figures | None) -> bool:
+    """Whether more comes each day than is done in one."""
+    return bool(backlog and backlog["daily"] and (backlog["days_of_work"] or inf) > 1)
+
+
+def _when_done(backlog: Figures) -> str:
+    tokens, days = f"{backlog['tokens']:.3g} tokens", backlog["days_of_work"]
+    if backlog["done_seconds"] is None:
+        return f"  a backlog of {tokens} is never done: there is no room for it"
+    if _too_much(backlog):
+        return (
+            f"  {tokens} come each day, more than is done: what waits grows without end; up to about "
+            f"{days:.3g} times the replicas would be needed"
+        )
+    return f"  a backlog of {tokens} is done after {span(backlog['done_seconds'])}"
 
 
 def _of_the_backlog(one: Figures, backlog: Figures | None) -> Iterator[str]:

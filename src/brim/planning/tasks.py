@@ -162,9 +162,10 @@ def filled_figures(run: Figures, load: Load) -> Figures:
     offline = [request for run in load.spare for request in run]
     outputs = sum(max(r.output_tokens, 1) for r in offline)
     per_output = sum(r.input_tokens for r in offline) / outputs + 1
-    work = sum(work_tokens(r) for r in load.trace.requests)
+    warm_ns = load.measured_from_ns
+    work = sum(work_tokens(r) for r in load.trace.requests if r.arrival_ns >= warm_ns)
     return {
-        "rate": work / max(span, 1e-9),
+        "rate": work * NANOSECONDS / max(load.span_ns - warm_ns, 1),
         "tokens_per_second": per_output * fmean(w["offline_tokens_per_second"] for w in counted),
         "busy_share": fmean(w["busy_share"] or 0.0 for w in counted),
         "simulated_seconds": span,

@@ -20,7 +20,14 @@ def seconds(value: Any, column: str) -> int:
 
 
 def milliseconds(value: Any, column: str) -> int:
-    return int((exact(value, column) * (NANOSECONDS // 1000)).to_integral_value())
+    """Whole ones: Mooncake's have no fraction, and a table in seconds has the same columns."""
+    number = exact(value, column)
+    if number != number.to_integral_value():
+        raise ValueError(
+            f"{column} is {value}, read as milliseconds: these look like seconds: name the columns "
+            "arrival_s, input_tokens and output_tokens (round them if they are milliseconds)"
+        )
+    return int(number) * (NANOSECONDS // 1000)
 
 
 def date_and_time(value: Any, column: str) -> int:

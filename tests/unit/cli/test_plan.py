@@ -11,7 +11,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from brim.cli.main import app
-from brim.core.errors import ConfigError
+from brim.core.errors import ConfigError, TraceError
 from brim.profiles.loader import as_json, load
 from brim.profiles.unevenness import Unevenness
 
@@ -78,6 +78,19 @@ def test_no_profile_that_holds_is_exit_status_1(trace: Path):
 def test_wrong_use_says_what_to_do(trace: Path, arguments: list[object], message: str):
     with pytest.raises(ConfigError, match=message):
         plan("--trace", trace, *arguments)
+
+
+def test_too_few_to_search_on_are_refused(trace: Path):
+    done = plan("--trace", trace, "--profile", "a100-opt-13b", "--max-requests", 4)
+    assert done.exit_code == 2
+    assert "greater than or equal to" in done.output
+
+
+def test_a_trace_in_seconds_is_not_read_as_milliseconds(tmp_path: Path):
+    path = tmp_path / "seconds.csv"
+    path.write_text("timestamp,input_length,output_length\n0,100,10\n0.25,200,20\n")
+    with pytest.raises(TraceError, match="these look like seconds: name the columns arrival_s, input_tokens"):
+        plan("--trace", path, "--profile", "a100-opt-13b")
 
 
 def test_lengths_without_arrivals_need_a_rate(tmp_path: Path):

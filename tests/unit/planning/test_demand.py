@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from brim.planning.demand import BLOCK_NS, busiest, resampled
+import pytest
+
+from brim.planning.demand import BLOCK_NS, busiest, resampled, too_short
 from brim.planning.over_time import needed
 from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest
 
@@ -28,6 +30,25 @@ def test_resampling_keeps_the_course_of_the_day():
     assert early == 50
     assert late == 499  # all but the first of its first minute
     assert resampled(trace, 3) == drawn
+
+
+def test_a_trace_under_a_minute_is_drawn_anew():
+    trace = at(*(i * i / 250 for i in range(100)))
+    arrivals = [r.arrival_ns for r in trace.requests]
+    assert all([r.arrival_ns for r in resampled(trace, seed).requests] != arrivals for seed in range(4))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_cut_last_minute_stands_for_no_whole_one(seed: int):
+    """A request a second for 20 minutes and a half: as many in every drawn minute, and in the half."""
+    trace = at(*range(20 * 60 + 31))
+    drawn = [r.arrival_ns for r in resampled(trace, seed).requests]
+    assert drawn == [r.arrival_ns for r in trace.requests]
+
+
+def test_under_a_hundred_requests_are_too_few_to_draw_from():
+    assert too_short(at(*range(99)))
+    assert not too_short(at(*range(100)))
 
 
 def test_needs_lie_on_lines_between_what_was_searched():

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brim.planning.demand import work_tokens
-from brim.planning.offline import offline_figures
+from brim.planning.offline import LEAST_SECONDS, fillings, offline_figures
+from brim.planning.over_time import over_time
 from brim.planning.parts import LEAST_PART_NS, MOST_PART_NS, PARTS, WARM_NS, Parts, line
-from brim.planning.question import Load
+from brim.planning.question import Aim, Kind, Load
 from brim.planning.whole import whole_figures
 from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest
 
@@ -78,6 +79,33 @@ def _moved(parts: Parts, found: Load) -> int:
 def test_lines_between_points_are_flat_beyond_them():
     known = [(10.0, 1.0), (20.0, 3.0)]
     assert [line(known, x) for x in (0, 10, 15, 20, 99)] == [1, 1, 2, 3, 3]
+
+
+def searched(*replicas: int | None) -> list[dict[str, int | None]]:
+    return [{"replicas": n} for n in replicas]
+
+
+def test_parts_may_need_more_than_the_whole_and_those_that_none_held_are_counted():
+    parts = Parts(trace(0, MINUTE_NS, MINUTE_NS + 1, 2 * MINUTE_NS - 1))
+    found = over_time(parts, searched(1, 4))
+    assert (found["replicas"], found["peak"], found["unheld_parts"]) == ([1, 4], 4, 0)
+    found = over_time(parts, searched(2, None))
+    assert (found["replicas"], found["unheld_parts"], found["searched_parts"]) == ([2, 2], 1, 2)
+    found = over_time(parts, searched(None, None))
+    assert (found["replicas"], found["peak"], found["unheld_parts"]) == ([], None, 2)
+
+
+def test_offline_work_is_simulated_for_a_time_however_bursty_its_part():
+    """A hundred requests in the first millisecond of each minute, one in its middle."""
+    times = [minute * MINUTE_NS + i * 10_000 for minute in range(4) for i in range(100)]
+    halves = [minute * MINUTE_NS + MINUTE_NS // 2 for minute in range(4)]
+    parts = Parts(trace(*sorted(times + halves)))
+    load, kind = Load(parts.trace, 1024, NANOSECONDS), Kind("a100-opt-13b", "vllm")
+    for task in fillings(kind, load, parts, Aim(NANOSECONDS, NANOSECONDS), 100):
+        assert task.load.span_ns == LEAST_SECONDS * NANOSECONDS
+        counted = [r for r in task.load.trace.requests if r.arrival_ns >= task.load.measured_from_ns]
+        assert len(counted) == 100  # a burst, behind its warm-up
+        assert counted[-1].arrival_ns < task.load.span_ns
 
 
 def test_offline_work_is_read_off_by_load_and_added_up():

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from brim.core.errors import ConfigError
 from brim.planning.offline import backlog_done
 from brim.planning.page import page
-from brim.planning.plan import plan
+from brim.planning.plan import Question, plan
 from brim.planning.question import Aim, Load, cluster
 from brim.planning.report import text
 from brim.simulation.cluster.figures import figures
 from brim.simulation.cluster.run import simulate_cluster
 from brim.workloads.arrivals import AllAtOnce, Poisson
 from brim.workloads.lengths import synthetic
-from brim.workloads.trace import with_arrivals
+from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest, with_arrivals
 from tests.helpers import MS
 from tests.unit.planning.scenarios import lengths, nobody, question
 
@@ -123,3 +124,61 @@ def test_a_long_trace_is_searched_where_it_is_busiest_and_checked_on_the_whole(c
     assert scaling["replicas_mean"] <= scaling["replicas_peak"]
     assert "where it is busiest" in text(found)
     assert "replicas, the busiest stretch" in page(found)
+
+
+def test_a_trace_is_planned_from_its_first_request_on(planned):
+    """An excerpt that begins after ten hours."""
+    early = question().trace
+    late = [r._replace(arrival_ns=r.arrival_ns + 36_000 * NANOSECONDS) for r in early.requests]
+    moved = question(trace=Trace(early.name, late), backlog=lengths((60, 20), tokens=5e4))
+    found = plan(moved, 1, nobody)
+    assert found["span_seconds"] == planned["span_seconds"]
+    assert found["plans"][0]["over_time"] == planned["plans"][0]["over_time"]
+    assert found["plans"][0]["offline"] == planned["plans"][0]["offline"]
+    assert "planned from its first request on, which arrives at 36000 s" in text(found)
+
+
+def bursty() -> Question:
+    """The busiest 100 in a row come evenly; the others 60 at once, once a minute."""
+    evenly = [i * NANOSECONDS // 8 for i in range(200)]
+    bursts = [(60 + 60 * k) * NANOSECONDS for k in range(10) for _ in range(60)]
+    requests = [TraceRequest(ns, 60, 40) for ns in evenly + bursts]
+    return question(trace=Trace("bursty", requests), max_requests=100, check_requests=800)
+
+
+def test_what_misses_over_the_whole_trace_is_no_answer():
+    found = plan(bursty(), 1, nobody)
+    [one] = found["plans"]
+    assert one["whole"]["attainment"] < 0.95 <= one["run"]["online"]["slo_attainment"]
+    assert found["best"] is None
+    assert not one["feasible"]
+    said = text(found)
+    assert "INFEASIBLE: 1 replica holds the SLO where the trace is busiest, and the SLO is NOT held" in said
+    assert "search on more of the trace (--max-requests)" in said
+    assert said.endswith("no profile holds the SLO over the whole trace")
+    assert "infeasible: 1 replica holds" in page(found)
+
+
+@pytest.mark.parametrize("most", [2, 4])
+def test_a_few_requests_to_search_on_are_no_crash(most: int):
+    trace = with_arrivals(synthetic((60.0, 40.0), 100), Poisson(0.5))
+    asked = question(trace=trace, max_requests=most, check_requests=10, samples=0)
+    assert plan(asked, 1, nobody)["simulated_requests"] == most
+
+
+def test_a_day_that_brings_more_than_is_done_is_told():
+    day = replace(lengths((60, 20), tokens=1e10), daily=True)
+    found = plan(question(backlog=day), 1, nobody)
+    offline = found["plans"][0]["offline"]
+    times = offline["backlog"]["days_of_work"]
+    assert times == pytest.approx(1e10 / offline["tokens_per_day"])
+    said = text(found)
+    assert "1e+10 tokens come each day, more than is done: what waits grows without end" in said
+    assert f"up to about {times:.3g} times the replicas" in said
+    assert "for nothing" not in said
+    assert "is done after" not in said
+
+
+def test_a_backlog_that_finds_no_room_is_never_done():
+    done = backlog_done({"until_seconds": [10.0], "tokens_done": [0.0]}, 250.0)
+    assert done["done_seconds"] is None

@@ -28,6 +28,20 @@ def test_a_target_near_what_can_be_reached_is_told(long: int, said: bool):
     assert (told in text(found)) == said
 
 
+def test_a_range_says_where_arrivals_are_too_few_to_draw_from():
+    few, many = with_long_prompts(0), with_long_prompts(0)
+    few = Trace("few", few.requests[:99])
+    aim = Aim(400 * MS, 60 * MS)
+    told = "under 100 requests are too few for a range over other arrivals"
+    short = text(plan(question(trace=few, aim=aim), 1, nobody))
+    assert told in short
+    assert "over step times" in short
+    assert "resampled arrivals" not in short
+    enough = text(plan(question(trace=many, aim=aim), 1, nobody))
+    assert told not in enough
+    assert "over resampled arrivals and step times" in enough
+
+
 def test_all_that_are_as_good_are_named():
     kinds = [Kind("a100-opt-13b", "vllm", kv_tokens=kv_tokens) for kv_tokens in (3200, 6400)]
     few = with_long_prompts(0)
