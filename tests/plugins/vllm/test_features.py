@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -198,18 +199,20 @@ def test_an_image_that_is_not_to_be_cut_runs_whole_or_not_yet(start: int, most: 
     assert BrimScheduler._whole_items(uncut, request, start, most, 512) == runs
 
 
-@pytest.mark.parametrize("feature", ["a window", "two windows", "several whole contexts"])
-@IN_FLIGHT
-def test_windows_cost_few_preemptions(feature: str, steps_in_flight: int) -> None:
-    counts = {}
-    for policy in ["stock", "priority", "brim", "econoserve"]:
+@pytest.mark.parametrize("policy", ["priority", "brim", "econoserve"])
+def test_windows_cost_few_preemptions(policy: str) -> None:
+    """Over several histories: in a single one the number depends on who happens to run beside whom."""
+
+    def preemptions(feature: str, steps_in_flight: int, policy: str) -> int:
         clock = ToldClock()
         limits = limits_of(feature, steps_in_flight, policy=policy, ttft_ms=1_000, itl_ms=100)
         with clock.told_to_all():
-            driver = history(Driver(classes.find(classes.BRIM), limits, clock))
-        counts[policy] = driver.preemptions
-    assert counts["stock"] > 15
-    assert max(counts.values()) <= 2 * counts["stock"], counts
+            return history(Driver(classes.find(classes.BRIM), limits, clock)).preemptions
+
+    scenes = list(product(["a window", "two windows", "several whole contexts"], [1, 2]))
+    stock, ours = (sum(preemptions(*scene, each) for scene in scenes) for each in ("stock", policy))
+    assert stock > 90
+    assert ours <= 2 * stock
 
 
 @pytest.mark.parametrize("feature", FEATURES)
