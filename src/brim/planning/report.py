@@ -160,7 +160,7 @@ def _needed(one: Figures, over_time: Figures) -> str:
     searched, unheld = over_time["searched_parts"], over_time["unheld_parts"]
     if not over_time["replicas"]:
         return f"  needed over time: no number held any of the {counted(searched, 'part')} simulated"
-    beyond = f"; no number held {unheld} of these: left out" if unheld else ""
+    beyond = f"; no number held {unheld} of these, where more are needed than said" if unheld else ""
     return (
         f"  needed over time: {_on_average(one, over_time['mean'])}, {over_time['peak']} at most "
         f"(parts of {span(over_time['part_seconds'])}, each with the SLO held in it; {searched} of them "
