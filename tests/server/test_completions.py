@@ -1,7 +1,15 @@
+import asyncio
+import threading
+
 import openai
 import pytest
 
+from brim.engines.base import EngineCaps
+from brim.engines.scripted import ByteTokenizer
+from brim.server.prompts import PromptEncoder
 from tests.server.http_harness import MODEL, Running
+
+CAPS = EngineCaps("none", "none", num_blocks=64, block_size=16, max_model_len=4096, vocab_size=256)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +50,25 @@ def test_echo(client: openai.OpenAI, prompt: object) -> None:
         model=MODEL, prompt=prompt, max_tokens=3, echo=True, stream=True
     ) as stream:
         assert "".join(chunk.choices[0].text for chunk in stream) == echoed.choices[0].text
+
+
+@pytest.mark.parametrize("length", [3, 600])  # together beyond what is decoded on the spot
+def test_each_choice_begins_with_its_own_prompt(client: openai.OpenAI, length: int) -> None:
+    prompts = ["a" * length, "b" * length]
+    answer = client.completions.create(model=MODEL, prompt=prompts, max_tokens=2, n=2, echo=True)
+    begins = [choice.text[:length] for choice in sorted(answer.choices, key=lambda each: each.index)]
+    assert begins == [prompts[0], prompts[0], prompts[1], prompts[1]]
+
+
+def test_many_echoed_tokens_are_decoded_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the event loop they held up every stream."""
+    encoder, decoded = PromptEncoder(ByteTokenizer(), CAPS, 8), []
+    monkeypatch.setattr(encoder, "_text_of", lambda ids: decoded.append(threading.get_ident()) or "")
+    asyncio.run(encoder.texts([[97] * 10] * 2))
+    asyncio.run(encoder.texts([[97] * 1_000] * 2))
+    assert decoded[:2] == [threading.get_ident()] * 2
+    assert threading.get_ident() not in decoded[2:]
+    assert len(decoded) == 4
 
 
 def test_whole_and_streamed_answers_are_equal(client: openai.OpenAI) -> None:

@@ -13,6 +13,7 @@ from brim.server.schemas import ChatRequest, CompletionRequest, GenerationReques
 
 LONGEST_TOKEN_CHARS = 256  # no vocabulary has longer ones: a text can be too long before it is tokenised
 CHARS_FOR_A_THREAD = 16_384
+TOKENS_FOR_A_THREAD = 1_024  # one by one, as an answer is decoded
 
 InputT = TypeVar("InputT")
 
@@ -39,8 +40,13 @@ class PromptEncoder:
             self._check(prompt, body)
         return prompts
 
-    def text(self, token_ids: Sequence[int]) -> str:
+    async def texts(self, prompts: Sequence[Sequence[int]]) -> list[str]:
         """Token ids as text."""
+        if sum(map(len, prompts)) > TOKENS_FOR_A_THREAD:
+            return await asyncio.to_thread(lambda: [self._text_of(prompt) for prompt in prompts])
+        return [self._text_of(prompt) for prompt in prompts]
+
+    def _text_of(self, token_ids: Sequence[int]) -> str:
         stream = self._tokenizer.stream()
         return "".join([stream.push(token_id) for token_id in token_ids]) + stream.flush()
 

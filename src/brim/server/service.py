@@ -67,7 +67,9 @@ class OpenAIService:
             "system_fingerprint": self._fingerprint,
             "service_tier": tier,
         }
-        choices = self._submit(requests, body)
+        echo = isinstance(body, CompletionRequest) and body.echo
+        openings = await self._prompts.texts(prompts) if echo else [""] * len(prompts)
+        choices = self._submit(requests, body, [opening for opening in openings for _ in range(body.n)])
         generation = Generation(choices, form, head, prompt_tokens=sum(map(len, prompts)), n=body.n)
         if tier == "flex" and context.task_class is TaskClass.ONLINE:
             await self._wait_for_room(generation)
@@ -94,25 +96,21 @@ class OpenAIService:
         if waiting and waiting + num_new > limit:
             raise unavailable("Too many requests are waiting: try again later.", code="server_is_overloaded")
 
-    def _submit(self, requests: Sequence[Request], body: GenerationRequest) -> list[Choice]:
-        """All or none of them."""
+    def _submit(
+        self, requests: Sequence[Request], body: GenerationRequest, openings: Sequence[str]
+    ) -> list[Choice]:
+        """All or none of them. `openings` are what each answer's text begins with: the echoed prompt."""
         choices: list[Choice] = []
         try:
-            for request in requests:
-                stream = self.loop.submit(request)
+            for request, opening in zip(requests, openings, strict=True):
                 text = self._tokenizer.stream()
-                opening = self._opening(request, body)
+                stream = self.loop.submit(request)
                 choices.append(Choice(len(choices), stream, text, request.sampling, body.stop, opening))
         except BaseException:
             for choice in choices:
                 choice.stream.abort()
             raise
         return choices
-
-    def _opening(self, request: Request, body: GenerationRequest) -> str:
-        """What an answer's text begins with: the prompt, where it is to be echoed."""
-        echo = isinstance(body, CompletionRequest) and body.echo
-        return self._prompts.text(request.prompt_token_ids) if echo else ""
 
     def _form(self, body: GenerationRequest) -> Form:
         kind = ChatForm if isinstance(body, ChatRequest) else CompletionForm
