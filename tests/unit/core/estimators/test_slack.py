@@ -17,6 +17,11 @@ def predict(shape: StepShape) -> int:
     return 10 * MS + MS // 100 * shape.new_tokens
 
 
+def attending(shape: StepShape) -> int:
+    """The same where a pair takes 100 ns."""
+    return predict(shape) + 100 * shape.attention_pairs
+
+
 def slack(ttft_ns: int | None = None, budget: int = 1000, share: float = 1.0, **decoding: Pacing) -> Slack:
     """All those who decode have drawn their first token, and only that, at 0 ns."""
     dues = DueTimes()
@@ -58,14 +63,19 @@ def test_where_nobody_is_held_back_arrivals_are_not_looked_at():
     assert told.miss is not None
 
 
+def limit_and_tokens(busy: Slack, every_ms: int) -> tuple[int, int]:
+    """A hundred with 100 tokens came, one in so many ms: the limit, and the tokens that come in that time."""
+    for at in range(100):
+        busy.arrivals.observe(at * every_ms * MS, None, 100)
+    now_ns = 100 * every_ms * MS
+    found = busy.limit(step(now_ns)).limit_ns
+    assert found is not None
+    return found, busy.arrivals.prompt_tokens(found, now_ns)
+
+
 def test_the_longer_it_may_take_the_more_arrive_meanwhile():
     """One with 100 tokens comes every 100 ms: for a first token in 1 s a step must leave time for a few."""
-    busy = slack(ttft_ns=1000 * MS)
-    for at in range(100):
-        busy.arrivals.observe(at * 100 * MS, None, 100)
-    found = busy.limit(step(10_000 * MS)).limit_ns
-    assert found is not None
-    tokens = busy.arrivals.prompt_tokens(found, 10_000 * MS)
+    found, tokens = limit_and_tokens(slack(ttft_ns=1000 * MS), every_ms=100)
     assert tokens > 1000
     assert found + predict(StepShape(tokens, attention_pairs(tokens))) <= 1000 * MS
     assert found + predict(StepShape(2 * tokens, attention_pairs(2 * tokens))) > 1000 * MS
@@ -73,17 +83,8 @@ def test_the_longer_it_may_take_the_more_arrive_meanwhile():
 
 def test_many_short_prompts_are_not_one_long_one():
     """One with 100 tokens comes every 20 ms: 10,000 of them in 2 s, but each attends to 100 at most."""
-
-    def attending(shape: StepShape) -> int:
-        return predict(shape) + 100 * shape.attention_pairs
-
-    busy = slack(ttft_ns=2000 * MS, budget=100_000)
-    busy = Slack(attending, busy.dues, busy.arrivals, 100_000)
-    for at in range(100):
-        busy.arrivals.observe(at * 20 * MS, None, 100)
-    found = busy.limit(step(2_000 * MS)).limit_ns
-    assert found is not None
-    tokens = busy.arrivals.prompt_tokens(found, 2_000 * MS)
+    busy = slack(ttft_ns=2000 * MS)
+    found, tokens = limit_and_tokens(Slack(attending, busy.dues, busy.arrivals, 100_000), every_ms=20)
     assert tokens > 5_000
     assert found + attending(StepShape(tokens, attention_pairs(100) * tokens // 100)) <= 2000 * MS
 
@@ -261,10 +262,6 @@ def test_an_arrival_that_may_come_is_never_missed():
 
 def test_prompts_go_on_from_where_they_are():
     """A token attends to all before it: deep inside a prompt chunks are smaller, and more of them to come."""
-
-    def attending(shape: StepShape) -> int:
-        return predict(shape) + 100 * shape.attention_pairs
-
     shallow, deep = (PromptWork("p", 900 * MS, start, 900) for start in (0, 1_000))
     rule = slack(r=Pacing(None, 60 * MS))
     rule.dues.pace("r", Pacing(None, 60 * MS), first_ns=900 * MS)  # it has time in this step
