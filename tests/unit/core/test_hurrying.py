@@ -77,7 +77,8 @@ def test_the_late_get_the_pace_and_no_more():
     assert tokens(rule, prompt(200, None)) == 89
     assert tokens(rule, prompt(200, 20)) == 37
     assert tokens(rule, prompt(20, 31), prompt(200, 5)) == 20
-    assert tokens(timing(tpot=9), prompt(200, 5)) == 7  # nothing keeps such a pace: as ever
+    assert tokens(timing(tpot=9), prompt(200, 5)) == 5  # nothing keeps such a pace, but twice that
+    assert tokens(timing(tpot=5), prompt(200, 5)) == 1000
     assert tokens(timing(), prompt(200, 5)) == 1000
 
 

@@ -95,6 +95,19 @@ def test_where_no_pace_can_be_kept_the_step_is_full():
     assert by_slack(a=9).prompt_tokens(step(2), 100) == 100
 
 
+def test_where_a_pace_is_hardly_kept_prompts_trickle():
+    """Late by some ms of the next token; the decodes alone take 12 ms."""
+    tokens = [by_slack(a=pace_ms).prompt_tokens(step(2, now_ms=30), 100) for pace_ms in (16, 15, 14, 13, 12)]
+    assert tokens == [2, 1, 2, 1, 1]
+
+
+def test_a_pace_that_can_not_be_kept_is_no_reason_to_break_that_of_others():
+    assert by_slack(a=11, b=40).prompt_tokens(step(2), 100) == 24
+    rule = by_slack(a=11, b=40)
+    rule.watch.dues.pace("a", Pacing(11 * MS, None), 0)
+    assert rule.prompt_tokens(step(2), 100) == 24
+
+
 def test_a_fixed_latency_is_the_same_in_every_step():
     rule = FixedLatency(steps(), 30 * MS)
     assert (rule.limit(step(0)).limit_ns, rule.limit(step(0)).online_ns) == (30 * MS, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from brim.core.estimators.due_times import DueTimes
 from brim.core.estimators.step_time import StepShape, attention_pairs
 
 Predict = Callable[[StepShape], int]  # nanoseconds of a step of these sizes
@@ -49,3 +50,13 @@ def largest_chunk(predict: Predict, others: StepShape, start: int, most: int, li
         else:
             high = middle
     return low
+
+
+def chunk_at_pace(predict: Predict, dues: DueTimes, decodes: StepShape, start: int, most: int) -> int:
+    """The most tokens from `start` on, up to `most`, that every step may run for those who decode; at least 1.
+
+    A pace that is not kept without any can't be kept, and holds up nobody.
+    """
+    alone_ns = predict(decodes) if decodes.num_decodes else 0
+    pace_ns = dues.least_pace_ns(alone_ns)
+    return most if pace_ns is None else largest_chunk(predict, decodes, start, most, pace_ns) or 1

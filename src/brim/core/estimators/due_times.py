@@ -210,14 +210,15 @@ class DueTimes:
             since_first = line.first_ns + per_token_ns * num_drawn
         return _least(after_last, since_first)
 
-    def least_gap_ns(self) -> int | None:
-        """How long none of those that decode may wait between two tokens."""
-        return min([gap_ns for gap_ns, _ in self._feasible()[1]], default=None)
+    def least_gap_ns(self, at_least_ns: int = 0) -> int | None:
+        """How long none of those that decode may wait between two tokens, unless it must wait so long."""
+        return min([gap_ns for gap_ns, _ in self._feasible()[1] if gap_ns >= at_least_ns], default=None)
 
-    def least_pace_ns(self) -> int | None:
-        """How long each of many steps may take, with those that decode."""
+    def least_pace_ns(self, at_least_ns: int = 0) -> int | None:
+        """How long each of many steps may take for those that decode, where none takes less than that."""
         paces, gaps = self._feasible()
-        return min([*[pace_ns for pace_ns, _ in paces], *[gap_ns for gap_ns, _ in gaps]], default=None)
+        asked = [*[pace_ns for pace_ns, _ in paces], *[gap_ns for gap_ns, _ in gaps]]
+        return min([pace_ns for pace_ns in asked if pace_ns >= at_least_ns], default=None)
 
     def _feasible(self) -> tuple[list[tuple[int, list[tuple[int, str]]]], list[tuple[int, int]]]:
         """Of the paces, with those who keep them, and of the gaps, the ones that a step can keep."""

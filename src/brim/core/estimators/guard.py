@@ -12,6 +12,7 @@ MOST = 2.0  # and no more, whatever happens
 
 _WINDOW = 512  # latest steps that tell how far apart they lie
 _TAIL = 20  # one in so many of them is in the tail
+FADE_STEPS = 4000  # in which what late steps have put on top falls to a third, if no more are late
 _DOUBT = 0.1  # added for few samples: how far one step of the tail may lie beyond those seen
 
 
@@ -21,9 +22,10 @@ class Guard:
     First by the spread of the latest steps: their tail, a twentieth, is taken to fall off exponentially, and
     drawn out to the share of steps that may be late (peaks over threshold, Pickands 1975). So it starts with
     caution, and a few hundred steps say what would else take thousands. Real tails may be heavier: every step
-    that is late all the same puts more on top, every other one takes a little off that, so that in the long
-    run as many are late as may be, whatever machine and neighbours are like. That is adaptive conformal
-    inference (Gibbs and Candes, arXiv 2106.00170).
+    that is late all the same puts more on top, every other one takes a little off that. That is adaptive
+    conformal inference (Gibbs and Candes, arXiv 2106.00170), but it also forgets: a bad minute is not to cost
+    half an hour, and where the tail is very heavy a few more steps may be late. A step beyond what any guard
+    covers says nothing of how large the guard should be.
     """
 
     def __init__(self, least: float) -> None:
@@ -43,8 +45,9 @@ class Guard:
         return max(len(self._ordered) // _TAIL, 1)
 
     def observe(self, took_over_expected: float) -> None:
-        late = took_over_expected > 1 + self.share
-        self._extra = max(self._extra + RISE * (late - LATE_SHARE), 0.0)
+        late = self.share < took_over_expected - 1 <= MOST
+        falls = RISE * LATE_SHARE + self._extra / FADE_STEPS
+        self._extra = max(self._extra + RISE * late - falls, 0.0)
         self._remember(min(took_over_expected - 1, MOST))
         self.share = min(max(self._drawn_out(), self._least) + self._extra, MOST)
         self._extra = min(self._extra, MOST)

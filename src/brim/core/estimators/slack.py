@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from brim.core.errors import ConfigError
 from brim.core.estimators.arrivals import Arrivals
-from brim.core.estimators.chunk_size import Predict, largest_chunk, with_chunk
+from brim.core.estimators.chunk_size import Predict, chunk_at_pace, with_chunk
 from brim.core.estimators.due_times import DueTimes
 from brim.core.estimators.step_time import StepShape, attention_pairs
 
@@ -157,20 +157,30 @@ class Slack:
         self, step: OnlineStep, decodes: StepShape, online_ns: int, least: _Bound | None
     ) -> _Bound | None:
         """The least, with the bound for the sake of arrivals that may come."""
-        ttft_ns = self.arrivals.ttft_ns(least_ns=self._expect(StepShape(1))) if step.limits_offline else None
-        if ttft_ns is None:
+        if not step.limits_offline:
             return least
-        until_ns = self._until_arrivals(step, decodes, ttft_ns, None if least is None else least.step_ns)
+        for ttft_ns in self.arrivals.ttfts_ns(least_ns=self._expect(StepShape(1))):
+            enough_ns = None if least is None else least.step_ns
+            step_ns = self._for_arrivals(step, decodes, online_ns, ttft_ns, enough_ns)
+            if enough_ns is None or step_ns < enough_ns:
+                least = _Bound(step_ns, None)
+        return least
+
+    def _for_arrivals(
+        self, step: OnlineStep, decodes: StepShape, online_ns: int, ttft_ns: int, enough_ns: int | None
+    ) -> int:
+        """How long the step may take for the sake of those that may come with such a target."""
+        until_ns = self._until_arrivals(step, decodes, ttft_ns, enough_ns)
         shortest_ns = self._predict(StepShape(1))
-        step_ns = max(until_ns, int(shortest_ns * _SHORTEST))
         if until_ns <= 0 and self._is_hopeless(step, decodes, ttft_ns):
-            step_ns = int(max(shortest_ns * _HOPELESS, online_ns * _SHORTEST))
-        return _Bound(step_ns, None) if least is None or step_ns < least.step_ns else least
+            return int(max(shortest_ns * _HOPELESS, online_ns * _SHORTEST))
+        return max(until_ns, int(shortest_ns * _SHORTEST))
 
     def _is_hopeless(self, step: OnlineStep, decodes: StepShape, ttft_ns: int) -> bool:
         """Whether one that arrives now is expected to be late, though no step runs before its own."""
-        tokens = self.arrivals.prompt_tokens(0, step.now_ns)
-        pairs, chunk_tokens = self.arrivals.prompt_pairs(tokens), self._chunk_tokens(decodes, tokens)
+        tokens = self.arrivals.prompt_tokens(0, step.now_ns, ttft_ns)
+        pairs = self.arrivals.prompt_pairs(tokens, ttft_ns)
+        chunk_tokens = self._chunk_tokens(decodes, tokens)
         work_ns = self._work_ns(decodes, tokens, pairs, chunk_tokens, self._expect)
         return step.start_ns - step.now_ns + work_ns >= ttft_ns
 
@@ -185,18 +195,18 @@ class Slack:
         most half of the target is spent on waiting.
         """
         longest_ns = ttft_ns // 2 if self.arrivals.few else ttft_ns
-        most = self.arrivals.prompt_tokens(ttft_ns, step.now_ns)
+        most = self.arrivals.prompt_tokens(ttft_ns, step.now_ns, ttft_ns)
         chunk_tokens = self._chunk_tokens(decodes, most)  # fewer come in chunks as large, or in a single one
 
         def allowed_ns(tokens: int) -> int:
-            pairs = self.arrivals.prompt_pairs(tokens)
+            pairs = self.arrivals.prompt_pairs(tokens, ttft_ns)
             return max(ttft_ns - self._work_ns(decodes, tokens, pairs, chunk_tokens), 0)
 
         wait_ns = allowed_ns(most)
         started_ns = step.start_ns - step.now_ns
         if enough_ns is None or min(wait_ns, longest_ns) - started_ns < enough_ns:
             for _ in range(2):
-                wait_ns = allowed_ns(self.arrivals.prompt_tokens(wait_ns, step.now_ns))
+                wait_ns = allowed_ns(self.arrivals.prompt_tokens(wait_ns, step.now_ns, ttft_ns))
         return min(wait_ns, longest_ns) - started_ns
 
     def _prompt_bounds(self, step: OnlineStep, decodes: StepShape) -> Iterator[_Bound]:
@@ -218,15 +228,9 @@ class Slack:
             yield _Bound(prompt.due_ns - step.start_ns - later_ns, prompt.request_id)
 
     def _chunk_tokens(self, decodes: StepShape, most: int, start: int = 0) -> int:
-        """Prompt tokens of each step to come, from `start` on: what the pace of those that decode allows.
-
-        Where it allows none, it can't be kept anyhow, and the steps are full.
-        """
+        """Prompt tokens of each step to come, from `start` on: as expected, since that is how they are cut."""
         most = max(min(most, self._token_budget - decodes.num_decodes), 1)
-        pace_ns = self.dues.least_pace_ns()
-        return (
-            most if pace_ns is None else largest_chunk(self._predict, decodes, start, most, pace_ns) or most
-        )
+        return chunk_at_pace(self._expect, self.dues, decodes, start, most)
 
     def _work_ns(
         self,

@@ -74,12 +74,13 @@ class FirstTokens:
     def _together(self, timing: Timing, step: OnlineStep, tokens: int) -> int:
         """How many of `tokens` can run so that no prompt that ends now is late because of those behind it."""
         predict, shape, used = timing.steps.nanoseconds, step.decodes, 0
+        pace_ns = timing.watch.dues.least_pace_ns(predict(shape) if step.num_decodes else 0)
         limit_ns: int | None = None
         for prompt in step.prompts:
             if used == tokens:
                 break
             late = self.is_late(timing, step, prompt)
-            if late and (pace_ns := timing.watch.dues.least_pace_ns()) is not None:
+            if late and pace_ns is not None:
                 limit_ns = min(limit_ns or pace_ns, pace_ns * 97 // 100)
             room = min(prompt.num_tokens, tokens - used)
             chunk = room if limit_ns is None else largest_chunk(predict, shape, prompt.start, room, limit_ns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from brim.core.estimators.chunk_size import Predict, largest_chunk
+from brim.core.estimators.chunk_size import chunk_at_pace, largest_chunk
 from brim.core.estimators.online_watch import OnlineWatch
 from brim.core.estimators.refitted import RefittedStepTime
 from brim.core.estimators.slack import OnlineStep, Slack, StepLimit
@@ -53,17 +53,22 @@ class BySlack:
         """What fits until a decoding request's next token is due, or into 0.9 of the shortest pace if longer.
 
         By the expected time, without the guard: with it, prompts would wait though there is time. But a
-        gap (ITL) that is too long can't be made good for later, so it must hold in 19 of 20 steps.
+        gap (ITL) that is too long can't be made good for later, so it must hold in 19 of 20 steps. Where the
+        pace is hardly kept as it is, prompts trickle; one that can't be kept holds them up no more.
         """
-        dues = self.watch.dues
-        pace_ns, due = dues.least_pace_ns(), dues.least(step.tick, step.last_ns)
+        dues, expect, decodes = self.watch.dues, self.steps.nanoseconds, step.decodes
+        alone_ns = expect(decodes) if step.num_decodes else 0
+        pace_ns, due = dues.least_pace_ns(alone_ns), dues.least(step.tick, step.last_ns)
         if pace_ns is None or due is None:
             return most
-        limit_ns, gap_ns = max(due.due_ns - step.start_ns, pace_ns * 9 // 10), dues.least_gap_ns()
-        tokens = _chunk(self.steps.nanoseconds, step, most, limit_ns)
+        start, limit_ns = _start(step), max(due.due_ns - step.start_ns, pace_ns * 9 // 10)
+        tokens = largest_chunk(expect, decodes, start, most, limit_ns)
+        tokens = tokens or chunk_at_pace(expect, dues, decodes, start, most)
+        gap_ns = dues.least_gap_ns(alone_ns)
         if gap_ns is None:
             return tokens
-        return _chunk(self.steps.unusual_ns, step, tokens, step.last_ns + gap_ns - step.start_ns)
+        left_ns = step.last_ns + gap_ns - step.start_ns
+        return largest_chunk(self.steps.unusual_ns, decodes, start, tokens, left_ns) or tokens
 
 
 class FixedLatency:
@@ -80,13 +85,10 @@ class FixedLatency:
         return StepLimit(max(self._limit_ns, online_ns), online_ns)
 
     def prompt_tokens(self, step: OnlineStep, most: int) -> int:
-        return _chunk(self.steps.nanoseconds, step, most, self._limit_ns)
+        """What fits; all where not even one token does: those who decode are late anyhow."""
+        return largest_chunk(self.steps.nanoseconds, step.decodes, _start(step), most, self._limit_ns) or most
 
 
-def _chunk(predict: Predict, step: OnlineStep, most: int, limit_ns: int) -> int:
-    """Tokens that fit into `limit_ns`; `most` where not even one does, since it can't be kept anyhow.
-
-    They attend to all before them in their prompt: taken from where the first one goes on.
-    """
-    start = next((prompt.start for prompt in step.prompts), 0)
-    return largest_chunk(predict, step.decodes, start, most, limit_ns) or most
+def _start(step: OnlineStep) -> int:
+    """Where in its prompt the first one goes on: a token attends to all before it."""
+    return next((prompt.start for prompt in step.prompts), 0)

@@ -12,14 +12,35 @@ SECOND = 1_000_000_000
 
 def test_a_tighter_target_seen_of_late_counts_for_the_next_arrival():
     arrivals = Arrivals(1000)
-    assert (arrivals.ttft_ns(), arrivals.prompt_tokens(0, 0)) == (1000, 1)
+    assert (arrivals.ttfts_ns(), arrivals.prompt_tokens(0, 0)) == ([1000], 1)
     for at, ttft_ns in enumerate((300, *[None] * 254, 2000)):
         arrivals.observe(at, ttft_ns, 21)
-    assert arrivals.ttft_ns() == 300
-    assert arrivals.ttft_ns(least_ns=301) == 1000
+    assert arrivals.ttfts_ns() == [300, 1000, 2000]
+    assert arrivals.ttfts_ns(least_ns=301) == [1000, 2000]
     arrivals.observe(256, None, 0)
-    assert arrivals.ttft_ns() == 1000
-    assert Arrivals().ttft_ns() is None
+    assert arrivals.ttfts_ns() == [1000, 2000]
+    assert Arrivals().ttfts_ns() == []
+
+
+def test_of_targets_within_a_factor_of_two_the_tightest_counts():
+    arrivals = Arrivals(300)
+    for at, ttft_ns in enumerate((511, 400, 257)):
+        arrivals.observe(at, ttft_ns, 21)
+    assert arrivals.ttfts_ns() == [257]
+    assert arrivals.ttfts_ns(least_ns=258) == [300]  # a configured one counts, and none that can't be met
+
+
+def test_who_is_in_a_hurry_has_a_prompt_like_others_in_a_hurry():
+    arrivals = Arrivals()
+    for at in range(100):
+        arrivals.observe(at * SECOND, 8 * SECOND, 8_000)
+    arrivals.observe(100 * SECOND, SECOND, 50)
+    now_ns = 100 * SECOND
+    assert arrivals.prompt_tokens(0, now_ns, SECOND) == arrivals.prompt_pairs(50, SECOND) // 51 * 2 == 50
+    assert arrivals.prompt_tokens(0, now_ns, 8 * SECOND) == 8_000
+    assert arrivals.prompt_tokens(0, now_ns, 64 * SECOND) == arrivals.prompt_tokens(0, now_ns) > 7_000
+    others = arrivals.prompt_tokens(SECOND, now_ns, SECOND)  # whoever comes meanwhile may have a long one
+    assert others > 8_000
 
 
 def test_who_came_five_minutes_ago_is_forgotten():
@@ -27,11 +48,11 @@ def test_who_came_five_minutes_ago_is_forgotten():
     arrivals.observe(0, 300, 21)
     arrivals.observe(9 * SECOND, 500, 21)
     arrivals.forget(300 * SECOND)
-    assert arrivals.ttft_ns() == 300
+    assert arrivals.ttfts_ns() == [300]
     arrivals.forget(300 * SECOND + 1)
-    assert (arrivals.ttft_ns(), arrivals.prompt_tokens(0, 300 * SECOND)) == (500, 21)
+    assert (arrivals.ttfts_ns(), arrivals.prompt_tokens(0, 300 * SECOND)) == ([500], 21)
     arrivals.forget(1000 * SECOND)
-    assert (arrivals.ttft_ns(), arrivals.prompt_tokens(0, 1000 * SECOND)) == (None, 1)
+    assert (arrivals.ttfts_ns(), arrivals.prompt_tokens(0, 1000 * SECOND)) == ([], 1)
 
 
 def test_in_no_time_there_is_one_and_it_may_be_long():

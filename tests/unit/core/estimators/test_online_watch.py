@@ -61,7 +61,7 @@ def test_offline_requests_have_no_due_time():
     decoding(watch, batch, state(request("a", slo=PACED, task_class=OFFLINE)), 50 * MS)
     watch.admitted(state(request("b", task_class=OFFLINE, slo=PACED)), 0)
     assert len(watch.dues) == 0
-    assert watch.arrivals.ttft_ns() is None
+    assert watch.arrivals.ttfts_ns() == []
 
 
 def test_who_sits_out_is_due_by_its_own_last_token():
@@ -114,7 +114,7 @@ def test_an_arrival_is_one_that_enters_for_the_first_time():
     one.admit(4)
     one.preempt()
     watch.admitted(one, 16)
-    assert (watch.arrivals.ttft_ns(), watch.arrivals.prompt_tokens(0, 0)) == (100 * MS, 16)
+    assert (watch.arrivals.ttfts_ns(), watch.arrivals.prompt_tokens(0, 0)) == ([100 * MS], 16)
 
 
 def test_who_has_ended_is_forgotten():

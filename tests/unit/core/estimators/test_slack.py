@@ -144,6 +144,17 @@ def test_a_target_that_only_the_guard_breaks_is_no_reason_for_long_steps():
         assert seen.limit(step()).limit_ns == pytest.approx(1.5 * limit_ms * MS, rel=0.01)
 
 
+def test_one_in_a_hurry_among_many_long_prompts_does_not_stop_offline_work():
+    """A prompt of 8,000 tokens takes 160 ms; the one that is due in 100 ms has 10."""
+    seen = slack(budget=10_000)
+    for at in range(100):
+        seen.arrivals.observe(LONG_AGO + at * 2_990 * MS, 2_000 * MS, 8_000)
+    seen.arrivals.observe(0, 100 * MS, 10)
+    limit_ns = seen.limit(step()).limit_ns
+    assert limit_ns is not None
+    assert limit_ns > 40 * MS
+
+
 def test_a_target_of_a_client_below_the_shortest_step_slows_nobody_down():
     seen = slack()
     seen.arrivals.observe(0, 1 * MS, 200)
