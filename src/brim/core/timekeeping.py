@@ -21,6 +21,7 @@ class Timekeeper:
         self.watch = None if policy.timing is None else policy.timing.watch
         self._pool = pool
         self._timing = policy.timing
+        self._output_tokens = policy.expecting.output_tokens
         self._pace = policy.pace
         self._headroom = policy.headroom
         self._free_ns = 0  # when the last step ended
@@ -48,7 +49,7 @@ class Timekeeper:
         if self._pace is not None:
             self._pace.observe(took_ns)
         if self._timing is not None:
-            self._timing.watch.committed(end_ns)
+            self._timing.watch.committed(end_ns, self._output_tokens)
             if shape is not None:
                 self._timing.steps.observe(shape, took_ns)
 

@@ -58,7 +58,7 @@ def prompt_works(
 
 def prompt_work(timing: Timing, board: Board, view: RequestView) -> PromptWork:
     """Of an online request that does not decode."""
-    return timing.watch.work(view, start_of(board, view), timing.steps.prompt_token_ns)
+    return timing.watch.work(view, start_of(board, view), timing.steps.prompt_ns)
 
 
 def start_of(board: Board, view: RequestView) -> int:

@@ -53,7 +53,7 @@ def largest_chunk(predict: Predict, others: StepShape, start: int, most: int, li
 
 
 def chunk_at_pace(predict: Predict, dues: DueTimes, decodes: StepShape, start: int, most: int) -> int:
-    """The most tokens from `start` on, up to `most`, that every step may run for those who decode; at least 1.
+    """The most tokens from `start` on that every step may run for those who decode: 1 to `most`.
 
     A pace that is not kept without any can't be kept, and holds up nobody.
     """

@@ -24,16 +24,22 @@ class Pacing(NamedTuple):
     longest_ns: int | None = None
 
 
-def pacing(request: Request, first_ns: int, tokens_to_come: int) -> Pacing:
-    """From the targets of the request, its first token drawn at `first_ns`.
+def pacing(
+    request: Request, now_ns: int, to_come: int, most_to_come: int | None = None, shortest_ns: int = 0
+) -> Pacing:
+    """From the targets of the request, of which `to_come` tokens more are expected at `now_ns`.
 
-    A deadline is spread evenly over the tokens that are expected to come; one that has passed asks for
-    nothing any more.
+    A deadline is spread evenly over twice as many, or the `most_to_come`, since answers get longer than
+    expected; but no step need be shorter for that than two of the `shortest_ns`, which is what one with other
+    requests may take. A deadline that has passed asks for nothing any more.
     """
     gap_ns, _, longest_ns = gaps(request)
     per_token_ns, end_ns = request.slo.tpot_ns, end_due_ns(request)
-    if end_ns is not None and end_ns > first_ns:
-        per_token_ns = _least(per_token_ns, _coarse((end_ns - first_ns) // max(tokens_to_come, 1)))
+    if end_ns is not None and end_ns > now_ns:
+        expected = max(to_come, 1)
+        spread = 2 * expected if most_to_come is None else max(min(2 * expected, most_to_come), 1)
+        each_ns = max((end_ns - now_ns) // spread, min((end_ns - now_ns) // expected, 2 * shortest_ns))
+        per_token_ns = _least(per_token_ns, _coarse(each_ns))
     return Pacing(gap_ns, per_token_ns, longest_ns)
 
 
@@ -110,7 +116,7 @@ class DueTimes:
     def pace(self, request_id: str, pacing: Pacing, first_ns: int) -> None:
         """Its first token was drawn at `first_ns`.
 
-        Call again when the pacing or the first token's time changes.
+        Call again when the pacing changes, or the time that it is counted from.
         """
         line = self._lines.get(request_id)
         offset = None if line is None else line.offset
@@ -118,12 +124,6 @@ class DueTimes:
         self._lines[request_id] = _Line(pacing, first_ns)
         if offset is not None:
             self._start(request_id, offset)
-
-    def repace(self, request_id: str, pacing: Pacing) -> None:
-        """It asks for something else from now on. Nothing happens to one that was not given a pace."""
-        line = self._lines.get(request_id)
-        if line is not None:
-            self.pace(request_id, pacing, line.first_ns)
 
     def start(self, request_id: str, num_drawn: int, tick: int) -> None:
         """From the step of `tick` on, every step draws one of its tokens; `num_drawn` come before.

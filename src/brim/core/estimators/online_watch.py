@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from brim.core.estimators.arrivals import Arrivals
-from brim.core.estimators.due_times import DueTimes, Pacing, end_due_ns, first_due_ns, gaps, pacing
+from brim.core.estimators.due_times import DueTimes, end_due_ns, first_due_ns, gaps, pacing
 from brim.core.estimators.slack import PromptWork
 from brim.core.lazy_heap import LazyHeap
-from brim.core.request import Request, RequestView
+from brim.core.request import RequestView
+
+
+class _Ending(NamedTuple):
+    """An answer that is due as a whole: at `at_ns` what is left of its time is spread anew."""
+
+    at_ns: int
+    view: RequestView
+    first_ns: int  # when its first token was drawn
 
 
 class OnlineWatch:
     """Told by batch and scheduler what happens to requests; offline ones are let pass.
 
     It sets no time itself: due times come from the targets of each request, and what an arrival may ask
-    for from those that came of late, or from `ttft_ns`. `least_ns` tells below what a time between tokens
-    can't be kept.
+    for from those that came of late, or from `ttft_ns`. `shortest_ns` tells what the shortest step takes.
     """
 
-    def __init__(self, ttft_ns: int | None = None, least_ns: Callable[[], int] = lambda: 0) -> None:
-        self.dues = DueTimes(least_ns)
+    def __init__(self, ttft_ns: int | None = None, shortest_ns: Callable[[], int] = lambda: 0) -> None:
+        # half: a target near the shortest step must not come and go where steps are uneven
+        self.dues = DueTimes(lambda: shortest_ns() // 2)
+        self._shortest_ns = shortest_ns
         self.arrivals = Arrivals(ttft_ns)
         self._committed_ns = 0
         self._decoding: set[str] = set()
         self._last_ns: dict[str, int] = {}  # of those that sit out after their first token
-        self._ending: dict[str, tuple[int, Request]] = {}  # whose answer is due as a whole, and when
+        self._ending: dict[str, _Ending] = {}
         self._ends: LazyHeap[tuple[int, str]] = LazyHeap(self._is_to_end)
 
     def started(self, view: RequestView, tick: int) -> None:
@@ -43,31 +53,41 @@ class OnlineWatch:
         self._last_ns[request_id] = self._committed_ns
         self.dues.stop(request_id)
 
-    def committed(self, now_ns: int) -> None:
-        """The tokens of a step were drawn. Who is not done when it was due as a whole has that behind it."""
+    def committed(self, now_ns: int, output_tokens: Callable[[RequestView], int]) -> None:
+        """The tokens of a step were drawn. `output_tokens` tells how many an answer is expected to have.
+
+        An answer may outgrow what was expected of it: each time that a quarter of the time is over that was
+        left until its end is due, the rest is spread over what is expected then.
+        """
         self._committed_ns = now_ns
         while (first := self._ends.first()) is not None and first[0] <= now_ns:
-            _, request = self._ending.pop(first[1])
-            self.dues.repace(request.request_id, pacing(request, now_ns, 1))
+            _, view, first_ns = self._ending.pop(first[1])
+            self._pace(view, first_ns, now_ns, output_tokens(view))
 
     def _is_to_end(self, end: tuple[int, str]) -> bool:
-        end_ns, request_id = end
-        return request_id in self._ending and self._ending[request_id][0] == end_ns
+        at_ns, request_id = end
+        return request_id in self._ending and self._ending[request_id].at_ns == at_ns
 
-    def _pace(self, view: RequestView, pace: Pacing, first_ns: int) -> None:
+    def _pace(self, view: RequestView, first_ns: int, now_ns: int, output_tokens: int) -> None:
+        """Its first token was drawn at `first_ns`, and `output_tokens` in all are expected by now."""
         request, end_ns = view.request, end_due_ns(view.request)
-        self.dues.pace(request.request_id, pace, first_ns)
-        if end_ns is not None:
-            self._ending[request.request_id] = end_ns, request
-            self._ends.push((end_ns, request.request_id))
+        drawn, most = view.num_tokens - view.num_prompt_tokens, request.sampling.max_tokens
+        pace = pacing(request, now_ns, output_tokens - drawn, most - drawn, self._shortest_ns())
+        if pace.per_token_ns != request.slo.tpot_ns and pace.per_token_ns is not None:
+            self.dues.pace(request.request_id, pace, now_ns - pace.per_token_ns * (drawn - 1))
+        else:
+            self.dues.pace(request.request_id, pace, first_ns)
+        if end_ns is not None and end_ns > now_ns:
+            at_ns = now_ns + -(-(end_ns - now_ns) // 4)
+            self._ending[request.request_id] = _Ending(at_ns, view, first_ns)
+            self._ends.push((at_ns, request.request_id))
 
     def first_token(self, view: RequestView, now_ns: int, tick: int) -> None:
         """It was drawn. `tick` is the coming step's."""
         request = view.request
         if not request.is_offline:
-            to_come = view.expected_tokens - view.num_tokens
             self.dues.stop(request.request_id)  # it is started below, with what it asks from now on
-            self._pace(view, pacing(request, now_ns, to_come), now_ns)
+            self._pace(view, now_ns, now_ns, view.expected_tokens - view.num_prompt_tokens)
             if request.request_id in self._decoding:
                 self.started(view, tick)
 
@@ -76,9 +96,8 @@ class OnlineWatch:
         self._committed_ns = max(self._committed_ns, now_ns)
         if not view.request.is_offline:
             drawn = view.num_tokens - view.num_prompt_tokens
-            pace = pacing(view.request, now_ns, view.expected_tokens - view.num_tokens)
-            first_ns = now_ns - (pace.per_token_ns or 0) * (drawn - 1)
-            self._pace(view, pace, first_ns)
+            first_ns = now_ns - (view.request.slo.tpot_ns or 0) * (drawn - 1)
+            self._pace(view, first_ns, now_ns, view.expected_tokens - view.num_prompt_tokens)
 
     def admitted(self, view: RequestView, cached_tokens: int) -> None:
         resumed = view.num_preemptions or view.num_tokens > view.num_prompt_tokens
@@ -97,11 +116,11 @@ class OnlineWatch:
         """When the newest tokens were drawn."""
         return self._committed_ns
 
-    def work(self, view: RequestView, cached_tokens: int, token_ns: Callable[[], int]) -> PromptWork:
+    def work(self, view: RequestView, cached_tokens: int, prompt_ns: Callable[[int], int]) -> PromptWork:
         """Of a request that does not decode: what it still computes, and when its next token is due.
 
-        `token_ns` tells what a prompt token takes, and an output one at most: it only weighs prompt and
-        answer where they have one deadline together, and else is not asked.
+        `prompt_ns` tells what a prompt of so many tokens takes: it only weighs prompt and answer where they
+        have one deadline together, and else is not asked.
         """
         request, start = view.request, max(view.num_scheduled_tokens, cached_tokens)
         left = max(view.num_tokens - start, 0)  # its newest tokens may be in flight
@@ -112,6 +131,9 @@ class OnlineWatch:
         elif end_due_ns(request) is None:
             due_ns = None if request.slo.ttft_ns is None else request.arrival_ns + request.slo.ttft_ns
         else:
-            outputs, each_ns = view.expected_tokens - view.num_prompt_tokens, token_ns()
-            due_ns = first_due_ns(request, left * each_ns, outputs * each_ns)
+            cached = cached_tokens if view.num_cached_tokens is None else view.num_cached_tokens
+            outputs = view.expected_tokens - view.num_prompt_tokens
+            due_ns = first_due_ns(
+                request, prompt_ns(view.num_prompt_tokens - cached), outputs * self._shortest_ns()
+            )
         return PromptWork(request.request_id, due_ns, start, left)

@@ -75,9 +75,9 @@ class RefittedStepTime:
         """What a step of these sizes is expected to take."""
         return int(self.step_time.picoseconds(shape) * self._lately.times) // 1000
 
-    def prompt_token_ns(self) -> int:
-        """What a token of a prompt takes."""
-        return self.nanoseconds(StepShape(256)) // 256
+    def prompt_ns(self, num_tokens: int) -> int:
+        """What a prompt takes, in a step of its own."""
+        return self.nanoseconds(StepShape(num_tokens, attention_pairs(num_tokens)))
 
     def seconds(self, shape: StepShape) -> float:
         """What the fit says, whatever the latest steps were like."""

@@ -228,7 +228,7 @@ class Slack:
             yield _Bound(prompt.due_ns - step.start_ns - later_ns, prompt.request_id)
 
     def _chunk_tokens(self, decodes: StepShape, most: int, start: int = 0) -> int:
-        """Prompt tokens of each step to come, from `start` on: as expected, since that is how they are cut."""
+        """Prompt tokens of each step to come, from `start` on: by the expected time, as they will be cut."""
         most = max(min(most, self._token_budget - decodes.num_decodes), 1)
         return chunk_at_pace(self._expect, self.dues, decodes, start, most)
 

@@ -218,11 +218,16 @@ def _bs(config: SchedulerConfig, known: Known) -> Policy:
 
 
 def _bs_e(config: SchedulerConfig, known: Known) -> Policy:
-    """BS+E: the time that online requests leave instead of a fixed number of tokens."""
+    """BS+E: the time that online requests leave instead of a fixed number of tokens.
+
+    How long answers get counts where one is due as a whole.
+    """
     ttft_ns = round(config.ttft_ms * 1e6) if config.ttft_ms else None
     steps = RefittedStepTime(known.step_time)
     timing = BySlack(steps, config.max_num_batched_tokens, config.slack_share, ttft_ns)
-    return replace(_priority(config, known), name="bs-e", timing=timing)
+    return replace(
+        _priority(config, known), name="bs-e", timing=timing, expecting=_predicted(config, known)
+    )
 
 
 def _bs_e_s(config: SchedulerConfig, known: Known) -> Policy:
@@ -249,13 +254,14 @@ def _echo(config: SchedulerConfig, known: Known) -> Policy:
 
 def _brim(config: SchedulerConfig, known: Known) -> Policy:
     """Online the shortest first unless one is urgent and can still be in time; offline as in Echo."""
+    policy = _echo(config, known)
+    assert policy.timing is not None
     return replace(
-        _echo(config, known),
+        policy,
         name="brim",
-        ordering=ShortestUnlessUrgent(),
+        ordering=ShortestUnlessUrgent(prompt_ns=policy.timing.steps.prompt_ns),
         hurrying=FirstTokens(),
         preempting=LeastLossThenLongest(),
-        expecting=_predicted(config, known),
     )
 
 

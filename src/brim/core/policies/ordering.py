@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -53,20 +54,22 @@ class ShortestRemaining:
 class ShortestUnlessUrgent:
     """Online before offline, by priority; then who can just get its first token in time; then the shortest.
 
-    Of those with less than `urgent_seconds` left the one that is due first. Else the fewest tokens still
-    expected, where a second of waiting counts as `tokens_per_second` fewer: nobody is overtaken for ever.
-    Offline ones are in order of priority, deadline and arrival.
+    Of those with less than `urgent_seconds` left, beside what the prompt takes (`prompt_ns`, of its tokens),
+    the one that is due first. Else the fewest tokens still expected, where a second of waiting counts as
+    `tokens_per_second` fewer: nobody is overtaken for ever. Offline ones are in order of priority, deadline
+    and arrival.
     """
 
     urgent_seconds: float = 0.5
     tokens_per_second: float = 2.0
+    prompt_ns: Callable[[int], int] = lambda num_tokens: 0
 
     def key(self, view: RequestView, now_ns: int) -> tuple[float, ...]:
         request = view.request
         if request.is_offline:
             return OnlineFirst().key(view, now_ns)
         due_ns = self._first_due_ns(view)
-        if due_ns is not None and due_ns - self._urgent_ns <= now_ns <= due_ns:
+        if due_ns is not None and due_ns - self._urgent_ns(view) <= now_ns <= due_ns:
             return (0, request.priority, 0, due_ns)
         remaining = view.expected_tokens - view.num_computed_tokens
         aged = request.arrival_ns / _SECOND_NS * self.tokens_per_second
@@ -76,11 +79,12 @@ class ShortestUnlessUrgent:
         due_ns = self._first_due_ns(view)
         if due_ns is None or view.request.is_offline:
             return None
-        return next((at_ns for at_ns in (due_ns - self._urgent_ns, due_ns + 1) if at_ns > now_ns), None)
+        borders = due_ns - self._urgent_ns(view), due_ns + 1
+        return next((at_ns for at_ns in borders if at_ns > now_ns), None)
 
-    @property
-    def _urgent_ns(self) -> int:
-        return int(self.urgent_seconds * _SECOND_NS)
+    def _urgent_ns(self, view: RequestView) -> int:
+        left = max(view.num_prompt_tokens - view.num_scheduled_tokens, 1)
+        return int(self.urgent_seconds * _SECOND_NS) + self.prompt_ns(left)
 
     def _first_due_ns(self, view: RequestView) -> int | None:
         ttft_ns = view.request.slo.ttft_ns

@@ -41,8 +41,7 @@ class BySlack:
         self, steps: RefittedStepTime, token_budget: int, share: float = 1.0, ttft_ns: int | None = None
     ) -> None:
         self.steps = steps
-        # half: a target near the shortest step must not come and go where steps are uneven
-        self.watch = OnlineWatch(ttft_ns, lambda: steps.nanoseconds(StepShape(1)) // 2)
+        self.watch = OnlineWatch(ttft_ns, lambda: steps.nanoseconds(StepShape(1)))
         dues, arrivals = self.watch.dues, self.watch.arrivals
         self._slack = Slack(steps.guarded_ns, dues, arrivals, token_budget, share, steps.nanoseconds)
 

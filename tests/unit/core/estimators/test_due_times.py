@@ -24,13 +24,13 @@ def request(arrival_ns: int = 0, deadline_ns: int | None = None, **targets: int)
         ({"tpot_ns": 50, "itl_ns": 70}, Pacing(70, 50, 70)),
         ({"tpot_ns": 50, "itl_ns": 200}, Pacing(100, 50, 200)),
         ({"ttft_ns": 50}, Pacing(None, None)),
-        ({"e2e_ns": 1100}, Pacing(None, 10)),  # 1000 ns for 100 tokens
+        ({"e2e_ns": 1100}, Pacing(None, 5)),  # 1000 ns for 100 tokens, and as many again
         ({"e2e_ns": 1100, "tpot_ns": 4}, Pacing(8, 4, 12)),
         ({"e2e_ns": 100}, Pacing(None, None)),  # lost with the first token
     ],
 )
 def test_what_a_request_asks_of_its_later_tokens(targets, expected):
-    assert pacing(request(**targets), first_ns=100, tokens_to_come=100) == expected
+    assert pacing(request(**targets), now_ns=100, to_come=100) == expected
 
 
 def test_the_sooner_of_deadline_and_end_to_end_target():
@@ -49,10 +49,10 @@ def test_a_deadline_is_shared_between_prompt_and_answer_by_their_work():
 
 def test_deadlines_make_few_distinct_paces_and_never_slower_ones():
     spreads = range(10 * MS, 100 * MS, MS // 7)
-    paces = {pacing(request(e2e_ns=spread), 0, 1).per_token_ns for spread in spreads}
+    paces = {pacing(request(e2e_ns=spread), 0, 1, 1).per_token_ns for spread in spreads}
     assert len(paces) <= 8 * 4
     for spread in spreads:
-        pace_ns = pacing(request(e2e_ns=spread), 0, 1).per_token_ns
+        pace_ns = pacing(request(e2e_ns=spread), 0, 1, 1).per_token_ns
         assert 0.875 * spread < pace_ns <= spread
 
 
@@ -70,7 +70,7 @@ def test_a_banked_early_token_gives_time_only_up_to_the_gap():
 
 def test_for_a_first_token_the_first_tokens_of_an_answer_are_due_together():
     dues = DueTimes()
-    dues.pace("r", pacing(request(tpot_ns=50), first_ns=0, tokens_to_come=9), first_ns=0)
+    dues.pace("r", pacing(request(tpot_ns=50), now_ns=0, to_come=9), first_ns=0)
     dues.start("r", num_drawn=1, tick=7)
     assert [dues.least_for_first_tokens(tick, last_ns=10) for tick in (7, 8, 9)] == [150, 150, 150]
     assert dues.least_for_first_tokens(10, last_ns=130) == 200  # from then on as ever
@@ -80,7 +80,7 @@ def test_for_a_first_token_the_first_tokens_of_an_answer_are_due_together():
 
 def test_for_a_first_token_no_gap_is_longer_than_its_target():
     dues = DueTimes()
-    dues.pace("r", pacing(request(tpot_ns=50, itl_ns=60), first_ns=0, tokens_to_come=9), first_ns=0)
+    dues.pace("r", pacing(request(tpot_ns=50, itl_ns=60), now_ns=0, to_come=9), first_ns=0)
     dues.start("r", num_drawn=1, tick=0)
     assert dues.least_for_first_tokens(0, last_ns=0) == 60
     assert DueTimes().least_for_first_tokens(0, 0) is None
