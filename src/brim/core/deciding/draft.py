@@ -65,7 +65,7 @@ class Draft:
 
     def half_done(self) -> list[RequestView]:
         """Those catching up that are neither paused nor parked now, and whose last token is still to come."""
-        out = (*self.pause, *self.park)
+        out = {*self.pause, *self.park}
         return [v for v in self.board.catching_up if not v.ending and v not in out]
 
     def victims(self) -> list[RequestView]:
@@ -74,6 +74,12 @@ class Draft:
         Not those paused or given a chunk by this decision, nor those whose last token is in flight.
         """
         return self._in_turn(self.board.running)
+
+    def decoding_offline(self) -> list[RequestView]:
+        """Of the `victims` the offline ones that draw a token in every step."""
+        sitting_out = {*self.board.catching_up, *self.board.parked, *self.park}
+        decoding = [v for v in self.board.running if v.request.is_offline and v not in sitting_out]
+        return self._in_turn(decoding)
 
     def yielding_to(self, view: RequestView) -> list[RequestView]:
         """The `victims` that would give way so that this waiting request can enter."""

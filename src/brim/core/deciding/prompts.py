@@ -17,6 +17,8 @@ def fill(draft: Draft) -> None:
     for view, waits in in_time_first(draft, _candidates(draft)):
         if view.request.is_offline:
             turn_to_offline(draft)
+            if draft.time is not None and draft.time.used_up:
+                continue  # very many may be paused: not all of them are asked what they want
         if waits:
             draft.budget.refused = not try_admit(draft, view)
         elif view not in draft.preempt:

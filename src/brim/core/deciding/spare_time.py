@@ -26,7 +26,8 @@ def turn_to_offline(draft: Draft) -> None:
     timing, board = draft.policy.timing, draft.board
     if timing is None or draft.time is not None:
         return
-    half_done = sorted((view for view in board.catching_up if not view.ending), key=draft.place)
+    online = [view for view in board.catching_up if not (view.request.is_offline or view.ending)]
+    half_done = sorted(online, key=draft.place)
     running = [view for view in (*half_done, *draft.admit) if view not in draft.preempt]
     works = prompt_works(timing, board, running, draft.chunk_tokens, draft.works)
     limits_offline = any_offline(board)
@@ -63,8 +64,7 @@ def _pause_offline(draft: Draft, time: TimeLeft) -> None:
     """Offline requests that decode go on as far as there is time; the first to give way sit out."""
     if not draft.leaving_decode() and time.add_all(*draft.board.load(TaskClass.OFFLINE)):
         return
-    not_decoding = {*draft.board.catching_up, *draft.board.parked, *draft.park}
-    decoding = [view for view in draft.victims() if view.request.is_offline and view not in not_decoding]
+    decoding = draft.decoding_offline()
     num_paused = time.add_last([view.num_scheduled_tokens + 1 for view in decoding])
     draft.pause += decoding[:num_paused]
     draft.budget.tokens += num_paused

@@ -25,6 +25,7 @@ class TimeLeft:
         known_tokens: int | None = None,
     ) -> None:
         self.shape = online
+        self.used_up = False  # there was none left for a token that was asked for
         self._known_tokens = known_tokens
         self._in_chunks = 0
         self._predict = predict
@@ -45,7 +46,10 @@ class TimeLeft:
         if self._known_tokens is not None:
             least = self._least_tokens - self._in_chunks
             fits = max(min(fits, max(self._known_tokens - self.shape.new_tokens, least)), 0)
-        return fits if self.shape.new_tokens else max(fits, min(most, self._least_tokens))
+        if not self.shape.new_tokens:
+            fits = max(fits, min(most, self._least_tokens))
+        self.used_up = fits < 1 <= most
+        return fits
 
     def add_chunk(self, start: int, num_tokens: int) -> None:
         self._in_chunks += num_tokens

@@ -225,9 +225,7 @@ def _bs_e(config: SchedulerConfig, known: Known) -> Policy:
     ttft_ns = round(config.ttft_ms * 1e6) if config.ttft_ms else None
     steps = RefittedStepTime(known.step_time)
     timing = BySlack(steps, config.max_num_batched_tokens, config.slack_share, ttft_ns)
-    return replace(
-        _priority(config, known), name="bs-e", timing=timing, expecting=_predicted(config, known)
-    )
+    return replace(_priority(config, known), name="bs-e", timing=timing, expecting=_predicted(config, known))
 
 
 def _bs_e_s(config: SchedulerConfig, known: Known) -> Policy:
