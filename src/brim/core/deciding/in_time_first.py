@@ -82,7 +82,7 @@ def _sorted(
     step = online_step(timing, draft.board, draft.now_ns, draft.leaving_decode(), [])
     # Must not capture `draft`: it ends up inside it, and the cycle would keep both alive.
     work = partial(_work, timing, draft.board, draft.works)
-    roomy = _all_fit(draft, [view for view, waits in first if waits])
+    roomy = _all_fit(draft, [view for view, waits in first if waits and not view.request.is_offline])
 
     def gives_way(one: Candidate) -> bool:
         view, waits = one
@@ -97,10 +97,17 @@ def _sorted(
 
 
 def _all_fit(draft: Draft, waiting: list[RequestView]) -> bool:
-    """Whether all can enter. If not, overtaking may cost others a seat or blocks for a whole answer."""
-    budget = draft.budget
-    blocks = sum(budget.blocks_for(view.num_tokens + 1) for view in waiting)
-    return not budget.refused and len(waiting) <= budget.seats and blocks <= budget.blocks
+    """Whether all can enter, if need be in place of offline requests.
+
+    If not, overtaking may cost others a seat or blocks for a whole answer.
+    """
+    budget, board, preempting = draft.budget, draft.board, draft.policy.preempting
+    seats, blocks = budget.seats, budget.blocks
+    needed = sum(budget.blocks_for(view.num_tokens + 1) for view in waiting)
+    if waiting and preempting.for_newcomers and (len(waiting) > seats or needed > blocks):
+        seats += sum(v.request.is_offline and preempting.yields_to(v, waiting[0]) for v in board.running)
+        blocks += board.offline_blocks
+    return not budget.refused and len(waiting) <= seats and needed <= blocks
 
 
 def _late_last(

@@ -85,9 +85,16 @@ def tokens_for(draft: Draft, view: RequestView, remaining: int) -> int:
 
 def _prompt_tokens(draft: Draft, timing: Timing, first: RequestView) -> int:
     """Tokens of the step for all online prompts together; to be asked before the `first` has got some."""
-    step, hurrying = draft.ordered_step, draft.policy.hurrying
+    step, hurrying, most = draft.ordered_step, draft.policy.hurrying, _most_prompt_tokens(draft)
     if step is not None and hurrying is not None:
-        return hurrying.prompt_tokens(timing, step, draft.token_budget)
+        return hurrying.prompt_tokens(timing, step, most)
     works = [draft.works.get(first) or prompt_work(timing, draft.board, first)]
     alone = online_step(timing, draft.board, draft.now_ns, draft.leaving_decode(), works)
-    return timing.prompt_tokens(alone, draft.token_budget)
+    return timing.prompt_tokens(alone, most)
+
+
+def _most_prompt_tokens(draft: Draft) -> int:
+    """What those who decode leave, or half of the step where enough offline ones give theirs up for it."""
+    left = max(draft.budget.tokens, 1)
+    giving = left + draft.board.load(TaskClass.OFFLINE).num_decodes
+    return max(left, min(giving, draft.token_budget // 2))

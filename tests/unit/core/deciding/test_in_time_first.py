@@ -25,7 +25,7 @@ from brim.simulation.machine import Machine
 from brim.simulation.run import Setup, simulate
 from brim.simulation.targets import Targets
 from brim.workloads.trace import Trace, TraceRequest
-from tests.helpers import MS, config
+from tests.helpers import MS, OFFLINE, config
 from tests.unit.core.test_decide import FakeBoard, views
 
 STEP_TIME = StepTime(10 * 10**9, 10**9, (), 0, 0, 0)
@@ -63,6 +63,16 @@ def test_where_not_all_fit_nobody_overtakes():
         board([late, timely], need={late: 8, timely: 8}, available_blocks=15, running=views("x"))
     )[:1] == ["a"]
     assert entering(board([late, timely], running=views("x"), max_num_seqs=2)) == ["a"]
+
+
+def test_offline_requests_make_room_for_who_overtakes():
+    """A server full of offline work has no free seat and hardly a free block at any time."""
+    (late,), (timely,) = due_in(39, "a"), due_in(40, "b")
+    offline = views("xyz", task_class=OFFLINE)
+    full = {"running": offline, "max_num_seqs": 3, "available_blocks": 1, "offline_blocks": 90}
+    assert entering(board([late, timely], **full))[0] == "b"
+    assert entering(board([late, timely], **full | {"offline_blocks": 9}))[0] == "a"
+    assert entering(board([late, timely], **full | {"running": [*offline[:1], *views("uv")]}))[0] == "a"
 
 
 def test_priorities_stay():

@@ -125,6 +125,18 @@ def test_an_online_prompt_goes_first_and_as_far_as_those_that_decode_can_bear():
     assert (made.admit, made.chunk_tokens) == ([x], {x: 20})
 
 
+def test_a_prompt_that_does_not_fit_beside_the_decodes_does_not_run_as_a_whole():
+    """In chunks of 10 tokens it would be late, but 20 of 64 tokens go to those who decode, and it has 60."""
+    names = "abcdefghijklmnopqrst"
+    (x,) = views("x", prompt=60, slo=SLO(ttft_ns=100 * MS))
+    board = roomy(running=views(names), waiting=[x], max_num_seqs=32)
+    policy = rules("brim", due_ms=dict.fromkeys(names, 40), max_num_seqs=32)
+    assert decided(board, policy).chunk_tokens == {x: 10}
+    (fits,) = views("x", prompt=44, slo=SLO(ttft_ns=100 * MS))
+    board.waiting = [fits]
+    assert decided(board, policy).chunk_tokens == {fits: 44}
+
+
 def test_who_waits_online_leaves_no_time_it_needs_itself():
     """8 tokens by 40 ms, in the step after this one: 18 ms then, so 22 now; but no seat is free."""
     (user,) = views("u")
