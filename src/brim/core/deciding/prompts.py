@@ -17,12 +17,16 @@ def fill(draft: Draft) -> None:
     for view, waits in in_time_first(draft, _candidates(draft)):
         if view.request.is_offline:
             turn_to_offline(draft)
-            if draft.time is not None and draft.time.used_up:
-                continue  # very many may be paused: not all of them are asked what they want
         if waits:
             draft.budget.refused = not try_admit(draft, view)
-        elif view not in draft.preempt:
+        elif view not in draft.preempt and not _is_refused(draft, view):
             _give_chunk(draft, view, view.num_tokens - view.num_scheduled_tokens)
+
+
+def _is_refused(draft: Draft, view: RequestView) -> bool:
+    """Very many offline requests may be paused: few are asked where one with fewer tokens had no time."""
+    time = draft.time
+    return time is not None and view.request.is_offline and time.refuses(view.num_scheduled_tokens)
 
 
 def _candidates(draft: Draft) -> Iterator[tuple[RequestView, bool]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from brim.core.estimators.chunk_size import Predict, largest_chunk, with_chunk, with_decodes
@@ -25,7 +26,7 @@ class TimeLeft:
         known_tokens: int | None = None,
     ) -> None:
         self.shape = online
-        self.used_up = False  # there was none left for a token that was asked for
+        self._refused_from = sys.maxsize  # not even the token at that place of a prompt fits any more
         self._known_tokens = known_tokens
         self._in_chunks = 0
         self._predict = predict
@@ -48,8 +49,13 @@ class TimeLeft:
             fits = max(min(fits, max(self._known_tokens - self.shape.new_tokens, least)), 0)
         if not self.shape.new_tokens:
             fits = max(fits, min(most, self._least_tokens))
-        self.used_up = fits < 1 <= most
+        if fits < 1 <= most:
+            self._refused_from = min(start, self._refused_from)
         return fits
+
+    def refuses(self, start: int) -> bool:
+        """Whether it is known that there is no time for the token at `start`."""
+        return start >= self._refused_from
 
     def add_chunk(self, start: int, num_tokens: int) -> None:
         self._in_chunks += num_tokens

@@ -29,11 +29,19 @@ from tests.unit.core.test_decide import FakeBoard, views
 PS = 1_000_000_000  # in a millisecond
 
 
-def rules(name: str = "echo", due_ms: dict[str, int] | None = None, **changes: object) -> Policy:
+PLAIN = StepTime(10 * PS, PS, (), 0, 0, 0)
+
+
+def rules(
+    name: str = "echo",
+    due_ms: dict[str, int] | None = None,
+    step_time: StepTime = PLAIN,
+    **changes: object,
+) -> Policy:
     """`due_ms`: when those that decode are to draw their next token."""
     settings = config(policy=name, **changes)
     policy = named(settings)
-    steps = RefittedStepTime(StepTime(10 * PS, PS, (), 0, 0, 0), guard=0.0)
+    steps = RefittedStepTime(step_time, guard=0.0)
     timing = BySlack(steps, settings.max_num_batched_tokens)
     for request_id, due in (due_ms or {}).items():
         timing.watch.dues.pace(request_id, Pacing(None, due * MS), 0)
@@ -116,6 +124,17 @@ def test_a_half_done_offline_prompt_gets_the_chunk_that_there_is_time_for():
     board = roomy(running=[user, a], catching_up=[a], pooled=[[b]])
     made = decided(board, rules(due_ms={"u": 21}))
     assert (made.chunk_tokens, made.admit) == ({a: 10}, [])
+
+
+def test_of_paused_offline_requests_one_with_fewer_tokens_may_still_have_time():
+    """A decode takes 1 ms and 0.1 ms for each token before it; 3 ms are left."""
+    (user,), deep, (shallow,) = views("u"), offline("abc", 40), offline("s", 8)
+    for view in (*deep, shallow):
+        view.admit(view.num_tokens - 1)
+    board = roomy(running=[user, *deep, shallow], catching_up=[*deep, shallow])
+    policy = rules(due_ms={"u": 15}, step_time=StepTime(10 * PS, PS, (), 0, 0, PS // 10))
+    made = decided(board, policy)
+    assert made.chunk_tokens == {shallow: 1}
 
 
 def test_an_online_prompt_goes_first_and_as_far_as_those_that_decode_can_bear():
