@@ -4,6 +4,9 @@ import json
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -237,6 +240,32 @@ def test_drain_finishes_what_is_under_way() -> None:
             chunks = list(stream)
         assert chunks[-1].choices[0].finish_reason == "length"
         run.thread.join()
+
+
+def test_a_body_that_arrives_during_the_drain_is_too_late() -> None:
+    engine = SteppedEngine()
+    body = json.dumps({"model": MODEL, "prompt": "x", "max_tokens": 2}).encode()
+    drained = threading.Event()
+
+    def content() -> Iterator[bytes]:
+        yield body[:9]
+        drained.wait()
+        yield body[9:]
+
+    with running(engine) as run, ThreadPoolExecutor() as pool:
+        stream = run.openai().completions.create(model=MODEL, prompt="x", max_tokens=5, stream=True)
+        http = run.http()
+        late = pool.submit(http.post, "/v1/completions", content=content(), timeout=30)
+        until(lambda: len(run.server.server_state.tasks) == 2)
+        run.server.handle_exit(signal.SIGTERM, None)
+        until(lambda: run.http().get("/ready").status_code == 503)
+        drained.set()
+        until(lambda: late.done() or len(run.loop.requests) > 1)
+        engine.free()
+        assert late.result().status_code == 503
+        assert late.result().json()["error"]["code"] == "server_is_draining"
+        with stream:
+            assert list(stream)[-1].choices[0].finish_reason == "length"
 
 
 def test_drain_breaks_off_what_takes_too_long() -> None:

@@ -157,6 +157,7 @@ class EngineLoop:
         self._num_submitted: Counter[TaskClass] = Counter()  # by the callers' thread
         self._num_taken: Counter[TaskClass] = Counter()  # of those, by the engine thread
         self._thread = threading.Thread(target=self._run, name="brim-engine", daemon=True)
+        self._refusing = False
         self._closing = False
         self._over = threading.Event()  # the engine thread takes in nothing more
         self._death: str | None = None
@@ -174,8 +175,10 @@ class EngineLoop:
     def submit(self, request: Request) -> TokenStream:
         """Hands the request to the scheduler. Call it from a running event loop.
 
-        Raises RequestRefused where the request could never run, EngineDead where nothing runs any more.
+        Raises RequestRefused where the request could never run, EngineDead where nothing more is taken.
         """
+        if self._refusing:
+            raise EngineDead("the engine takes nothing more")
         refuse_impossible(request, self._scheduler.config)
         if request.request_id in self._streams:
             raise RequestRefused(
@@ -213,6 +216,10 @@ class EngineLoop:
         """Those submitted but not yet taken in count too: a burst comes between two steps."""
         on_the_way = self._num_submitted[task_class] - self._num_taken[task_class]
         return max(0, self._scheduler.queues.count(task_class) + on_the_way)
+
+    def take_no_more(self) -> None:
+        """What runs goes on; whoever submits from now on gets EngineDead."""
+        self._refusing = True
 
     async def drain(self, timeout_seconds: float) -> bool:
         """Waits until no request is left; False where some are after the time."""

@@ -50,6 +50,7 @@ class Lifecycle:
 
     async def _drain(self) -> None:
         log.info("draining: answers under way have %g s", self._shutdown_timeout_seconds)
+        self._loop.take_no_more()  # a body that was being read gets in no more either
         if self._batch_api is not None:
             await self._batch_api.stop()
         if not await self._loop.drain(self._shutdown_timeout_seconds):

@@ -94,7 +94,7 @@ class OpenAIRoutes:
         try:
             return await self._respond(request, parsed, context)
         except EngineDead as exc:
-            await self._lifecycle.require_open()  # it came between the last answer and the end
+            await self._lifecycle.require_open()  # its body was read while the drain began
             raise told(exc) from exc
 
     async def _respond(
