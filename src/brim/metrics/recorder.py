@@ -29,6 +29,7 @@ from brim.core.events import (
 )
 from brim.core.request import SLO, FinishReason, Request, RequestState, TaskClass
 from brim.metrics.histogram import Histogram
+from brim.metrics.judging import judged, missed, targets_of
 from brim.metrics.samples import Samples
 
 # vLLM's bounds where it has the same metric, so that dashboards made for it fit
@@ -71,7 +72,7 @@ class ClassMetrics(Generic[D]):
     cached_tokens: int = 0  # of those, found in the prefix cache; never what a preemption lost and found
     output_tokens: int = 0
     predicted_misses: int = 0  # requests of which it was told beforehand that a token will be late
-    slo: Counter[tuple[str, bool]] = field(default_factory=Counter)  # (target, met), of who ended well
+    slo: Counter[tuple[str, bool]] = field(default_factory=Counter)  # (target, met)
 
     @property
     def prefix_reuse(self) -> float | None:
@@ -361,12 +362,15 @@ class Recorder(Generic[D]):
         self._stop(track)
         metrics = track.metrics
         metrics.finished[event.reason] += 1
+        arrival_ns, tokens = track.arrival_ns, track.tokens_elsewhere + event.num_output_tokens
         if event.reason not in ENDED_WELL or not event.num_output_tokens:
+            if track.targets_ns:
+                reached = _if_its_next_token_came(event.now_ns, track, tokens)
+                metrics.slo.update(missed(track.targets_ns, reached))
             return  # a host may end a request well before its first token
         if track.first_ns < 0:  # or keep all of its tokens of steps that were dropped here
             self._begins(track, event.now_ns)
             track.last_ns = event.now_ns
-        arrival_ns, tokens = track.arrival_ns, track.tokens_elsewhere + event.num_output_tokens
         e2e_ns = track.last_ns - arrival_ns
         metrics.e2e_seconds.observe(e2e_ns / _SECOND)
         metrics.normalized_latency_seconds.observe(e2e_ns / tokens / _SECOND)
@@ -377,16 +381,16 @@ class Recorder(Generic[D]):
         if track.targets_ns:
             ttft_ns = track.first_ns - arrival_ns
             reached = {"ttft": ttft_ns, "tpot": tpot_ns, "itl": track.longest_gap_ns, "e2e": e2e_ns}
-            metrics.slo.update(_judged(track.targets_ns, reached))
+            metrics.slo.update(judged(track.targets_ns, reached))
 
 
-def targets_of(slo: SLO) -> dict[str, int]:
-    """The targets that are set, in nanoseconds."""
-    targets = {"ttft": slo.ttft_ns, "tpot": slo.tpot_ns, "itl": slo.itl_ns, "e2e": slo.e2e_ns}
-    return {name: ns for name, ns in targets.items() if ns is not None}
-
-
-def _judged(targets_ns: dict[str, int], reached_ns: dict[str, float]) -> Iterable[tuple[str, bool]]:
-    """(target, met) for each target the request had, and for `all` of them together."""
-    met = {name: reached_ns[name] <= ns for name, ns in targets_ns.items()}
-    return [*met.items(), ("all", all(met.values()))]
+def _if_its_next_token_came(now_ns: int, track: Track[Any], tokens: int) -> dict[str, float]:
+    """The least that the request would have reached, had it not been ended after so many tokens."""
+    first_ns = now_ns if track.first_ns < 0 else track.first_ns
+    last_ns = now_ns if track.last_ns < 0 else track.last_ns
+    return {
+        "ttft": first_ns - track.arrival_ns,
+        "tpot": (now_ns - first_ns) / max(tokens, 1),
+        "itl": max(track.longest_gap_ns, now_ns - last_ns),
+        "e2e": now_ns - track.arrival_ns,
+    }

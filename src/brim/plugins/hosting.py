@@ -29,7 +29,7 @@ from brim.core.kvcache.hosted import Host
 from brim.core.plan import StepPlan
 from brim.core.policies.named import named
 from brim.core.request import SLO, TaskClass
-from brim.metrics.recorder import targets_of
+from brim.metrics.judging import targets_of
 from brim.plugins.journal import JournaledScheduler, refuse_unwritable
 from brim.plugins.recording import Recording
 from brim.plugins.shadow import Shadow

@@ -20,7 +20,8 @@ from brim.engines.base import EngineCaps
 from brim.engines.loop import EngineLoop, LoopStats
 from brim.metrics.exported import COUNTERS, HISTOGRAMS, Counted, Measured
 from brim.metrics.histogram import Histogram
-from brim.metrics.recorder import ClassMetrics, targets_of
+from brim.metrics.judging import targets_of
+from brim.metrics.recorder import ClassMetrics
 from brim.server.batch_figures import BatchFigures, gauge
 
 
@@ -61,7 +62,7 @@ LENGTH_ERROR = {  # of `core.estimators.length_error`
 }
 
 TARGET = "Targets of online requests that bring none"
-ATTAINMENT = "Finished requests that had this target, by outcome"
+ATTAINMENT = "Requests that had this target, by outcome; of who gave up, only what was missed by then"
 
 
 class Exposition:

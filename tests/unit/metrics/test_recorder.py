@@ -172,11 +172,28 @@ def test_without_a_target_nothing_is_judged():
 
 
 @pytest.mark.parametrize("reason", [FinishReason.ABORT, FinishReason.ERROR])
-def test_who_did_not_end_well_counts_for_no_latency_and_no_target(reason):
+def test_who_did_not_end_well_counts_for_no_latency_and_met_no_target(reason):
     metrics = recorded(story(slo=ALL_TARGETS, reason=reason))
     assert metrics.finished == {reason: 1}
-    assert (metrics.e2e_seconds.count, metrics.tpot_seconds.count, metrics.slo) == (0, 0, {})
+    assert (metrics.e2e_seconds.count, metrics.tpot_seconds.count) == (0, 0)
+    assert metrics.slo == {("itl", False): 1, ("all", False): 1}
     assert metrics.output_tokens == 4
+
+
+@pytest.mark.parametrize("reason", [FinishReason.ABORT, FinishReason.ERROR])
+@pytest.mark.parametrize(
+    ("num_tokens", "target", "last_ms"),
+    [(0, "ttft", 30), (0, "e2e", 30), (1, "itl", 60), (1, "tpot", 60), (3, "itl", 80), (3, "tpot", 100)],
+)
+def test_who_gives_up_has_missed_only_what_its_next_token_would_miss(reason, num_tokens, target, last_ms):
+    # the target is 20 ms; a token at `last_ms` would still keep it
+
+    def ended_at(end_ns: int) -> dict[tuple[str, bool], int]:
+        told = story(slo=SLO(**{f"{target}_ns": 20 * MS}))[: 3 + num_tokens if num_tokens else 2]
+        return recorded([*told, Finished(end_ns, 9, "a", reason, num_tokens)]).slo
+
+    assert ended_at(last_ms * MS) == {}
+    assert ended_at(last_ms * MS + 1) == {(target, False): 1, ("all", False): 1}
 
 
 def test_a_first_token_that_a_host_kept_of_a_dropped_step_is_there_with_the_next():
