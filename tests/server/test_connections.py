@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from brim.server import connections
+from brim.server.options import ServerOptions
 from tests.server.http_harness import HELLO, MODEL, Running, SteppedEngine, running, until
 
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: brim\r\n"
@@ -75,6 +76,32 @@ def test_a_client_that_falls_silent_is_dropped(monkeypatch: pytest.MonkeyPatch, 
         answer = _rest(client)
         until(lambda: not run.server.server_state.connections)
     assert answer.startswith(b"HTTP/1.1 200 ") == beginning.startswith(b"GET /health HTTP/1.1")
+
+
+GET = b"GET /health HTTP/1.1\r\nhost: brim\r\n\r\n"
+
+
+def test_an_idle_connection_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "SILENCE_SECONDS", 0.05)
+    with running() as run, _connected(run) as client:
+        for _ in range(2):
+            client.sendall(GET)
+            assert client.recv(65_536).startswith(b"HTTP/1.1 200 ")
+            time.sleep(0.3)  # several times what a client may be silent in the midst of a request
+        assert run.server.config.timeout_keep_alive == 75
+
+
+@pytest.mark.parametrize("silence_seconds", [0.05, 60])
+def test_an_idle_connection_is_closed_at_last(
+    monkeypatch: pytest.MonkeyPatch, silence_seconds: float
+) -> None:
+    monkeypatch.setattr(connections, "SILENCE_SECONDS", silence_seconds)
+    after = b"\r\n" if silence_seconds < 1 else b""  # a blank line ends the keep-alive timer
+    with running(server_options=ServerOptions(keep_alive_seconds=1)) as run, _connected(run) as client:
+        client.sendall(GET)
+        assert client.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        client.sendall(after)
+        assert _rest(client) == b""
 
 
 def test_a_head_that_trickles_in_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -332,7 +332,8 @@ def test_drain_puts_batch_lines_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"api_keys": ("",)}, {"keep_alive_seconds": 0}, {"write_timeout_seconds": -1}]
+    "options",
+    [{"api_keys": ("",)}, {"comment_seconds": 0}, {"keep_alive_seconds": 0}, {"write_timeout_seconds": -1}],
 )
 def test_options_that_cannot_work(options: dict) -> None:
     with pytest.raises(ConfigError):

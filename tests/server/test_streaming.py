@@ -130,7 +130,7 @@ def _post_and_hang_up(url: str, body: dict) -> None:
 
 def test_silence_is_filled_with_comments() -> None:
     engine = SteppedEngine()
-    with running(engine, server_options=ServerOptions(keep_alive_seconds=0.01)) as run:
+    with running(engine, server_options=ServerOptions(comment_seconds=0.01)) as run:
         body = {"model": MODEL, "prompt": "x", "max_tokens": 3, "stream": True}
         with run.http().stream("POST", "/v1/completions", json=body) as answer:
             lines = answer.iter_lines()
@@ -156,8 +156,8 @@ class _Endless(Generation):
             yield Piece(0, "text", (), None)
 
 
-@pytest.mark.parametrize("keep_alive_seconds", [60, 0.001])
-def test_a_reader_that_takes_nothing_is_dropped(keep_alive_seconds: float) -> None:
+@pytest.mark.parametrize("comment_seconds", [60, 0.001])
+def test_a_reader_that_takes_nothing_is_dropped(comment_seconds: float) -> None:
     sent = []
 
     async def receive() -> dict:
@@ -171,7 +171,7 @@ def test_a_reader_that_takes_nothing_is_dropped(keep_alive_seconds: float) -> No
 
     async def stream() -> None:
         generation = _Endless()
-        options = {"keep_alive_seconds": keep_alive_seconds, "write_timeout_seconds": 0.01}
+        options = {"comment_seconds": comment_seconds, "write_timeout_seconds": 0.01}
         await EventStream(generation, StreamOptions(), **options)({}, receive, send)
         assert generation.aborted
 

@@ -90,6 +90,7 @@ def _server_options(settings: ServeSettings) -> ServerOptions:
         api_keys=tuple(settings.api_key),
         guard_metrics=settings.guard_metrics,
         max_body_bytes=settings.max_body_mib * 2**20,
+        keep_alive_seconds=settings.keep_alive_seconds,
         shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
     )
 

@@ -165,6 +165,9 @@ class ServeSettings(EngineSettings):
     client_targets: bool = Field(True, description="Take the targets that clients send in headers.")
     batch_window: int = Field(512, ge=1, description="Most batch lines with the scheduler at a time.")
     max_body_mib: int = Field(32, ge=1, description="Largest JSON body, MiB.")
+    keep_alive_seconds: int = Field(
+        75, ge=1, description="How long an idle connection stays open: longer than a load balancer keeps it."
+    )
     shutdown_timeout_seconds: float = Field(
         30.0, ge=0, description="How long answers may finish after SIGTERM."
     )

@@ -61,6 +61,7 @@ OTHERS = {  # settings of Brim's own engine and server, and what to give vLLM in
     "kv_tokens": "give `-- --num-gpu-blocks-override N` or `-- --kv-cache-memory-bytes N`",
     "threads": "set OMP_NUM_THREADS",
     "length_predictor": "in vLLM answer lengths are predicted from those that were seen",
+    "keep_alive_seconds": "set VLLM_HTTP_TIMEOUT_KEEP_ALIVE",
     "record_lengths": "it is written by Brim's own server only",
     "guard_metrics": "put a proxy before /metrics",
     "max_queued_online": "give `-- --max-num-queued-reqs N`",

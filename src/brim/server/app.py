@@ -25,12 +25,14 @@ def create_app(
     """The server's application. Its lifespan starts and stops `batch_api`.
 
     The service's engine loop is drained when the application stops; starting it before and closing it
-    afterwards is the caller's. `app.state.lifecycle` is what `runner.Server` drains.
+    afterwards is the caller's. `app.state.lifecycle` is what `runner.Server` drains, `app.state.options`
+    what it keeps to.
     """
     options = options or ServerOptions()
     lifecycle = Lifecycle(service.loop, batch_api, options.shutdown_timeout_seconds)
     app = FastAPI(title="Brim", version=brim.__version__, lifespan=lifecycle.lifespan)
     app.state.lifecycle = lifecycle
+    app.state.options = options
     app.include_router(OpenAIRoutes(service, lifecycle, options).router())
     exposition = Exposition(service.loop, service.model_names[0], batch_api, service.targets)
     app.include_router(StatusRoutes(service.loop, lifecycle, exposition, batch_api).router())

@@ -17,10 +17,12 @@ class Connection(HttpToolsProtocol):
     A head, or trailers, of more than `MAX_HEAD_BYTES` are a 400, before any key is looked at. A client that
     owes the rest of a request, or its first one, is dropped once it has sent nothing of it for
     `SILENCE_SECONDS`, or up to twice that. A part of a head is nothing: it may not trickle in for ever.
+    Between two requests uvicorn's keep-alive timer decides, until the first byte of the next one.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._in_head = False
         self._advance()
         self._look_later()
 
@@ -51,15 +53,21 @@ class Connection(HttpToolsProtocol):
 
     def _client_is_due(self) -> bool:
         cycle = self.cycle
-        return cycle is None or cycle.response_complete or (cycle.more_body and not self.flow.read_paused)
+        if cycle is None:
+            return True
+        if cycle.response_complete:  # any byte stops the timer, also a blank line that begins no head
+            return self._in_head or self.timeout_keep_alive_task is None
+        return bool(cycle.more_body and not self.flow.read_paused)
 
     # what shows that a request goes on
 
     def on_message_begin(self) -> None:
+        self._in_head = True
         self._advance()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        self._in_head = False
         self._advance()
         super().on_headers_complete()
 

@@ -36,13 +36,14 @@ class ServerOptions:
     api_keys: tuple[str, ...] = ()  # empty: no key is asked for
     guard_metrics: bool = False
     max_body_bytes: int = 32 * 2**20  # of JSON routes; uploads have their own limit
-    keep_alive_seconds: float = 15.0  # a comment line after this long without a token
+    comment_seconds: float = 15.0  # in a stream, a comment line after this long without a token
     write_timeout_seconds: float = 60.0  # a reader that takes nothing for this long is dropped
+    keep_alive_seconds: int = 75  # an idle connection stays open: longer than most load balancers keep theirs
     shutdown_timeout_seconds: float = 30.0  # answers under way may take this long after SIGTERM
 
     def __post_init__(self) -> None:
         if not all(self.api_keys):
             raise ConfigError("an API key is empty: then everyone would have it; leave it out or fill it")
-        for name in ("keep_alive_seconds", "write_timeout_seconds"):
+        for name in ("comment_seconds", "write_timeout_seconds", "keep_alive_seconds"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be over 0, not {getattr(self, name)}")

@@ -118,7 +118,7 @@ class OpenAIRoutes:
         return EventStream(
             generation,
             body.stream_options or StreamOptions(),
-            keep_alive_seconds=self._options.keep_alive_seconds,
+            comment_seconds=self._options.comment_seconds,
             write_timeout_seconds=self._options.write_timeout_seconds,
             headers=headers,
         )

@@ -49,6 +49,7 @@ def make_server(app: FastAPI, *, log_level: str = "info") -> Server:
         log_level=log_level,
         access_log=log_level in ("debug", "trace"),
         server_header=False,
+        timeout_keep_alive=app.state.options.keep_alive_seconds,
         timeout_graceful_shutdown=FLUSH_SECONDS,
     )
     return Server(config, app.state.lifecycle)

@@ -79,7 +79,7 @@ class EventStream(Response):
 
     Nothing is buffered here: while the reader takes nothing, tokens gather in the engine loop and come
     as one larger chunk. A reader that takes nothing for `write_timeout_seconds` is dropped, one that
-    leaves ends the request; while no token comes, a comment is sent every `keep_alive_seconds`.
+    leaves ends the request; while no token comes, a comment is sent every `comment_seconds`.
     """
 
     media_type = "text/event-stream"
@@ -89,7 +89,7 @@ class EventStream(Response):
         generation: Generation,
         options: StreamOptions,
         *,
-        keep_alive_seconds: float,
+        comment_seconds: float,
         write_timeout_seconds: float,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -97,7 +97,7 @@ class EventStream(Response):
         del self.headers["content-length"]  # of the empty body that a plain response would have
         self._generation = generation
         self._writer = ChunkWriter(generation, options)
-        self._keep_alive_seconds = keep_alive_seconds
+        self._comment_seconds = comment_seconds
         self._write_timeout_seconds = write_timeout_seconds
         self._clock = asyncio.get_running_loop().time
         self._written_at = self._clock()  # when the last write began
@@ -129,13 +129,13 @@ class EventStream(Response):
 
     async def _watch(self, receive: Receive, send: Send) -> None:
         """Returns when the stream should end before its answer does."""
-        tick = min(self._keep_alive_seconds, self._write_timeout_seconds) / 2
+        tick = min(self._comment_seconds, self._write_timeout_seconds) / 2
         while not await left_within(tick, receive):
             idle = self._clock() - self._written_at
             if self._writing:
                 taken = idle < self._write_timeout_seconds
             else:
-                taken = idle < self._keep_alive_seconds or await self._keep_alive(send)
+                taken = idle < self._comment_seconds or await self._keep_alive(send)
             if not taken:
                 log.info("a reader took nothing for %g s: its stream is dropped", self._write_timeout_seconds)
                 return
