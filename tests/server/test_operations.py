@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -223,6 +224,20 @@ def test_a_dead_engine() -> None:
         assert caught.value.response.headers["retry-after"]
 
 
+def test_a_step_that_does_not_return_is_no_health() -> None:
+    engine = SteppedEngine()
+    with running(engine, server_options=ServerOptions(stuck_step_seconds=0.05)) as run:
+        http = run.http()
+        assert http.get("/health").status_code == 200
+        with run.openai().completions.create(model=MODEL, prompt="x", max_tokens=2, stream=True) as stream:
+            until(lambda: http.get("/health").status_code == 503)
+            assert http.get("/ready").status_code == 503
+            engine.free()
+            list(stream)
+        until(lambda: http.get("/ready").status_code == 200)
+        assert http.get("/health").status_code == 200
+
+
 def test_drain_finishes_what_is_under_way() -> None:
     engine = SteppedEngine()
     with running(engine) as run:
@@ -346,31 +361,57 @@ def test_a_port_in_use_is_said() -> None:
 
 
 SERVE = """
-from tests.server.http_harness import new_loop
+import sys
+from brim.engines import loop as engine_loop
+from tests.server.http_harness import SteppedEngine, new_loop
 from brim.engines.scripted import ByteTokenizer, ScriptedEngine
 from brim.server.app import create_app
+from brim.server.options import ServerOptions
 from brim.server.runner import listen, make_server
 from brim.server.service import OpenAIService
-loop = new_loop(ScriptedEngine())
+engine_loop.CLOSE_SECONDS = 0.1
+loop = new_loop(SteppedEngine() if "stuck" in sys.argv else ScriptedEngine())
 loop.start()
-make_server(create_app(OpenAIService(loop, ByteTokenizer()))).run(sockets=[listen("127.0.0.1", 0)])
+app = create_app(OpenAIService(loop, ByteTokenizer()), options=ServerOptions(shutdown_timeout_seconds=0))
+listener = listen("127.0.0.1", 0)
+print(listener.getsockname()[1], file=sys.stderr, flush=True)
+make_server(app).run(sockets=[listener])
 loop.close()
 print("closed")
 """
 
 
-def test_sigterm_ends_the_process_with_0() -> None:
+@contextmanager
+def _served(*arguments: str) -> Iterator[tuple[subprocess.Popen, str]]:
+    """A server in a process of its own, and its address."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVE],
+        [sys.executable, "-c", SERVE, *arguments],
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     with process:
-        for line in process.stderr:
-            if "startup complete" in line:
-                break
+        port = int(process.stderr.readline())
+        next(line for line in process.stderr if "startup complete" in line)
+        yield process, f"http://127.0.0.1:{port}"
+        process.kill()
+
+
+def test_sigterm_ends_the_process_with_0() -> None:
+    with _served() as (process, _):
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate()
     assert (process.returncode, out) == (0, "closed\n"), err
+
+
+def test_sigterm_ends_the_process_of_a_step_that_does_not_return() -> None:
+    with _served("stuck") as (process, url):
+        body = {"model": MODEL, "prompt": "x", "stream": True}
+        with httpx2.stream("POST", f"{url}/v1/completions", json=body) as answer:
+            process.send_signal(signal.SIGTERM)
+            assert "server_is_draining" in answer.read().decode()
+        out, err = process.communicate()
+    assert process.returncode == 1
+    assert "its step hangs" in err
+    assert not out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,7 +21,7 @@ from brim.cli.settings import RunBatchSettings, ServeSettings
 from brim.cli.simulate import compare_command, simulate_command
 from brim.cli.trace import trace_app
 from brim.cli.train_lengths import train_lengths
-from brim.core.errors import BrimError, ConfigError
+from brim.core.errors import BrimError, ConfigError, EngineDead
 
 app = typer.Typer(
     help="Interactive and batch LLM traffic on the same GPUs.",
@@ -129,6 +130,10 @@ def version() -> None:
 def main() -> None:
     try:
         app()
+    except EngineDead as exc:
+        print(f"brim: {exc}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(WRONG_USE)  # the interpreter's own end may wait for a device that hangs
     except BrimError as exc:
         print(f"brim: {exc}", file=sys.stderr)
         sys.exit(WRONG_USE)

@@ -91,6 +91,7 @@ def _server_options(settings: ServeSettings) -> ServerOptions:
         guard_metrics=settings.guard_metrics,
         max_body_bytes=settings.max_body_mib * 2**20,
         keep_alive_seconds=settings.keep_alive_seconds,
+        stuck_step_seconds=settings.stuck_step_seconds,
         shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
     )
 

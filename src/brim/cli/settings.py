@@ -168,6 +168,9 @@ class ServeSettings(EngineSettings):
     keep_alive_seconds: int = Field(
         75, ge=1, description="How long an idle connection stays open: longer than a load balancer keeps it."
     )
+    stuck_step_seconds: float = Field(
+        300.0, gt=0, description="With a step that takes longer, /health answers 503."
+    )
     shutdown_timeout_seconds: float = Field(
         30.0, ge=0, description="How long answers may finish after SIGTERM."
     )

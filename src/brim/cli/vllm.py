@@ -62,6 +62,7 @@ OTHERS = {  # settings of Brim's own engine and server, and what to give vLLM in
     "threads": "set OMP_NUM_THREADS",
     "length_predictor": "in vLLM answer lengths are predicted from those that were seen",
     "keep_alive_seconds": "set VLLM_HTTP_TIMEOUT_KEEP_ALIVE",
+    "stuck_step_seconds": "set VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS",
     "record_lengths": "it is written by Brim's own server only",
     "guard_metrics": "put a proxy before /metrics",
     "max_queued_online": "give `-- --max-num-queued-reqs N`",

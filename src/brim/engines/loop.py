@@ -32,6 +32,8 @@ from brim.metrics.recorder import Recorder, bucketed
 
 log = logging.getLogger("brim")
 
+CLOSE_SECONDS = 30.0  # for the last step and the engine's own end: a step that hangs would hang the process
+
 
 @dataclass(frozen=True, slots=True)
 class Delta:
@@ -158,7 +160,8 @@ class EngineLoop:
         self._num_taken: Counter[TaskClass] = Counter()  # of those, by the engine thread
         self._thread = threading.Thread(target=self._run, name="brim-engine", daemon=True)
         self._refusing = False
-        self._closing = False
+        self._close_by: float | None = None  # once it is to end
+        self._step_since_ns: int | None = None
         self._over = threading.Event()  # the engine thread takes in nothing more
         self._death: str | None = None
 
@@ -168,6 +171,12 @@ class EngineLoop:
     def alive(self) -> bool:
         """False once the engine is dead: restart the process."""
         return self._death is None
+
+    @property
+    def step_seconds(self) -> float:
+        """How long the step under way has run so far; 0 without one."""
+        since_ns = self._step_since_ns
+        return 0.0 if since_ns is None else (self.now_ns() - since_ns) / 1e9
 
     def start(self) -> None:
         self._thread.start()
@@ -231,14 +240,20 @@ class EngineLoop:
         return True
 
     def close(self) -> None:
-        """Aborts what is left, stops the thread and closes the engine."""
-        self._closing = True
+        """Aborts what is left, stops the thread and closes the engine.
+
+        Raises EngineDead where a step has not returned `CLOSE_SECONDS` after the first call.
+        """
+        self._close_by = self._close_by or time.monotonic() + CLOSE_SECONDS
         if self._thread.ident is None:
             self._over.set()
             self._engine.close()
         elif self._thread.is_alive():
             self._commands.put(lambda: None)
-            self._thread.join()
+            self._thread.join(max(0.0, self._close_by - time.monotonic()))
+            if self._thread.is_alive():
+                self._end_all()
+                raise EngineDead(f"the engine has not stopped within {CLOSE_SECONDS:g} s: its step hangs")
 
     def _add(self, request: Request) -> None:
         self._scheduler.add(request, self.now_ns())
@@ -256,16 +271,16 @@ class EngineLoop:
             log.exception("the engine loop has ended")
             self._death = f"{type(exc).__name__}: {exc}"
         finally:
-            self._over.set()
             self._end_all()
             self._engine.close()
 
     def _serve(self) -> None:
         """At depth 2 a step is scheduled while the one before it runs, and begun before that is committed."""
         under_way: _Step | None = None
-        while not self._closing:
+        while self._close_by is None:
             self._take_commands(wait=under_way is None and not len(self._scheduler))
-            plan = self._scheduler.schedule(self.now_ns())
+            self._step_since_ns = now_ns = self.now_ns()
+            plan = self._scheduler.schedule(now_ns)
             done, result = under_way, self._finish(under_way)
             under_way = self._begin(plan) if plan else None
             if self.caps.depth == 1:
@@ -277,6 +292,7 @@ class EngineLoop:
 
     def _take_commands(self, *, wait: bool) -> None:
         if wait:
+            self._step_since_ns = None
             self._commands.get()()
         while not self._commands.empty():
             self._commands.get()()
@@ -313,6 +329,7 @@ class EngineLoop:
         while parts:
             rows = parts.pop()
             part = plan.part(rows)
+            self._step_since_ns = self.now_ns()
             try:
                 self._engine.begin(part)
                 result = self._engine.finish()
@@ -360,11 +377,12 @@ class EngineLoop:
                     yield stream, stream.end, event.reason, event.message
 
     def _end_all(self) -> None:
-        """The thread is over: whoever still waits is told why."""
+        """The thread is over, or hangs: whoever still waits is told why."""
+        self._over.set()
         reason = FinishReason.ABORT if self._death is None else FinishReason.ERROR
-        while self._streams:
-            _, stream = self._streams.popitem()
-            _call_in(stream.event_loop, [(stream.end, reason, self._death)])
+        for request_id in list(self._streams):
+            if stream := self._streams.pop(request_id, None):
+                _call_in(stream.event_loop, [(stream.end, reason, self._death)])
 
 
 def _call_in(event_loop: asyncio.AbstractEventLoop, calls: list[tuple[Any, ...]]) -> None:

@@ -29,7 +29,7 @@ def create_app(
     what it keeps to.
     """
     options = options or ServerOptions()
-    lifecycle = Lifecycle(service.loop, batch_api, options.shutdown_timeout_seconds)
+    lifecycle = Lifecycle(service.loop, batch_api, options)
     app = FastAPI(title="Brim", version=brim.__version__, lifespan=lifecycle.lifespan)
     app.state.lifecycle = lifecycle
     app.state.options = options

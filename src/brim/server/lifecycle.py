@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +11,9 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from brim.batch_api.api import BatchApi
+from brim.core.errors import EngineDead
 from brim.engines.loop import EngineLoop
+from brim.server.options import ServerOptions
 from brim.wire.errors import draining
 
 log = logging.getLogger("brim")
@@ -19,17 +22,23 @@ log = logging.getLogger("brim")
 class Lifecycle:
     """Starts and drains one application. Whoever made the engine loop starts and closes it."""
 
-    def __init__(self, loop: EngineLoop, batch_api: BatchApi | None, shutdown_timeout_seconds: float) -> None:
+    def __init__(self, loop: EngineLoop, batch_api: BatchApi | None, options: ServerOptions) -> None:
         self._loop = loop
         self._batch_api = batch_api
-        self._shutdown_timeout_seconds = shutdown_timeout_seconds
+        self._shutdown_timeout_seconds = options.shutdown_timeout_seconds
+        self._stuck_step_seconds = options.stuck_step_seconds
         self._started = False
         self._draining: asyncio.Task[None] | None = None
 
     @property
+    def healthy(self) -> bool:
+        """Whether the engine lives and its steps return."""
+        return self._loop.alive and self._loop.step_seconds <= self._stuck_step_seconds
+
+    @property
     def ready(self) -> bool:
         """Whether new requests are taken."""
-        return self._started and self._draining is None and self._loop.alive
+        return self._started and self._draining is None and self.healthy
 
     async def require_open(self) -> None:
         """Raises ApiError 503 once the server drains."""
@@ -55,7 +64,8 @@ class Lifecycle:
             await self._batch_api.stop()
         if not await self._loop.drain(self._shutdown_timeout_seconds):
             log.warning("answers that were still under way are broken off")
-            await asyncio.to_thread(self._loop.close)
+            with contextlib.suppress(EngineDead):  # it hangs: who closes it at the end is told the same
+                await asyncio.to_thread(self._loop.close)
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:

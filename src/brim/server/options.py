@@ -39,6 +39,7 @@ class ServerOptions:
     comment_seconds: float = 15.0  # in a stream, a comment line after this long without a token
     write_timeout_seconds: float = 60.0  # a reader that takes nothing for this long is dropped
     keep_alive_seconds: int = 75  # an idle connection stays open: longer than most load balancers keep theirs
+    stuck_step_seconds: float = 300.0  # a step that takes longer hangs, as far as /health knows
     shutdown_timeout_seconds: float = 30.0  # answers under way may take this long after SIGTERM
 
     def __post_init__(self) -> None:

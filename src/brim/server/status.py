@@ -35,8 +35,8 @@ class StatusRoutes:
         return router
 
     async def health(self) -> Response:
-        """200 while the engine lives: otherwise restart the process."""
-        return Response(status_code=200 if self._loop.alive else 503)
+        """200 while the engine lives and its steps return: otherwise restart the process."""
+        return Response(status_code=200 if self._lifecycle.healthy else 503)
 
     async def ready(self) -> Response:
         """200 while new requests are taken: otherwise send them elsewhere."""

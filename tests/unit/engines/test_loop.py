@@ -16,6 +16,7 @@ from brim.core.events import Event, Tokens
 from brim.core.plan import StepPlan, StepResult
 from brim.core.request import FinishReason
 from brim.core.scheduler import Scheduler
+from brim.engines import loop as loop_module
 from brim.engines.loop import Delta, EngineLoop, TokenStream, _call_each
 from brim.engines.scripted import ScriptedEngine
 from tests.helpers import reference, request, script
@@ -294,7 +295,7 @@ def test_after_close_nothing_can_be_submitted_and_what_was_left_is_aborted():
             stream = loop.submit(request("a", 4, max_tokens=FOR_EVER))
             await anext(stream)
             closing = asyncio.create_task(asyncio.to_thread(loop.close))
-            await until(lambda: loop._closing)
+            await until(lambda: loop._close_by is not None)
             engine.gate.set()
             await closing
             _, last = await read(stream)
@@ -302,6 +303,29 @@ def test_after_close_nothing_can_be_submitted_and_what_was_left_is_aborted():
             with pytest.raises(EngineDead, match="closed"):
                 loop.submit(request("b"))
             await asyncio.to_thread(loop.close)  # twice is as good as once
+        assert engine.closed == 1
+
+    run(test)
+
+
+def test_close_leaves_a_step_behind_that_does_not_return(monkeypatch):
+    monkeypatch.setattr(loop_module, "CLOSE_SECONDS", 0.05)
+
+    async def test() -> None:
+        async with started() as (loop, engine):
+            assert loop.step_seconds == 0
+            engine.gate.clear()
+            stream = loop.submit(request("a", 4, max_tokens=FOR_EVER))
+            await until(lambda: loop.step_seconds > 0)
+            for _ in range(2):
+                with pytest.raises(EngineDead, match="hangs"):
+                    await asyncio.to_thread(loop.close)
+            _, last = await read(stream)
+            assert last.finish_reason is FinishReason.ABORT
+            with pytest.raises(EngineDead):
+                loop.submit(request("b"))
+            engine.gate.set()
+            loop._thread.join()
         assert engine.closed == 1
 
     run(test)
