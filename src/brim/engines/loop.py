@@ -39,8 +39,8 @@ CLOSE_SECONDS = 30.0  # for the last step and the engine's own end: a step that 
 class Delta:
     """What came since the last one: `logprobs` parallel to `token_ids` where asked for, else empty.
 
-    The last one has the finish reason, and for an error its message. `num_cached_tokens` counts the
-    prompt tokens that were found in the prefix cache.
+    The last one has the finish reason, and its message where the request failed alone: an error without one
+    is the engine's death. `num_cached_tokens` counts prompt tokens that were found in the prefix cache.
     """
 
     token_ids: tuple[int, ...]
@@ -377,12 +377,12 @@ class EngineLoop:
                     yield stream, stream.end, event.reason, event.message
 
     def _end_all(self) -> None:
-        """The thread is over, or hangs: whoever still waits is told why."""
+        """The thread is over, or hangs: whoever still waits is told."""
         self._over.set()
         reason = FinishReason.ABORT if self._death is None else FinishReason.ERROR
         for request_id in list(self._streams):
             if stream := self._streams.pop(request_id, None):
-                _call_in(stream.event_loop, [(stream.end, reason, self._death)])
+                _call_in(stream.event_loop, [(stream.end, reason, None)])
 
 
 def _call_in(event_loop: asyncio.AbstractEventLoop, calls: list[tuple[Any, ...]]) -> None:

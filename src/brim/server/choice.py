@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from brim.core.errors import RequestRefused
+from brim.core.errors import EngineDead, RequestRefused
 from brim.core.plan import TokenLogprobs
 from brim.core.request import FinishReason, SamplingParams
 from brim.engines.base import TextStream
@@ -92,6 +92,8 @@ def _failure(reason: FinishReason, message: str | None) -> Exception | None:
         return RequestRefused(message or "The request can never run here.")
     if reason is FinishReason.ABORT:
         return ShutDown("The server was shut down before the answer was complete.")
-    if reason is FinishReason.ERROR:
-        return ApiError(500, message or "The engine failed on this request.", type="server_error")
+    if reason is FinishReason.ERROR and message is None:
+        return EngineDead("the engine died before the answer was complete")
+    if reason is FinishReason.ERROR:  # the message is an exception's: the log has it
+        return ApiError(500, "The engine failed on this request; see the server's log.", type="server_error")
     return None

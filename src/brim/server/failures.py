@@ -11,11 +11,11 @@ class ShutDown(EngineDead):
 
 
 def told(exc: Exception) -> ApiError:
-    """`exc` as the error the client sees. An engine that stopped is our fault and worth a retry."""
+    """`exc` as the error the client sees: of a dead engine all are told the same; the log has the cause."""
     if isinstance(exc, ShutDown):
         return draining()
     if isinstance(exc, EngineDead):
-        return unavailable(str(exc), code="engine_dead")
+        return unavailable("The engine has failed: try again once it is restarted.", code="engine_dead")
     return as_api_error(exc)
 
 

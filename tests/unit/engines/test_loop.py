@@ -277,7 +277,7 @@ def test_a_dead_engine_ends_every_stream_and_takes_nothing_more(depth, where):
             for stream in streams:
                 _, last = await read(stream)
                 assert last.finish_reason is FinishReason.ERROR
-                assert last.message == "EngineDead: the device is lost"
+                assert last.message is None
             assert not loop.alive
             await asyncio.to_thread(loop._over.wait)
             with pytest.raises(EngineDead, match="the device is lost"):
@@ -426,8 +426,9 @@ def test_an_observer_that_raises_ends_the_loop_and_not_in_silence():
     async def test() -> None:
         async with started(observe=observe) as (loop, _):
             _, last = await read(loop.submit(request("a")))
-            assert last.message == "ZeroDivisionError: by whom"
-            assert not loop.alive
+            assert last.finish_reason is FinishReason.ERROR
+            with pytest.raises(EngineDead, match="by whom"):
+                loop.submit(request("b"))
 
     run(test)
 
