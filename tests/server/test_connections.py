@@ -1,5 +1,6 @@
 """Clients that send too much of a head, or not the rest of it."""
 
+import asyncio
 import contextlib
 import socket
 import threading
@@ -7,6 +8,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from brim.server import connections
 from brim.server.options import ServerOptions
@@ -112,6 +115,36 @@ def test_a_head_that_trickles_in_is_dropped(monkeypatch: pytest.MonkeyPatch) -> 
             while True:
                 client.sendall(b"a")
                 time.sleep(0.005)
+
+
+async def _dropped(scope: Scope, receive: Receive, send: Send) -> None:
+    """An answer that is given up because its reader takes nothing more, as a stream is."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.2):
+            while True:
+                await send({"type": "http.response.body", "body": b"a" * 1_000_000, "more_body": True})
+
+
+def test_a_reader_that_takes_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "SILENCE_SECONDS", 0.1)
+    with running() as run, _connected(run) as client:
+        run.app.mount("/dropped", _dropped)
+        client.sendall(GET.replace(b"/health", b"/dropped/"))
+        until(lambda: run.server.server_state.connections)
+        until(lambda: not run.server.server_state.connections)
+
+
+def test_a_reader_that_is_slow_gets_all_of_a_closed_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "SILENCE_SECONDS", 0.5)
+    with running() as run, _connected(run) as client:
+        run.app.mount("/long", Response(b"a" * 20_000_000))
+        client.sendall(GET.replace(b"/health", b"/long/").replace(b"host", b"connection: close\r\nhost"))
+        size = 0
+        while piece := client.recv(1_000_000):
+            size += len(piece)
+            time.sleep(0.05)
+    assert size > 20_000_000
 
 
 def test_a_client_that_waits_for_its_answer_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,12 +17,14 @@ class Connection(HttpToolsProtocol):
     A head, or trailers, of more than `MAX_HEAD_BYTES` are a 400, before any key is looked at. A client that
     owes the rest of a request, or its first one, is dropped once it has sent nothing of it for
     `SILENCE_SECONDS`, or up to twice that. A part of a head is nothing: it may not trickle in for ever.
+    So is one whose connection is to be closed, but who takes none of the bytes that are left for it.
     Between two requests uvicorn's keep-alive timer decides, until the first byte of the next one.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._in_head = False
+        self._untaken_bytes = -1  # not closed yet
         self._advance()
         self._look_later()
 
@@ -44,12 +46,19 @@ class Connection(HttpToolsProtocol):
         self._timer = self.loop.call_later(SILENCE_SECONDS, self._look)
 
     def _look(self) -> None:
-        if not self._client_is_due():
+        if self.transport.is_closing():
+            self._look_at_rest()
+        elif not self._client_is_due():
             self._advanced_at = self.loop.time()
         elif self.loop.time() - self._advanced_at >= SILENCE_SECONDS:
             self.transport.close()
-        if not self.transport.is_closing():
-            self._look_later()
+        self._look_later()
+
+    def _look_at_rest(self) -> None:
+        """A closed transport waits for ever until its last bytes are taken."""
+        before, self._untaken_bytes = self._untaken_bytes, self.transport.get_write_buffer_size()
+        if self._untaken_bytes == before:
+            self.transport.abort()
 
     def _client_is_due(self) -> bool:
         cycle = self.cycle
