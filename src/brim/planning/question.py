@@ -15,6 +15,7 @@ from brim.profiles.unevenness import EVEN
 from brim.simulation.cluster.routing import routing
 from brim.simulation.cluster.setup import ClusterSetup, Pool
 from brim.simulation.machine import Machine
+from brim.simulation.needs import shared_tokens
 from brim.simulation.targets import Targets
 from brim.workloads.trace import Trace, TraceRequest
 
@@ -124,12 +125,16 @@ def scaled(step_time: StepTime, factor: float) -> StepTime:
 
 
 def reachable(kind: Kind, load: Load, aim: Aim) -> float:
-    """The share of requests that meet both targets on an idle replica: no number of replicas gives more."""
+    """The share of requests that meet both targets on an idle replica: no number of replicas gives more.
+
+    All of a prompt that may be in the prefix cache is taken to be there.
+    """
     setup = cluster(kind, load, aim, 1)
     machine, met = setup.serving.machine, 0
     shortest = machine.unevenness.shortest
-    for request in load.trace.requests:
-        prompt_ps, token_ps = machine.alone_ps(request.input_tokens, request.output_tokens)
+    shared = shared_tokens(load.trace, setup.serving.config)
+    for request, cached in zip(load.trace.requests, shared, strict=True):
+        prompt_ps, token_ps = machine.alone_ps(request.input_tokens, request.output_tokens, cached)
         met += (
             fits(setup, request)
             and prompt_ps * shortest <= aim.ttft_ns * 1000

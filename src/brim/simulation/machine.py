@@ -36,8 +36,9 @@ class Machine:
         fixed, per_context = self.step_time.line(num_decodes)
         return fixed + self.overhead_ps + self.per_sequence_ps * num_decodes, per_context
 
-    def alone_ps(self, prompt_tokens: int, output_tokens: int) -> tuple[int, int]:
-        """A whole prompt in one step, and a decode at the mean context of the answer, with nobody else."""
-        prompt = StepShape(prompt_tokens, attention_pairs(prompt_tokens))
+    def alone_ps(self, prompt_tokens: int, output_tokens: int, cached_tokens: int = 0) -> tuple[int, int]:
+        """The rest of a prompt in one step, and a decode at the mean context of the answer; nobody else."""
+        pairs = attention_pairs(prompt_tokens) - attention_pairs(cached_tokens)
+        prompt = StepShape(prompt_tokens - cached_tokens, pairs)
         decode = StepShape(1, 0, 1, prompt_tokens + (output_tokens + 1) // 2)
         return self.picoseconds(prompt, 1), self.picoseconds(decode, 1)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
+from brim.core.config import SchedulerConfig
 from brim.core.estimators.step_time import attention_pairs
 from brim.core.request import SLO, TaskClass
 from brim.simulation.machine import Machine
@@ -40,7 +41,7 @@ def needs_of(trace: Trace, setup: Setup) -> tuple[list[Need], list[TraceRequest]
     """Those of the requests that can run, and the requests that are refused."""
     limit = setup.config.max_model_len
     costs = Costs(setup)
-    shared = _shared_tokens(trace, setup)
+    shared = shared_tokens(trace, setup.config)
     needs, refused = [], []
     for request, cached in zip(trace.requests, shared, strict=True):
         asked = setup.max_tokens(request.input_tokens)
@@ -52,12 +53,12 @@ def needs_of(trace: Trace, setup: Setup) -> tuple[list[Need], list[TraceRequest]
     return needs, refused
 
 
-def _shared_tokens(trace: Trace, setup: Setup) -> list[int]:
+def shared_tokens(trace: Trace, config: SchedulerConfig) -> list[int]:
     """Of each prompt, the tokens that may be found in the prefix cache: the blocks it has in common."""
-    if not setup.config.enable_prefix_caching or not trace.block_tokens:
+    if not config.enable_prefix_caching or not trace.block_tokens:
         return [0] * len(trace.requests)
     holders = Counter(block_id for r in trace.requests for block_id in set(r.block_ids))
-    size = setup.config.block_size
+    size = config.block_size
     shared = []
     for request in trace.requests:
         blocks = sum(1 for _ in takewhile(lambda block_id: holders[block_id] > 1, request.block_ids))

@@ -77,6 +77,19 @@ def test_targets_that_no_machine_meets_are_refused_with_the_reason():
     assert "infeasible" in page(found)
 
 
+def test_a_prompt_that_the_cache_holds_keeps_a_target_that_the_whole_one_would_miss():
+    """3,000 tokens take far longer than 150 ms: only what follows the common beginning is computed."""
+    asks = [TraceRequest(i * NANOSECONDS // 2, 3016, 4, block_ids=tuple(range(187))) for i in range(100)]
+    asked = question(trace=Trace("shared", asks, 16), aim=Aim(150 * MS, 35 * MS, 0.95))
+    kinds = [replace(asked.kinds[0], kv_tokens=8000)]
+    [one] = plan(replace(asked, kinds=kinds), 1, nobody)["plans"]
+    assert one["feasible"]
+    assert one["reachable_attainment"] == 1
+    bare = Trace("alone", [r._replace(block_ids=()) for r in asks])
+    [one] = plan(replace(asked, kinds=kinds, trace=bare), 1, nobody)["plans"]
+    assert one["reachable_attainment"] == 0
+
+
 def test_too_few_replicas_allowed_are_told():
     found = plan(question(most_replicas=1), 1, nobody)
     assert found["best"] is None
