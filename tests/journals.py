@@ -20,13 +20,13 @@ STALL_NS = 9_000 * MS
 class WritingHost(FakeHost):
     """`depth` steps under way, each one millisecond after the one before."""
 
-    def __init__(self, path: Path, depth: int = 2, **changes: Any) -> None:
-        self._path = path
+    def __init__(self, path: Path, depth: int = 2, gpus: int | None = None, **changes: Any) -> None:
+        self._path, self._gpus = path, gpus
         limits = {"num_blocks": 40, "block_size": 4, "max_num_batched_tokens": 16, "policy": "brim"}
         super().__init__(config(**(limits | changes)), depth=depth)
 
     def make(self, policy: Policy | None) -> HostedScheduler:
-        return JournaledScheduler(self.config, self, self._path)
+        return JournaledScheduler(self.config, self, self._path, gpus=self._gpus)
 
     def serve(self) -> WritingHost:
         while self.requests or self._in_flight:

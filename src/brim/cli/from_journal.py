@@ -17,6 +17,7 @@ from brim.core.config import SchedulerConfig
 from brim.core.errors import ConfigError, MissingPackages
 from brim.core.request import TaskClass
 from brim.metrics.samples import Samples
+from brim.workloads.wording import counted
 
 if TYPE_CHECKING:
     from brim.profiles.loader import Profile
@@ -33,6 +34,9 @@ SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 def from_journal(
     journal: Annotated[Path, typer.Argument(help="What a scheduler wrote: decision_log of Brim's settings.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write, ending in .json.")],
+    tensor_parallel: Annotated[
+        int | None, typer.Option(min=1, help="GPUs that served; else what the journal tells, or 1.")
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Fit a profile to the steps that a server ran, and say how to simulate its traffic with it.
@@ -49,7 +53,7 @@ def from_journal(
     if output.suffix != ".json":
         raise ConfigError(f"--output {output} must end in .json, so that it can be told from a name")
     found = load_journal(journal)
-    profile = profile_of(found, output.stem)
+    profile = profile_of(found, output.stem, tensor_parallel)
     try:
         output.write_text(as_json(profile), encoding="utf-8")
     except OSError as exc:
@@ -120,5 +124,5 @@ def _told(profile: Profile, output: Path) -> list[str]:
         *profile.notes,
         f"error on sizes held back: mean {held_back.mape:.1%}, p95 {held_back.p95:.1%}; "
         f"largest: {profile.fit.largest_misfit}",
-        f"{output}: {profile.kv_tokens()} KV tokens",
+        f"{output}: {counted(profile.tensor_parallel, 'GPU')}, {profile.kv_tokens()} KV tokens",
     ]

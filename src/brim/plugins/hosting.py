@@ -78,16 +78,23 @@ class Engine(Host, Protocol):
 
 
 class Hosting:
-    """The modes of one engine. Without `engine`, or with `reasons` against Brim, it stays in `stock`."""
+    """The modes of one engine. Without `engine`, or with `reasons` against Brim, it stays in `stock`.
+
+    `gpus` are those of the engine, for whoever reads its journal.
+    """
 
     def __init__(
-        self, engine: Engine | None = None, reasons: Iterable[str] = (), rules_off: Iterable[str] = ()
+        self,
+        engine: Engine | None = None,
+        reasons: Iterable[str] = (),
+        rules_off: Iterable[str] = (),
+        gpus: int | None = None,
     ) -> None:
         self.scheduler: HostedScheduler | None = None
         self.mode = "stock"  # in force
         self.reasons = list(reasons)  # why Brim can't schedule here
         self.rules_off = list(rules_off)
-        self._engine = engine
+        self._engine, self._gpus = engine, gpus
         self._wanted = "stock"
         self._armed = False  # for the first request that says something of itself
         self._stale = False  # whether Brim's books have to be made anew
@@ -314,7 +321,8 @@ class Hosting:
     def _new_scheduler(self, engine: Engine) -> HostedScheduler:
         settings, config = self._settings, self._config(self._settings)
         if settings.decision_log is not None:
-            return JournaledScheduler(config, engine, _journal(settings.decision_log), settings.profile)
+            path = _journal(settings.decision_log)
+            return JournaledScheduler(config, engine, path, settings.profile, self._gpus)
         return HostedScheduler(config, engine, named(config, self._lengths, self._step_time))
 
 

@@ -126,12 +126,19 @@ def _short(block_hash: Any) -> str:
 class JournaledScheduler(HostedScheduler):
     """`HostedScheduler` that writes down every call; starts from nothing learnt but the profile."""
 
-    def __init__(self, config: SchedulerConfig, host: Host, path: Path, profile: str | None = None) -> None:
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        host: Host,
+        path: Path,
+        profile: str | None = None,
+        gpus: int | None = None,
+    ) -> None:
         self._asked = _Asked(host, config.num_blocks)
         _drop_cut_line(path)
         self._file = path.open("a", encoding="utf-8")
         super().__init__(config, self._asked, named(config, step_time=step_time(profile)))
-        head = {JOURNAL: FORMAT, "profile": profile, "config": dataclasses.asdict(config)}
+        head = {JOURNAL: FORMAT, "profile": profile, "config": dataclasses.asdict(config), "gpus": gpus}
         self._write({**head, "beside": host.beside} if host.beside else head)
 
     def close(self) -> None:

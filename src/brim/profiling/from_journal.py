@@ -19,11 +19,15 @@ from brim.workloads.journals import Journal, Step
 FEWEST_SIZES = 20  # of sizes, to fit and to hold back
 HELD_BACK = 5  # every fifth size
 STALL = 5  # times the median of its size
+UNTOLD = "The journal does not tell how many GPUs served: one is taken (--tensor-parallel)."
 FINENESS = 4  # sizes that differ by less than a factor of 2 ** (1 / 4) are one
 
 
-def profile_of(journal: Journal, name: str) -> Profile:
-    """Fitted to the mean times of steps of like size. Raises ConfigError where they are too few to tell."""
+def profile_of(journal: Journal, name: str, gpus: int | None = None) -> Profile:
+    """Fitted to the mean times of steps of like size, of so many GPUs; else of the journal's, or of one.
+
+    Raises ConfigError where the steps are too few to tell.
+    """
     found = len(_alike(journal.steps))
     if found < FEWEST_SIZES:
         raise ConfigError(
@@ -43,11 +47,11 @@ def profile_of(journal: Journal, name: str) -> Profile:
         name=name,
         gpu="as served",
         model="as served",
-        tensor_parallel=1,
+        tensor_parallel=gpus or journal.gpus or 1,
         kind="fitted",
         source="measured: a journal of decisions",
         date=date.today().isoformat(),
-        notes=_notes(journal.steps, usual, sizes),
+        notes=_notes(journal.steps, usual, sizes, known=bool(gpus or journal.gpus)),
         step_time=step_time,
         fit=Fit(errors(step_time, seen), errors(step_time, unseen), by_kind, _worst(step_time, sizes)),
         memory=_memory(journal),
@@ -112,7 +116,9 @@ def _worst(step_time: StepTime, rows: Sequence[Row]) -> str:
     return f"{error:+.0%} of {off[error].seconds * 1e3:.2f} ms at {tokens} tokens ({decodes} decodes)"
 
 
-def _notes(steps: Sequence[Step], usual: Sequence[Step], sizes: Sequence[Row]) -> tuple[str, ...]:
+def _notes(
+    steps: Sequence[Step], usual: Sequence[Step], sizes: Sequence[Row], *, known: bool
+) -> tuple[str, ...]:
     lost = (sum([step.took_ns for step in steps]) - sum([step.took_ns for step in usual])) / 1e9
     longest = max(row.longest_context for row in sizes)
     tokens = max(row.shape.new_tokens for row in sizes)
@@ -121,6 +127,7 @@ def _notes(steps: Sequence[Step], usual: Sequence[Step], sizes: Sequence[Row]) -
         f"{len(steps) - len(usual)} of them took over {STALL} times their like ({lost:.2f} s): left out.",
         f"Up to {tokens} tokens a step and {longest:.0f} tokens of context: what is larger is extrapolated.",
         "Of the memory only the KV cache's tokens are known; a byte is counted for each.",
+        *(() if known else (UNTOLD,)),
     )
 
 

@@ -74,11 +74,15 @@ class Step(NamedTuple):
 
 @dataclass(slots=True)
 class Journal:
-    """What a journal holds. `config` is the newest; `steps` are those whose shape somebody asked for."""
+    """What a journal holds. `config` is the newest; `steps` are those whose shape somebody asked for.
+
+    `gpus` is None where the journal does not tell, as older ones.
+    """
 
     config: Mapping[str, Any] = field(default_factory=dict)
     requests: dict[str, Served] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
+    gpus: int | None = None  # of the engine
     depth: int = 1  # most steps under way at once
     _in_flight: deque[tuple[int, StepShape | None]] = field(default_factory=deque)
     _free_ns: int = 0
@@ -115,7 +119,7 @@ class Journal:
     def _begins(self, head: Mapping[str, Any]) -> None:
         if head[JOURNAL] != FORMAT:
             raise ValueError(f"this journal has format {head[JOURNAL]}; known is {FORMAT}")
-        self.config = head["config"]
+        self.config, self.gpus = head["config"], head.get("gpus")
         self._in_flight.clear()
 
     def _arrived(self, line: Mapping[str, Any]) -> None:

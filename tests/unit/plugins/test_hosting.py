@@ -12,6 +12,7 @@ from brim.core.hosted import HostedScheduler, Orders
 from brim.core.request import SLO
 from brim.plugins.hosting import PATIENCE_STEPS, Hosting, Settings
 from brim.plugins.recording import Recording
+from brim.workloads.journals import load_journal
 from tests.helpers import OFFLINE
 from tests.hosting import TARGETS, Engine
 
@@ -290,6 +291,16 @@ def test_nothing_changes_while_a_step_is_in_flight(engine: Engine) -> None:
     assert (engine.hosting.changes, engine.hosting.flying) == (True, True)
     assert engine.hosting.landed(step) is None  # the empty one was not reported
     assert not engine.hosting.flying
+
+
+def test_a_decision_log_tells_the_gpus(engine: Engine, tmp_path: Path) -> None:
+    hosting = Hosting(engine, gpus=4)
+    hosting.configure(Settings("brim", decision_log=str(tmp_path / "journal")))
+    hosting.change()
+    [journal] = tmp_path.iterdir()
+    assert load_journal(journal).gpus == 4
+    assert hosting.scheduler is not None
+    hosting.scheduler.close()
 
 
 def test_a_decision_log_is_written(engine: Engine, tmp_path: Path) -> None:

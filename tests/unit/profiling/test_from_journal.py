@@ -59,6 +59,22 @@ def test_known_step_times_come_back(host: TimedHost, journal: Path) -> None:
     assert profile.notes[1].startswith(lost)
 
 
+def test_the_gpus_are_those_of_the_engine_or_as_given(tmp_path: Path) -> None:
+    """A journal of before they were recorded, or of an engine that does not tell, needs the flag."""
+    for gpus, flags, expected in ((4, (), 4), (4, ("--tensor-parallel", 2), 2), (None, (), 1)):
+        path, output = tmp_path / f"brim.{gpus}{expected}", tmp_path / "mine.json"
+        host = WritingHost(path, gpus=gpus)
+        for i in range(1, 30):
+            host.add(request(f"r{i}", i, 1 + i % 7, arrival_ns=host.now_ns))
+            host.watched_step()
+        host.serve()
+        if gpus is None:
+            path.write_text(path.read_text().replace(',"gpus":null', "", 1))
+        told = brim("profile", "from-journal", path, "-o", output, *flags)
+        assert load(output).tensor_parallel == expected
+        assert ("does not tell how many GPUs" in told) == (gpus is None)
+
+
 def test_unevenness_is_what_changes_from_step_to_step_and_in_the_mean_nothing() -> None:
     """The second half of all steps takes twice as long, one in ten of all half as long again."""
     draw = random.Random(5)
