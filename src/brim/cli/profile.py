@@ -316,6 +316,8 @@ def _figures(profile: Profile) -> dict[str, str]:
     if profile.fit:
         figures["error on sizes held back"] = f"{profile.fit.held_back.mape:.1%}"
         figures["largest error"] = profile.fit.largest_misfit
+    if profile.error is not None:
+        figures["off by, as far as is known"] = f"{profile.error:.1%}"
     if profile.unevenness is not None:
         figures["steps take"] = str(profile.unevenness)
     for batch in (1, 32, 256):

@@ -59,7 +59,7 @@ def check_command(
     tell(f"Probing {url}, then sending {len(trace)} requests")
     found = check(Client(url, model=model, headers=_headers(options)), trace, make_setup)
     if output is not None:
-        output.write_text(as_json(found.share.within(profile)), encoding="utf-8")
+        output.write_text(as_json(found.share.within(profile, found.error)), encoding="utf-8")
     print(json.dumps(asdict(found)) if json_output else "\n".join(table(found)))
 
 

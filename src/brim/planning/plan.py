@@ -127,7 +127,7 @@ def _further(question: Question, kind: Kind, load: Load, parts: Parts, found: Fi
     for seed in range(0 if too_short(load.trace) else question.samples):
         other = replace(load, trace=resampled(load.trace, question.seed + seed))
         yield Search(kind, other, aim, least, most, "resampled arrivals")
-    error = error_of(kind.load())
+    error = error_of(kind.load()).share
     for factor in (1 + error, 1 - error):
         yield Search(replace(kind, slower=factor), load, aim, least, most, f"steps of {factor:.3g} times")
     for part in parts.chosen() if len(parts.all) > 1 else ():
@@ -267,13 +267,15 @@ def _rest(
     band = [one for one in further if one["label"].startswith(("resampled", "steps"))]
     counts = [one["replicas"] for one in band if one["replicas"] is not None]
     checked = [one for one in further if one["label"] == "checked"]
+    error = error_of(kind.load())
     return {
         "band": {
             "least": min([least, *counts]),
             "most": max([least, *counts]),
             "infeasible": len(band) - len(counts),
             "too_short": too_short(load.trace),
-            "step_time_error": error_of(kind.load()),
+            "step_time_error": error.share,
+            "step_time_error_is": error.what,
             "runs": [{"label": one["label"], "replicas": one["replicas"]} for one in band],
         },
         "over_time": over_time(parts, searched) if searched else None,

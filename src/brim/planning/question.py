@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from brim.core.config import SchedulerConfig
 from brim.core.errors import ConfigError
@@ -21,6 +22,7 @@ from brim.workloads.trace import Trace, TraceRequest
 
 BLOCK_SIZE = 16
 UNMEASURED_ERROR = 0.15  # of the step times of a profile made from data sheets
+MOST_ERROR = 0.9  # a step that takes no time at all says nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,21 @@ class Load:
         return self.until_ns or self.trace.requests[-1].arrival_ns
 
 
-def error_of(profile: Profile) -> float:
-    """The relative error of its step times, as told by the steps held back from its fit."""
-    return profile.fit.held_back.mape if profile.fit else UNMEASURED_ERROR
+class StepError(NamedTuple):
+    """A share of the step times, and which figure it is."""
+
+    share: float
+    what: str
+
+
+def error_of(profile: Profile) -> StepError:
+    """How far its step times are off: a fit is blind to what all its rows have wrong."""
+    found = StepError(UNMEASURED_ERROR, "assumed: nothing was measured")
+    if profile.fit:
+        found = StepError(profile.fit.held_back.mape, "its fit on steps held back")
+    if profile.error is not None and profile.error > found.share:
+        found = StepError(profile.error, "as the profile says of itself")
+    return found._replace(share=min(found.share, MOST_ERROR))
 
 
 def cluster(kind: Kind, load: Load, aim: Aim, replicas: int) -> ClusterSetup:

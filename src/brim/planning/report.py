@@ -151,9 +151,8 @@ def _band(band: Figures) -> str:
     resampled = any(run["label"].startswith("resampled") for run in band["runs"])
     over = "over resampled arrivals and step times" if resampled else "over step times"
     short = f"; under {LEAST_BLOCKS * HANDFUL} requests are too few for a range over other arrivals"
-    return (
-        f"  {replicas} {over} {band['step_time_error']:.1%} off{beyond}{short if band['too_short'] else ''}"
-    )
+    off = f"{band['step_time_error']:.1%} off ({band['step_time_error_is']})"
+    return f"  {replicas} {over} {off}{beyond}{short if band['too_short'] else ''}"
 
 
 def _needed(one: Figures, over_time: Figures) -> str:

@@ -33,6 +33,8 @@ UNITS = {
     " as large as were measured, at most 8192 tokens",
     "unevenness": "shares[i] of all steps take at most times[i] times the usual, for their sizes and at their"
     " time; null: not known",
+    "error": "how far step times are off, as a fraction, where more is known than the fit's errors tell: as"
+    " seen on a server, or between the tables it was made from; null: not known",
 }
 
 
@@ -103,7 +105,7 @@ class Profile:
     """`kind` tells a fit to measurements from an analytic roofline; say so wherever its figures are shown.
 
     The `source` of a fit to whole steps of an engine begins with "measured". Without `unevenness` steps are
-    taken as even.
+    taken as even. `error` is a share of the step times, where it is known beside the fit's own.
     """
 
     name: str
@@ -119,6 +121,7 @@ class Profile:
     memory: Memory
     target_forward_tokens: int
     unevenness: Unevenness | None = None
+    error: float | None = None
 
     @property
     def kv_bytes_per_token(self) -> int:

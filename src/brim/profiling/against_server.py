@@ -60,8 +60,8 @@ class Share:
         """No step takes less than no time."""
         return max(round(self.step * PICOSECONDS), -step_time.constant_ps)
 
-    def within(self, profile: Profile) -> Profile:
-        """The profile with the server's share of each step in it."""
+    def within(self, profile: Profile, error: float | None = None) -> Profile:
+        """The profile with the server's share of each step in it; `error` is what it was still off there."""
         step_time, tell = (
             profile.step_time,
             f"{1e6 * self.step:+.0f} us a step, {1e6 * self.sequence:+.0f} us",
@@ -72,7 +72,13 @@ class Share:
             per_decode_ps=step_time.per_decode_ps + round(self.sequence * PICOSECONDS),
         )
         note = f"With the server's share, probed on the idle server: {tell} a decode; as uneven as there."
-        return replace(profile, step_time=served, notes=(*profile.notes, note), unevenness=self.unevenness)
+        return replace(
+            profile,
+            step_time=served,
+            notes=(*profile.notes, note),
+            unevenness=self.unevenness,
+            error=profile.error if error is None else error,
+        )
 
 
 class Comparison(NamedTuple):
@@ -95,6 +101,12 @@ class Check:
     figures: tuple[Comparison, ...]
     seconds: float  # that the run took
     requests: dict[str, int]
+
+    @property
+    def error(self) -> float | None:
+        """How far the usual time of a token of an online request was off, with the server's share."""
+        off = [each.errors[1] for each in self.figures if each[:2] == (TaskClass.ONLINE, "TPOT p50")]
+        return None if not off or off[0] is None else abs(off[0])
 
 
 def check(client: Client, trace: Trace, make_setup: Callable[[], Setup]) -> Check:

@@ -36,6 +36,7 @@ class Recipe:
     published: Callable[[Path], int] | None = None
     compare: tuple[str, Callable[[Path, StepTime], Pairs]] | None = None
     weight: Weight = alike
+    error: float | None = None
 
     def make(self, name: str, folder: Path) -> Profile:
         """Fits the profile to the data in `folder`. Raises ConfigError where a file is missing."""
@@ -59,6 +60,7 @@ class Recipe:
             fit=self._compared(errors, folder, step_time),
             memory=memory,
             target_forward_tokens=step_time.target_forward_tokens(largest=largest),
+            error=self.error,
         )
 
     def _compared(self, errors: Fit, folder: Path, step_time: StepTime) -> Fit:
@@ -97,7 +99,10 @@ ALIKE = (
     "The table has no decodes with 32 KV heads: 8 KV heads with four times the requests stand in for them."
 )
 H100_OPS = "Norms, rope and activation are those of Llama-2-7B on H100, in proportion to the widths."
-NEXT_GPU = "The tables are of different vLLM versions: do not compare GPUs to better than 15 %."
+APART = 0.15  # vLLM's versions
+NEXT_GPU = (
+    f"The tables are of different vLLM versions: do not compare GPUs to better than {100 * APART:.0f} %."
+)
 
 
 def _tables(gpu: str, version: str, allreduce: str) -> Tables:
@@ -132,9 +137,8 @@ def _composed(
         return steps(Kernels(folder, tables, small, model, tensor_parallel), kv_tokens)
 
     source = AICONFIGURATOR.format(version=version, gpu=key.upper())
-    return Recipe(
-        gpu, model, source, (*COMPOSED, NEXT_GPU, *notes), rows, tensor_parallel, published, compare
-    )
+    told = (*COMPOSED, NEXT_GPU, *notes)
+    return Recipe(gpu, model, source, told, rows, tensor_parallel, published, compare, error=APART)
 
 
 def _layered(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from brim.planning.plan import plan
 from brim.planning.question import Aim, Kind
 from brim.planning.report import text
+from brim.profiles.loader import as_json, load
 from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest
 from tests.helpers import MS
 from tests.unit.planning.scenarios import nobody, question
@@ -40,6 +44,22 @@ def test_a_range_says_where_arrivals_are_too_few_to_draw_from():
     enough = text(plan(question(trace=many, aim=aim), 1, nobody))
     assert told not in enough
     assert "over resampled arrivals and step times" in enough
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(0.3, "30.0% off (as the profile says of itself)"), (0.001, "(its fit on steps held back)")],
+)
+def test_a_range_is_over_the_largest_error_that_is_known(tmp_path: Path, error: float, said: str):
+    path = tmp_path / "mine.json"
+    path.write_text(as_json(replace(load("a100-opt-13b"), error=error)))
+    few = Trace("few", with_long_prompts(0).requests[:30])
+    kinds = [Kind(str(path), "vllm")]
+    found = plan(question(trace=few, kinds=kinds, prices={}, aim=Aim(400 * MS, 60 * MS)), 1, nobody)
+    assert said in text(found)
+    factors = [f"steps of {factor} times" for factor in (1.3, 0.7)]
+    labels = [run["label"] for run in found["plans"][0]["band"]["runs"]]
+    assert (labels == factors) == (error == 0.3)
 
 
 def test_all_that_are_as_good_are_named():

@@ -146,3 +146,15 @@ def test_the_table_tells_both_errors() -> None:
         "| online, ITL p99, ms | - | 10.0 | - | 10.0 | - |",
         "| offline, tokens/s | 50.0 | 55.0 | +10.0% | 45.0 | -10.0% |",
     ]
+
+
+@pytest.mark.parametrize(("measured", "error"), [(0.05, 0.2), (None, 0.15), (0.0, 0.15)])
+def test_what_was_still_off_stands_in_the_profile(measured: float | None, error: float) -> None:
+    figures = (
+        Comparison("online", "TTFT p50", 0.1, 0.3, 0.3),
+        Comparison("online", "TPOT p50", measured, 0.01, 0.04),
+    )
+    share = Share(0.003, 0.001, 2e-5)
+    found = Check(share, figures, 61.4, {"online": 5, "offline": 0})
+    served = share.within(load("h100-llama-3-8b"), found.error)
+    assert served.error == pytest.approx(error)
