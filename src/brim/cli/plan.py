@@ -14,7 +14,7 @@ import typer
 
 from brim.cli import flags
 from brim.cli.progress import bars
-from brim.cli.simulation_options import MOST_KV_TOKENS
+from brim.cli.simulation_options import MOST_KV_TOKENS, core_default
 from brim.core.errors import ConfigError
 from brim.core.policies.named import refuse_unknown
 from brim.core.request import TaskClass
@@ -32,6 +32,7 @@ from brim.workloads.wording import counted
 
 INFEASIBLE = 1
 LONGEST_SECONDS = 1e6
+SEATS, STEP_TOKENS = core_default("max_num_seqs"), core_default("max_num_batched_tokens")
 OFFLINE_SHAPE = "sharegpt"  # where only the tokens of a backlog are given
 
 
@@ -50,6 +51,8 @@ CheckRequests = Annotated[
 KvTokens = Annotated[
     int | None, typer.Option(min=16, max=MOST_KV_TOKENS, help="KV cache of a replica; else the profile's.")
 ]
+MaxSeqs = Annotated[int, typer.Option(min=1, help="Most requests in one step of a replica.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Most tokens in one step of a replica.")]
 
 
 def plan_command(
@@ -70,6 +73,8 @@ def plan_command(
     check_requests: CheckRequests = 30_000,
     max_replicas: Annotated[int, typer.Option(min=1, help="Look no further.")] = 128,
     kv_tokens: KvTokens = None,
+    max_num_seqs: MaxSeqs = SEATS,
+    max_num_batched_tokens: MaxTokens = STEP_TOKENS,
     html: Annotated[Path | None, typer.Option(help="Write a page with plots to this file.")] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Processes; 0: one for each core.")] = 0,
     seed: Annotated[int, typer.Option(help="Decides whatever is drawn.")] = 0,
@@ -84,11 +89,16 @@ def plan_command(
     if html is not None:
         flags.refuse_without_folder("--html", html)
     _refuse_senseless(ttft, tpot, attainment, offline_tokens_per_day, startup)
+    limits = (("max_num_seqs", max_num_seqs), ("max_num_batched_tokens", max_num_batched_tokens))
     online = _online(trace, target_request_rate, seed)
     question = Question(
         online,
         Aim(round(ttft * 1e6), round(tpot * 1e6), attainment),
-        [Kind(name, each, routing, kv_tokens=kv_tokens) for each in policies for name in profiles],
+        [
+            Kind(name, each, routing, kv_tokens=kv_tokens, limits=limits)
+            for each in policies
+            for name in profiles
+        ],
         prices,
         _backlog(offline, offline_tokens_per_day, seed),
         samples,

@@ -51,7 +51,7 @@ def _help(text: str) -> dict[str, str]:
     return {"help": text}
 
 
-def _core(name: str) -> Any:
+def core_default(name: str) -> Any:
     """The core's default."""
     return SchedulerConfig.__dataclass_fields__[name].default
 
@@ -73,55 +73,60 @@ class Options:
     kv_tokens: int | None = field(
         default=None, metadata=_help("Size of the KV cache in tokens; else the profile's.")
     )
-    block_size: int = field(default=_core("block_size"), metadata=_help("Tokens in a block of the KV cache."))
+    block_size: int = field(
+        default=core_default("block_size"), metadata=_help("Tokens in a block of the KV cache.")
+    )
     max_model_len: int | None = field(
         default=None,
         metadata=_help("Most tokens of prompt and output; else a power of 2 in which every request fits."),
     )
-    max_num_seqs: int = field(default=_core("max_num_seqs"), metadata=_help("Most requests in one step."))
+    max_num_seqs: int = field(
+        default=core_default("max_num_seqs"), metadata=_help("Most requests in one step.")
+    )
     max_num_batched_tokens: int = field(
-        default=_core("max_num_batched_tokens"), metadata=_help("Most tokens in one step.")
+        default=core_default("max_num_batched_tokens"), metadata=_help("Most tokens in one step.")
     )
     max_output_tokens: int = field(
         default=0, metadata=_help("What every user asks for at most; 0: all that fits.")
     )
     max_prefill_chunk_tokens: int = field(
-        default=_core("max_prefill_chunk_tokens"),
+        default=core_default("max_prefill_chunk_tokens"),
         metadata=_help("Most prompt tokens of one request in a step; 0: no limit."),
     )
     target_forward_tokens: int | None = field(
         default=None, metadata=_help("Tokens a step to fill with prompts; else the profile's.")
     )
     prompt_floor_tokens: int = field(
-        default=_core("prompt_floor_tokens"),
+        default=core_default("prompt_floor_tokens"),
         metadata=_help(
             "KV that outputs leave to prompts; 0: a quarter of the target, at most 1 % of the cache."
         ),
     )
     reserve_share: float = field(
-        default=_core("reserve_share"),
+        default=core_default("reserve_share"),
         metadata=_help("Of the KV, for answers that outgrow their prediction."),
     )
     length_padding: float = field(
-        default=_core("length_padding"), metadata=_help("Share added to every predicted length.")
+        default=core_default("length_padding"), metadata=_help("Share added to every predicted length.")
     )
     loan_buffer_tokens: int = field(
-        default=_core("loan_buffer_tokens"), metadata=_help("Steps that a guest must leave before its host.")
+        default=core_default("loan_buffer_tokens"),
+        metadata=_help("Steps that a guest must leave before its host."),
     )
     offline_step_tokens: int = field(
-        default=_core("offline_step_tokens"),
+        default=core_default("offline_step_tokens"),
         metadata=_help("Most tokens of offline requests in a step, under bs; 0: no limit."),
     )
     step_limit_ms: float = field(
-        default=_core("step_limit_ms"),
+        default=core_default("step_limit_ms"),
         metadata=_help("Most that a step with offline requests may take, under hygen; 0: 50."),
     )
     slack_share: float = field(
-        default=_core("slack_share"),
+        default=core_default("slack_share"),
         metadata=_help("Of the time that online requests leave, for offline ones: brim, echo, bs-e."),
     )
     offline_score: str = field(
-        default=_core("offline_score"),
+        default=core_default("offline_score"),
         metadata=_help("How offline requests are chosen: rate (gain over time) or difference."),
     )
     enable_prefix_caching: bool | None = field(

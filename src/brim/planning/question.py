@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from brim.core.config import SchedulerConfig
 from brim.core.errors import ConfigError
@@ -40,13 +40,17 @@ class Aim:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of replica; its steps take `slower` times as long as the profile says."""
+    """One kind of replica; its steps take `slower` times as long as the profile says.
+
+    `limits` are others of its `SchedulerConfig`, by name.
+    """
 
     profile: str
     policy: str
     routing: str = "least-load"
     slower: float = 1.0
     kv_tokens: int | None = None
+    limits: tuple[tuple[str, Any], ...] = ()
 
     def load(self) -> Profile:
         return load(self.profile)
@@ -103,6 +107,7 @@ def cluster(kind: Kind, load: Load, aim: Aim, replicas: int) -> ClusterSetup:
         policy=kind.policy,
         target_forward_tokens=profile.target_forward_tokens,
         ttft_ms=aim.ttft_ns / 1e6,
+        **dict(kind.limits),
     )
     pool = Pool(
         config,

@@ -80,6 +80,14 @@ def test_wrong_use_says_what_to_do(trace: Path, arguments: list[object], message
         plan("--trace", trace, *arguments)
 
 
+def test_replicas_with_less_room_in_a_step_need_more(trace: Path):
+    flags = ("--trace", trace, "--profile", "a100-opt-13b", "--policy", "vllm", "--tpot", 60, "--json")
+    seats, tokens = ("--max-num-seqs", 4), ("--max-num-batched-tokens", 8)
+    each = ((), seats, (*seats, *tokens))
+    usual, few, small = (json.loads(plan(*flags, *more).stdout)["plans"][0]["replicas"] for more in each)
+    assert usual < few < small
+
+
 def test_too_few_to_search_on_are_refused(trace: Path):
     done = plan("--trace", trace, "--profile", "a100-opt-13b", "--max-requests", 4)
     assert done.exit_code == 2
