@@ -17,6 +17,7 @@ from brim.cli.simulation_options import Options, takes_options
 from brim.core.errors import ConfigError
 from brim.core.events import Event, Finished, QuietSteps, line
 from brim.core.policies.named import refuse_unknown
+from brim.core.request import TaskClass
 from brim.profiles.loader import Profile
 from brim.simulation.bound import bound
 from brim.simulation.results import Figures, figures
@@ -137,6 +138,16 @@ def _title(trace: Trace, profile: Profile) -> str:
     return f"{trace.name}, simulated on {profile.name}: {kind}"
 
 
+def _cut(run: Figures) -> Iterator[str]:
+    """Else a target that the whole answer would miss seems to be met."""
+    if cut := sum(run[name]["cut"] for name in TaskClass if run[name]):
+        were = "answer was" if cut == 1 else "answers were"
+        yield (
+            f"{cut} {were} cut to what --max-output-tokens, --max-model-len or the KV cache leaves: "
+            "shorter than in the trace, and sooner done"
+        )
+
+
 def _print(
     options: Options,
     traces: list[Trace],
@@ -167,5 +178,6 @@ def _print(
         f"prefix caching {'on' if config.enable_prefix_caching else 'off'}"
         + ("" if trace.block_tokens else ": the trace does not say which prompts begin alike"),
         *(f"trace: {note}" for note in notes),
+        *_cut(runs[0]),
     ]
     show(about, runs)

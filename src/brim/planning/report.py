@@ -101,7 +101,7 @@ def _ceiling(one: Figures, target: float) -> Iterator[str]:
 def _cut(one: Figures) -> str:
     return (
         f"do not fit in the {one['kv_tokens']} tokens of a replica's KV cache: "
-        "their answers are cut, or they are refused"
+        "their answers are cut, end sooner than in the trace and may count as met, or they are refused"
     )
 
 

@@ -135,6 +135,13 @@ def test_requests_that_fit_in_no_replica_are_counted_as_misses(trace: Path):
     assert one["reachable_attainment"] == pytest.approx(1 - longer / 60)
 
 
+def test_answers_that_are_cut_and_count_as_met_are_told(trace: Path):
+    flags = ("--trace", trace, "--profile", "a100-opt-13b", "--tpot", 60, "--attainment", 0.2)
+    told = plan(*flags, "--kv-tokens", 128).stdout
+    assert "their answers are cut, end sooner than in the trace and may count as met" in told
+    assert "are cut" not in plan(*flags).stdout
+
+
 def test_a_backlog_of_documents_is_done_sooner_than_one_of_prompts(trace: Path, tmp_path: Path):
     """Prompts of 640 tokens, longer than the online ones; eight begin with the same 39 blocks of 16."""
     done_seconds = []

@@ -101,6 +101,7 @@ def test_answers_that_are_cut_are_counted(tmp_path: Path) -> None:
         assert (own["requests"], own["finished"], own["refused"], own["cut"]) == (4, 3, 1, 2)
     text = brim(*asked, "--profile", PROFILE)
     assert "online: 4 requests, 1 of them refused, 2 answers cut" in text
+    assert "2 answers were cut to what" in text
     assert simulated("simulate", long, "--max-output-tokens", 10)["runs"][0]["online"]["cut"] == 4
 
 
