@@ -23,7 +23,7 @@ from brim.simulation.run import Setup
 from brim.simulation.targets import Targets
 from brim.workloads.arrivals import SPELLINGS, AllAtOnce, Poisson, parse_arrivals
 from brim.workloads.formats import FORMATS, read
-from brim.workloads.trace import NANOSECONDS, Trace, merged, rescaled, with_arrivals
+from brim.workloads.trace import NANOSECONDS, Trace, begun, merged, rescaled, with_arrivals
 
 LENGTHS = "history, oracle, noisy or limit"
 MAY_BE_ZERO = {
@@ -194,14 +194,22 @@ class Options:
     # ---- the trace -------------------------------------------------------------------------------------
 
     def trace(self, rate: float | None = None) -> Trace:
-        """What arrives; `rate` overrides all that sets the pace. Raises TraceError or ConfigError."""
+        """What arrives, from 0 on; `rate` overrides all that sets the pace.
+
+        Raises TraceError or ConfigError.
+        """
         trace = read(self.trace_file, self.format)
         if self.first is not None:
             trace = trace.first(self.first)
         if not trace.requests:
             raise ConfigError(f"{trace.name} has no requests")
         trace = self._paced(trace) if rate is None else self._at(rate, trace)
-        return trace if self.offline is None else merged(trace, self._offline_trace(self.offline))
+        if self.offline is None:
+            return begun(trace)
+        offline = read(self.offline, self.format).as_class(TaskClass.OFFLINE)
+        if offline.has_arrivals:  # by the same clock
+            return begun(merged(trace, offline))
+        return merged(begun(trace), with_arrivals(offline, AllAtOnce()))
 
     def _paced(self, trace: Trace) -> Trace:
         if self.arrivals is not None:
@@ -221,12 +229,6 @@ class Options:
         if not trace.has_arrivals:
             return with_arrivals(trace, Poisson(rate, self.seed))
         return rescaled(trace, rate=rate)
-
-    def _offline_trace(self, path: Path) -> Trace:
-        trace = read(path, self.format)
-        if not trace.has_arrivals:
-            trace = with_arrivals(trace, AllAtOnce())
-        return trace.as_class(TaskClass.OFFLINE)
 
     # ---- the setup -------------------------------------------------------------------------------------
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 from random import Random
 
-from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest
+from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest, from_zero
 
 BLOCK_NS = 60 * NANOSECONDS
 LEAST_BLOCKS = 20
@@ -64,10 +63,3 @@ def resampled(trace: Trace, seed: int) -> Trace:
 def too_short(trace: Trace) -> bool:
     """Whether a twentieth of it has too few requests to draw from."""
     return len(trace) < LEAST_BLOCKS * HANDFUL
-
-
-def from_zero(trace: Trace, requests: Sequence[TraceRequest]) -> Trace:
-    """These requests of it alone, the first of them at 0."""
-    start_ns = requests[0].arrival_ns
-    moved = [r._replace(arrival_ns=r.arrival_ns - start_ns) for r in requests] if start_ns else requests
-    return replace(trace, requests=moved)

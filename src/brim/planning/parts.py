@@ -9,9 +9,9 @@ from itertools import accumulate
 from random import Random
 from typing import NamedTuple
 
-from brim.planning.demand import busiest, from_zero, work_tokens
+from brim.planning.demand import busiest, work_tokens
 from brim.planning.question import Load
-from brim.workloads.trace import NANOSECONDS, Trace
+from brim.workloads.trace import NANOSECONDS, Trace, from_zero
 
 PARTS = 24
 LEAST_PART_NS, MOST_PART_NS = 60 * NANOSECONDS, 3600 * NANOSECONDS

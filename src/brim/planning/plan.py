@@ -9,7 +9,7 @@ from math import ceil
 
 from brim.core.errors import ConfigError
 from brim.planning.backlog import KEPT, Backlog
-from brim.planning.demand import busiest, from_zero, resampled, too_short
+from brim.planning.demand import busiest, resampled, too_short
 from brim.planning.measure import Measure, Tell, measuring
 from brim.planning.offline import backlog_done, fillings, offline_figures
 from brim.planning.over_time import over_time
@@ -20,7 +20,7 @@ from brim.planning.tasks import Scaled, Search, Task
 from brim.planning.whole import checks, whole_figures
 from brim.simulation.results import Figures
 from brim.simulation.truth import refuse_unchained
-from brim.workloads.trace import NANOSECONDS, Trace, apart
+from brim.workloads.trace import NANOSECONDS, Trace, apart, begun
 
 BUSY = 0.8  # a first guess: how busy a replica may be at its targets
 
@@ -48,7 +48,7 @@ class Question:
 
 def plan(question: Question, jobs: int, tell: Tell) -> Figures:
     """Plans for each profile with the first policy; with the others the least replicas alone."""
-    question = _apart(replace(question, trace=_begun(question.trace)))
+    question = _apart(replace(question, trace=begun(question.trace)))
     load, parts = _load(question), Parts(question.trace)
     kinds = [
         kind for kind in question.kinds if reachable(kind, load, question.aim) >= question.aim.attainment
@@ -78,15 +78,6 @@ def plan(question: Question, jobs: int, tell: Tell) -> Figures:
         plans.append(one)
     best = _best(plans, first)
     return {**_about(question, load), "plans": plans, "best": next(iter(best), None), "as_good": best[1:]}
-
-
-def _begun(trace: Trace) -> Trace:
-    """From 0 on: the hours before an excerpt, or since 1970, are none that replicas are needed in."""
-    begin_ns = trace.requests[0].arrival_ns
-    moved = from_zero(trace, trace.requests)
-    if begin_ns < NANOSECONDS:
-        return moved
-    return moved.noted(f"planned from its first request on, which arrives at {begin_ns / NANOSECONDS:.15g} s")
 
 
 def _apart(question: Question) -> Question:

@@ -111,6 +111,22 @@ def rescaled(trace: Trace, *, rate: float | None = None, scale: float | None = N
     return paced.noted(f"gaps scaled to {rate:g} requests/s" if rate else f"rate scaled by {scale:g}")
 
 
+def from_zero(trace: Trace, requests: Sequence[TraceRequest]) -> Trace:
+    """These requests of it alone, the first of them at 0."""
+    start_ns = requests[0].arrival_ns
+    moved = [r._replace(arrival_ns=r.arrival_ns - start_ns) for r in requests] if start_ns else requests
+    return replace(trace, requests=moved)
+
+
+def begun(trace: Trace) -> Trace:
+    """From 0 on: in the hours before an excerpt, or since 1970, nothing runs."""
+    begin_ns = trace.requests[0].arrival_ns
+    moved = from_zero(trace, trace.requests)
+    if begin_ns < NANOSECONDS:
+        return moved
+    return moved.noted(f"taken from its first request on, which arrives at {begin_ns / NANOSECONDS:.15g} s")
+
+
 def with_arrivals(trace: Trace, arrivals: Iterable[int]) -> Trace:
     """The same requests, in the same order, at the moments that `arrivals` yields (nanoseconds)."""
     moments = list(islice(arrivals, len(trace)))

@@ -90,6 +90,23 @@ def test_the_table_says_that_it_is_simulated_and_on_what(trace: Path) -> None:
     assert "online: 40 requests" in text
 
 
+def test_a_trace_is_simulated_from_its_first_request_on(trace: Path, lengths: Path, tmp_path: Path) -> None:
+    """One that begins at ten o'clock, beside offline work of the same clock and beside a backlog."""
+    head, *rows = trace.read_text().splitlines()
+    later = [f"{36_000 + float(at)},{rest}" for at, _, rest in (row.partition(",") for row in rows)]
+    late, batch, early_batch = (tmp_path / f"{name}.csv" for name in ("late", "batch", "early_batch"))
+    late.write_text("\n".join([head, *later]))
+    batch.write_text("\n".join([head, "36002,100,10"]))
+    early_batch.write_text("\n".join([head, "2,100,10"]))
+    for early, moved in (((), ()), ((early_batch,), (batch,)), ((lengths,), (lengths,))):
+        usual, found = (
+            without_wall(simulated("simulate", one, *(("--offline", *more) if more else ())))
+            for one, more in ((trace, early), (late, moved))
+        )
+        assert found["runs"] == usual["runs"]
+        assert "first request on, which arrives at 36000 s" in found["trace_note"]
+
+
 def test_answers_that_are_cut_are_counted(tmp_path: Path) -> None:
     """1024 tokens of KV leave 924 to an answer of 5000; the one of 924 is whole, and 1100 in are refused."""
     long = tmp_path / "long.csv"

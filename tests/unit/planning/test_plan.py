@@ -148,7 +148,7 @@ def test_a_trace_is_planned_from_its_first_request_on(planned):
     assert found["span_seconds"] == planned["span_seconds"]
     assert found["plans"][0]["over_time"] == planned["plans"][0]["over_time"]
     assert found["plans"][0]["offline"] == planned["plans"][0]["offline"]
-    assert "planned from its first request on, which arrives at 36000 s" in text(found)
+    assert "taken from its first request on, which arrives at 36000 s" in text(found)
 
 
 def bursty() -> Question:
