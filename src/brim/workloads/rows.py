@@ -9,7 +9,7 @@ from typing import Any
 
 from brim.core.errors import TraceError
 from brim.core.request import TaskClass
-from brim.workloads.layouts import Layout
+from brim.workloads.layouts import Layout, milliseconds, seconds
 from brim.workloads.source import Table, exact, whole
 from brim.workloads.trace import TraceRequest
 from brim.workloads.wording import counted
@@ -150,6 +150,9 @@ def _shared_blocks(table: Table, layout: Layout, block_tokens: int) -> BlockRead
 def _remarks(layout: Layout, columns: Mapping[str, int]) -> list[str]:
     read = {layout.arrival, layout.ids, "class", "deadline_s", *layout.needed, *layout.keys}
     remarks = [] if layout.arrival in columns else ["lengths only"]
+    untold = layout.arrival == "timestamp" and layout.clock in (seconds, milliseconds)
+    if untold and "timestamp" in columns:  # it does not tell its unit
+        remarks.append(f"timestamps read as {layout.clock.__name__}")
     if unread := [name for name in columns if name not in read]:
         remarks.append(f"columns not read: {', '.join(unread)}")
     if (keys := [name for name in layout.keys if name in columns]) not in ([], ["key"]):

@@ -259,3 +259,19 @@ def test_lengths_alone_stay_alone(tmp_path: Path) -> None:
     assert (tmp_path / "t.csv").read_text() == "input_tokens,output_tokens\n1,1\n"
     with pytest.raises(ConfigError, match=r"ends in \.csv"):
         write(Trace("t", []), tmp_path / "t.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (MOONCAKE, "timestamps read as milliseconds"),
+        (SERVEGEN, "timestamps read as seconds"),
+        (AZURE, None),
+        (VIDUR, None),
+    ],
+)
+def test_a_unit_that_no_column_tells_is_noted(tmp_path: Path, text: str, said: str | None) -> None:
+    path = tmp_path / "t"
+    path.write_text(text)
+    note = read(path).note
+    assert said in note if said else "read as" not in note
