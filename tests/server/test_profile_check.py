@@ -67,6 +67,7 @@ def test_a_table_is_printed(server: Running, traces: list[str]) -> None:
     [
         (("--slo-scale", "2"), "give --ttft-ms and --tpot-ms"),
         (("-o", "served"), "must end in .json"),
+        (("-o", "absent/served.json"), "there is no folder absent; make it first"),
         (("--model", "nobody"), "the server answers 404"),
     ],
 )

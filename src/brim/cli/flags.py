@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -20,10 +21,14 @@ Command = Callable[..., None]
 ARGUMENT = "model"  # the one setting that is given without its name
 
 
-def refuse_without_folder(flag: str, path: Path) -> None:
-    """Before a long run. Raises ConfigError."""
+def refuse_unwritable(flag: str, path: Path) -> None:
+    """Before a long run: whether a file can be written to `path`, of which nothing is left. ConfigError."""
     if not path.parent.is_dir():
         raise ConfigError(f"{flag} {path}: there is no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise ConfigError(f"{flag} {path} is a folder: give a file in it")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(f"{flag} {path} can't be written: give another file, or the right to write there")
 
 
 def takes_settings(kind: type[ModelSettings]) -> Callable[[Command], Command]:

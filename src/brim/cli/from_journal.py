@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from brim.cli.flags import Json
+from brim.cli.flags import Json, refuse_unwritable
 from brim.core.config import SchedulerConfig
 from brim.core.errors import ConfigError, MissingPackages
 from brim.core.request import TaskClass
@@ -52,6 +52,7 @@ def from_journal(
 
     if output.suffix != ".json":
         raise ConfigError(f"--output {output} must end in .json, so that it can be told from a name")
+    refuse_unwritable("--output", output)
     found = load_journal(journal)
     profile = profile_of(found, output.stem, tensor_parallel)
     try:

@@ -87,7 +87,7 @@ def plan_command(
     profiles, policies = _known(profile, policy)
     prices = _prices(price or [], profiles)
     if html is not None:
-        flags.refuse_without_folder("--html", html)
+        flags.refuse_unwritable("--html", html)
     _refuse_senseless(ttft, tpot, attainment, offline_tokens_per_day, startup)
     limits = (("max_num_seqs", max_num_seqs), ("max_num_batched_tokens", max_num_batched_tokens))
     online = _online(trace, target_request_rate, seed)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from brim.cli.flags import refuse_without_folder
+from brim.cli import flags
 from brim.core.errors import ConfigError, MissingPackages
 from brim.core.request import TaskClass
 from brim.simulation.results import Figures
@@ -24,7 +24,7 @@ def refuse_unwritable(path: Path) -> None:
     """Raises ConfigError for what can be seen to be wrong before a long run."""
     if path.suffix not in FORMS:
         raise ConfigError(f"--plot {path}: give a name that ends in {' or '.join(FORMS)}")
-    refuse_without_folder("--plot", path)
+    flags.refuse_unwritable("--plot", path)
     try:
         import matplotlib  # noqa: F401
     except ImportError as exc:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from brim.cli.flags import Json, refuse_without_folder, takes_settings
+from brim.cli.flags import Json, refuse_unwritable, takes_settings
 from brim.cli.settings import MeasureSettings
 from brim.core.errors import ConfigError, MissingPackages
 
@@ -121,6 +121,8 @@ def fidelity(
         raise _without_numpy(exc) from exc
     from brim.workloads.formats import read
 
+    if output is not None:
+        refuse_unwritable("--output", output)
     old = output.read_text(encoding="utf-8") if output is not None and output.is_file() else ""
     text = page(data, read(trace), old)
     if output is None:
@@ -146,7 +148,7 @@ def roofline(
     from brim.profiling.roofline import roofline as make
 
     _check_output(output)
-    refuse_without_folder("--output", output)
+    refuse_unwritable("--output", output)
     profile = make(output.stem, models.model_sizes(model_config), gpus.gpu(gpu), tensor_parallel)
     _written(profile, output)
 
@@ -186,6 +188,7 @@ def measure(
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise ConfigError(f"can't write {path}: {exc.strerror}; give another --output") from exc
+    refuse_unwritable("--output", path)
     grid = QUICK if quick else FULL
     grid = replace(grid, repeats=repeats or grid.repeats)
     steps_of = _of_local(settings, grid) if engine == "local" else _of_vllm(settings, context.args, grid)

@@ -47,6 +47,8 @@ def check_command(
     refuse_unknown(policy)
     if output is not None and output.suffix != ".json":
         raise ConfigError(f"--output {output} must end in .json, so that it can be told from a name")
+    if output is not None:
+        flags.refuse_unwritable("--output", output)
     if options.slo_scale is not None:
         raise ConfigError("a server is told targets in milliseconds: give --ttft-ms and --tpot-ms")
     trace, profile = options.trace(), options.load_profile()

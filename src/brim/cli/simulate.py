@@ -37,6 +37,8 @@ def simulate_command(
 ) -> None:
     """Run a trace through the scheduler on a modelled machine, in virtual time."""
     refuse_unknown(policy)
+    if events is not None:
+        flags.refuse_unwritable("--events", events)
     trace, profile = options.trace(), options.load_profile()
     setup = options.setup(trace, profile, policy)
     with _events_file(events) as observe:

@@ -80,6 +80,7 @@ def convert(
     """Read any known format and write Brim's own. Changes happen in the order of the flags listed here."""
     if output.exists() and file.exists() and output.samefile(file):
         raise ConfigError(f"--output {output} is the trace that is read: give another name")
+    flags.refuse_unwritable("--output", output)
     trace = read(file, format)
     if first is not None:
         trace = trace.first(first)
@@ -117,6 +118,7 @@ def synthesize(
     seed: SeedFlag = 0,
 ) -> None:
     """Make a trace from stated averages; without --arrivals it has lengths only."""
+    flags.refuse_unwritable("--output", output)
     if preset == LOOGLE:
         trace = _loogle(count, documents, document_tokens, seed)
     elif documents is not None or document_tokens is not None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from brim.cli.flags import Json
+from brim.cli.flags import Json, refuse_unwritable
 from brim.core.errors import ConfigError, MissingPackages
 from brim.core.estimators.response_length import DEFAULT_QUANTILE
 
@@ -35,6 +35,7 @@ def train_lengths(
         raise MissingPackages(f"learning needs more packages ({exc})", "profiling") from exc
     if not 0 < quantile < 1:
         raise ConfigError(f"quantile must lie between 0 and 1, not {quantile}")
+    refuse_unwritable("--output", output)
     trained = train(read_rows(served), quantile)
     errors = {
         name: {figure: round(value, ROUNDED) for figure, value in figures.items()}

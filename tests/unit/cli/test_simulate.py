@@ -189,7 +189,7 @@ def test_lengths_alone_are_swept_with_poisson_arrivals(lengths: Path) -> None:
         (["--step-overhead-us", -1], ConfigError, "--step-overhead-us must be 0 or more"),
         (["--measure-from", 5, "--measure-until", 5], ConfigError, "must be later"),
         (["--arrivals", "posson:5"], ConfigError, "poisson:RATE"),
-        (["--events", "absent/events"], ConfigError, "can't write the events"),
+        (["--events", "absent/events"], ConfigError, "there is no folder absent"),
         (["--profile", "a100-llama-3"], ConfigError, "did you mean"),
     ],
 )

@@ -140,7 +140,7 @@ def test_synthesized_means_are_those_asked_for() -> None:
         ("stats none.csv", "No such file"),
         ("stats t.csv --format azur", "give one of auto"),
         ("convert t.csv -o out.txt", "ends in .csv"),
-        ("convert t.csv -o none/out.csv", "give a path that can be written"),
+        ("convert t.csv -o none/out.csv", "there is no folder none"),
         ("convert t.csv -o out.csv --rate 1 --scale 2", "give one of the two"),
         ("convert t.csv -o out.csv --arrivals poisson", "give poisson:RATE"),
         ("synthesize alpaca -o out.csv", "Give --count"),

@@ -120,9 +120,11 @@ def test_the_command(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
             train_lengths(file, target, wrong)
 
 
-def test_an_output_that_can_not_be_written_is_said(
-    file: Path, tmp_path: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
+def test_an_output_that_can_not_be_written_is_said_before_anything_is_learnt(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("brim.profiling.length_model.train", lambda rows, quantile: trained)
-    with pytest.raises(ConfigError, match="can't write"):
+    monkeypatch.setattr("brim.profiling.length_model.train", lambda rows, quantile: pytest.fail("learns"))
+    with pytest.raises(ConfigError, match="there is no folder"):
         train_lengths(file, tmp_path / "absent" / "model.json")
+    with pytest.raises(ConfigError, match="is a folder: give a file in it"):
+        train_lengths(file, tmp_path)
