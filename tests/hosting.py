@@ -17,6 +17,8 @@ TARGETS = SLO(ttft_ns=1_000 * MS, tpot_ns=100 * MS)
 class Engine(FakeHost):
     """Decides by itself, first come first served, unless Brim is there."""
 
+    gpus = 4
+
     def __init__(self) -> None:
         super().__init__(config(**ASKED, max_num_batched_tokens=32))
         self.hosting = Hosting(self)

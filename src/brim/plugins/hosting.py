@@ -67,6 +67,10 @@ class Settings:
 class Engine(Host, Protocol):
     """A host that Brim comes to and leaves while it serves."""
 
+    @property
+    def gpus(self) -> int:
+        """That it runs on, for whoever reads its journal."""
+
     def limits(self) -> dict[str, Any]:
         """Its own, under the names of `SchedulerConfig`."""
 
@@ -78,23 +82,16 @@ class Engine(Host, Protocol):
 
 
 class Hosting:
-    """The modes of one engine. Without `engine`, or with `reasons` against Brim, it stays in `stock`.
-
-    `gpus` are those of the engine, for whoever reads its journal.
-    """
+    """The modes of one engine. Without `engine`, or with `reasons` against Brim, it stays in `stock`."""
 
     def __init__(
-        self,
-        engine: Engine | None = None,
-        reasons: Iterable[str] = (),
-        rules_off: Iterable[str] = (),
-        gpus: int | None = None,
+        self, engine: Engine | None = None, reasons: Iterable[str] = (), rules_off: Iterable[str] = ()
     ) -> None:
         self.scheduler: HostedScheduler | None = None
         self.mode = "stock"  # in force
         self.reasons = list(reasons)  # why Brim can't schedule here
         self.rules_off = list(rules_off)
-        self._engine, self._gpus = engine, gpus
+        self._engine = engine
         self._wanted = "stock"
         self._armed = False  # for the first request that says something of itself
         self._stale = False  # whether Brim's books have to be made anew
@@ -322,7 +319,7 @@ class Hosting:
         settings, config = self._settings, self._config(self._settings)
         if settings.decision_log is not None:
             path = _journal(settings.decision_log)
-            return JournaledScheduler(config, engine, path, settings.profile, self._gpus)
+            return JournaledScheduler(config, engine, path, settings.profile, engine.gpus)
         return HostedScheduler(config, engine, named(config, self._lengths, self._step_time))
 
 

@@ -294,13 +294,12 @@ def test_nothing_changes_while_a_step_is_in_flight(engine: Engine) -> None:
 
 
 def test_a_decision_log_tells_the_gpus(engine: Engine, tmp_path: Path) -> None:
-    hosting = Hosting(engine, gpus=4)
-    hosting.configure(Settings("brim", decision_log=str(tmp_path / "journal")))
-    hosting.change()
+    engine.hosting.configure(Settings("brim", decision_log=str(tmp_path / "journal")))
+    engine.hosting.change()
     [journal] = tmp_path.iterdir()
-    assert load_journal(journal).gpus == 4
-    assert hosting.scheduler is not None
-    hosting.scheduler.close()
+    assert load_journal(journal).gpus == engine.gpus == 4
+    assert engine.hosting.scheduler is not None
+    engine.hosting.scheduler.close()
 
 
 def test_a_decision_log_is_written(engine: Engine, tmp_path: Path) -> None:

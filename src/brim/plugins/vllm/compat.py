@@ -142,12 +142,6 @@ def _missing_names(scheduler: Any) -> Iterator[str]:
         yield f"_reserve_prefill_lookahead of vLLM {vllm.__version__} has other parameters"
 
 
-def gpus_of(config: Any) -> int:
-    """Of one engine; each of several in data parallel has a scheduler of its own."""
-    parallel = config.parallel_config
-    return int(parallel.tensor_parallel_size * parallel.pipeline_parallel_size)
-
-
 def _untested_features(scheduler: Any) -> Iterator[str]:
     config, managers = scheduler.vllm_config, scheduler.kv_cache_manager.coordinator.single_type_managers
     parallel, guesses = config.parallel_config, config.speculative_config is not None

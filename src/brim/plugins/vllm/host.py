@@ -57,6 +57,12 @@ class VllmHost:
         self._elsewhere = Elsewhere(self._scheduler, not_now)
         self.adapters = Adapters(self._scheduler, not_now)
 
+    @property
+    def gpus(self) -> int:
+        """Of one engine: each of several in data parallel has a scheduler of its own."""
+        parallel = self._scheduler.vllm_config.parallel_config
+        return int(parallel.tensor_parallel_size * parallel.pipeline_parallel_size)
+
     # ---- blocks ----------------------------------------------------------------------------------------
 
     @property

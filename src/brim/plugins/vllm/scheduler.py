@@ -40,8 +40,7 @@ class BrimScheduler(AsyncScheduler):
         if not reasons:
             self._host = VllmHost(self)
             rules_off = compat.rules_off(self, self._host.groups)
-        host = None if reasons else self._host
-        self._brim = Hosting(host, reasons, rules_off, compat.gpus_of(self.vllm_config))
+        self._brim = Hosting(None if reasons else self._host, reasons, rules_off)
         self._brim.configure(settings.read(self.vllm_config.additional_config))
         if reasons:
             logger.warning("Brim leaves vLLM's scheduling as it is: %s", "; ".join(reasons))
