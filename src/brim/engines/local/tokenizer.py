@@ -22,9 +22,12 @@ class HFTokenizer:
         self._tokenizer = tokenizer
         own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
         self._eos_token_ids = frozenset([*eos_token_ids, *own])
-        self._special = frozenset(tokenizer.all_special_ids)
+        added = (
+            tokenizer.added_tokens_decoder
+        )  # those marked special need not have a role such as `eos_token`
+        unnamed = (token_id for token_id, token in added.items() if token.special)
+        self._special = frozenset([*tokenizer.all_special_ids, *unnamed])
         self._byte_of = _bytes_of_byte_level() if _is_byte_level(tokenizer) else None
-        self._added = frozenset(tokenizer.added_tokens_decoder)
         self._anchor = tokenizer.encode("a", add_special_tokens=False)
         self._bytes: dict[int, bytes] = {}
 
@@ -73,7 +76,7 @@ class HFTokenizer:
         token = self._tokenizer.convert_ids_to_tokens(token_id)
         if token is None:  # the model's vocabulary is padded past the tokenizer's
             return b""
-        if token_id in self._added:
+        if token_id in self._special:
             return str(token).encode()
         if self._byte_of is not None and all(character in self._byte_of for character in token):
             return bytes(self._byte_of[character] for character in token)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from brim.core.errors import RequestRefused
@@ -37,6 +37,37 @@ def fallback() -> HFTokenizer:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     return HFTokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>"))
+
+
+ADDED = [
+    AddedToken("▁▁", normalized=False),
+    AddedToken("▁▁▁", normalized=True),
+    AddedToken("<start>", normalized=False),
+    AddedToken("<|reserved_1|>", special=True),
+    AddedToken("<|im_end|>", special=True, normalized=False),
+]
+WORDS = ["a", "b", "▁", "▁hello", "Ġthe", "é", "日", "Ã©"]
+
+
+def with_added_tokens(decoder: Any) -> Any:
+    """Runs of spaces as added tokens, like Gemma's; special tokens of no role, like Llama's."""
+    backend = Tokenizer(models.BPE({word: at for at, word in enumerate(["</s>", *WORDS])}, []))
+    backend.decoder = decoder
+    backend.add_tokens(ADDED)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+
+
+GEMMA_LIKE = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+
+
+@pytest.mark.parametrize(
+    "decoder", [GEMMA_LIKE, decoders.Metaspace(prepend_scheme="never"), decoders.ByteLevel()]
+)
+@settings(max_examples=50, deadline=None)
+@given(ids=st.lists(st.integers(0, len(WORDS) + len(ADDED)), max_size=12))
+def test_the_streamed_text_is_the_decoded_one(decoder: Any, ids: list[int]) -> None:
+    inner = with_added_tokens(decoder)
+    assert "".join(spoken(HFTokenizer(inner), ids)) == inner.decode(ids, skip_special_tokens=True)
 
 
 @settings(max_examples=100, deadline=None)
