@@ -5,9 +5,9 @@ import openai
 import pytest
 
 from brim.engines.base import EngineCaps
-from brim.engines.scripted import ByteTokenizer
+from brim.engines.scripted import ByteTokenizer, ScriptedEngine
 from brim.server.prompts import PromptEncoder
-from tests.server.http_harness import MODEL, Running
+from tests.server.http_harness import MODEL, Running, running
 
 CAPS = EngineCaps("none", "none", num_blocks=64, block_size=16, max_model_len=4096, vocab_size=256)
 
@@ -83,6 +83,17 @@ def test_whole_and_streamed_answers_are_equal(client: openai.OpenAI) -> None:
             together = [value for part in mine for value in getattr(part.logprobs, name)]
             assert together == getattr(choice.logprobs, name)
         assert choice.logprobs.text_offset == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_offsets_are_positions_in_the_text(stream: bool) -> None:
+    answer = "é😀ok"
+    with running(ScriptedEngine(script=lambda seen: answer.encode()[len(seen) - 1])) as run:
+        fields = {"model": MODEL, "prompt": "a", "max_tokens": len(answer.encode()), "logprobs": 0}
+        given = run.openai().completions.create(**fields, stream=stream)
+        parts = [each.choices[0] for each in (given if stream else [given])]
+    assert "".join(part.text for part in parts) == answer
+    assert [offset for part in parts for offset in part.logprobs.text_offset] == [0, 0, 1, 1, 1, 1, 2, 3]
 
 
 def test_bench_clients_are_served(client: openai.OpenAI) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 from typing_extensions import TypedDict  # pydantic takes typing's own only from Python 3.12 on
 
 from brim.core.plan import TokenLogprobs
-from brim.engines.base import Tokenizer
+from brim.engines.base import TextStream, Tokenizer
 from brim.server.choice import Piece
 
 LEAST_LOGPROB = -9999.0  # JSON has no infinity
@@ -163,7 +163,7 @@ class CompletionForm:
     def __init__(self, tokenizer: Tokenizer, *, logprobs: bool) -> None:
         self._tokenizer = tokenizer
         self._with_logprobs = logprobs
-        self._offsets: dict[int, int] = {}  # per choice: characters of the tokens told so far
+        self._spoken: dict[int, tuple[TextStream, int]] = {}  # per choice, with the characters it gave out
 
     def whole(self, piece: Piece) -> CompletionChoice:
         return {
@@ -180,19 +180,22 @@ class CompletionForm:
         return self.whole(piece)
 
     def _logprobs(self, piece: Piece) -> CompletionLogprobs:
-        tokens = [self._name(drawn.token_id) for drawn in piece.logprobs]
-        offset = self._offsets.get(piece.choice, 0)
-        offsets = []
-        for token in tokens:
-            offsets.append(offset)
-            offset += len(token)
-        self._offsets[piece.choice] = offset
         return {
-            "tokens": tokens,
+            "tokens": [self._name(drawn.token_id) for drawn in piece.logprobs],
             "token_logprobs": [max(drawn.logprob, LEAST_LOGPROB) for drawn in piece.logprobs],
             "top_logprobs": [self._alternatives(drawn) for drawn in piece.logprobs],
-            "text_offset": offsets,
+            "text_offset": self._offsets(piece),
         }
+
+    def _offsets(self, piece: Piece) -> list[int]:
+        """Where in the text each token begins. Names do not tell: a token may be part of a character."""
+        stream, offset = self._spoken.get(piece.choice) or (self._tokenizer.stream(), 0)
+        offsets = []
+        for drawn in piece.logprobs:
+            offsets.append(offset)
+            offset += len(stream.push(drawn.token_id))
+        self._spoken[piece.choice] = stream, offset
+        return offsets
 
     def _alternatives(self, drawn: TokenLogprobs) -> dict[str, float]:
         pairs = (*drawn.top, (drawn.token_id, drawn.logprob))
