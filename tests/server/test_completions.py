@@ -54,18 +54,27 @@ def test_echo(client: openai.OpenAI, prompt: object) -> None:
 
 @pytest.mark.parametrize("length", [3, 600])  # together beyond what is decoded on the spot
 def test_each_choice_begins_with_its_own_prompt(client: openai.OpenAI, length: int) -> None:
-    prompts = ["a" * length, "b" * length]
+    prompts = [[97] * length, [98] * length]
     answer = client.completions.create(model=MODEL, prompt=prompts, max_tokens=2, n=2, echo=True)
     begins = [choice.text[:length] for choice in sorted(answer.choices, key=lambda each: each.index)]
-    assert begins == [prompts[0], prompts[0], prompts[1], prompts[1]]
+    assert begins == ["a" * length, "a" * length, "b" * length, "b" * length]
+
+
+def test_a_text_is_echoed_as_it_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoded it may be another one: blanks in front, an unknown character, a special token's name."""
+    monkeypatch.setattr(ByteTokenizer, "encode", lambda self, text: list(text.lower().encode()))
+    with running() as run:
+        prompts = ["One", "TWO"]
+        answer = run.openai().completions.create(model=MODEL, prompt=prompts, max_tokens=2, echo=True)
+    assert [choice.text[:-2] for choice in answer.choices] == prompts
 
 
 def test_many_echoed_tokens_are_decoded_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the event loop they held up every stream."""
     encoder, decoded = PromptEncoder(ByteTokenizer(), CAPS, 8), []
     monkeypatch.setattr(encoder, "_text_of", lambda ids: decoded.append(threading.get_ident()) or "")
-    asyncio.run(encoder.texts([[97] * 10] * 2))
-    asyncio.run(encoder.texts([[97] * 1_000] * 2))
+    asyncio.run(encoder.echoed([[97] * 10] * 2))
+    asyncio.run(encoder.echoed([[97] * 1_000] * 2))
     assert decoded[:2] == [threading.get_ident()] * 2
     assert threading.get_ident() not in decoded[2:]
     assert len(decoded) == 4

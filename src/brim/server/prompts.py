@@ -40,15 +40,20 @@ class PromptEncoder:
             self._check(prompt, body)
         return prompts
 
-    async def texts(self, prompts: Sequence[Sequence[int]]) -> list[str]:
-        """Token ids as text."""
-        if sum(map(len, prompts)) > TOKENS_FOR_A_THREAD:
+    async def echoed(self, prompts: Sequence[str | Sequence[int]]) -> list[str]:
+        """What an answer repeats of each prompt: a text as it was sent, token ids decoded.
+
+        Tokenising and decoding a text need not give it back.
+        """
+        if sum(len(p) for p in prompts if not isinstance(p, str)) > TOKENS_FOR_A_THREAD:
             return await asyncio.to_thread(lambda: [self._text_of(prompt) for prompt in prompts])
         return [self._text_of(prompt) for prompt in prompts]
 
-    def _text_of(self, token_ids: Sequence[int]) -> str:
+    def _text_of(self, prompt: str | Sequence[int]) -> str:
+        if isinstance(prompt, str):
+            return prompt
         stream = self._tokenizer.stream()
-        return "".join([stream.push(token_id) for token_id in token_ids]) + stream.flush()
+        return "".join([stream.push(token_id) for token_id in prompt]) + stream.flush()
 
     async def _conversation(self, messages: Sequence[Message]) -> list[int]:
         dicts = [_for_template(message) for message in messages]

@@ -67,8 +67,9 @@ class OpenAIService:
             "system_fingerprint": self._fingerprint,
             "service_tier": tier,
         }
-        echo = isinstance(body, CompletionRequest) and body.echo
-        openings = await self._prompts.texts(prompts) if echo else [""] * len(prompts)
+        openings = [""] * len(prompts)
+        if isinstance(body, CompletionRequest) and body.echo:
+            openings = await self._prompts.echoed(body.prompt)
         choices = self._submit(requests, body, [opening for opening in openings for _ in range(body.n)])
         generation = Generation(choices, form, head, prompt_tokens=sum(map(len, prompts)), n=body.n)
         if tier == "flex" and context.task_class is TaskClass.ONLINE:
