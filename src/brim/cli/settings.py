@@ -6,7 +6,9 @@ by `--config`, the default. A key that is not a setting is refused, wherever it 
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,7 +21,14 @@ from brim.core.config import SchedulerConfig
 from brim.core.errors import ConfigError
 from brim.wire.target_limits import LEAST_MS, LIMIT_MS
 
+log = logging.getLogger("brim")
 PREFIX = "BRIM_"
+# What Kubernetes tells every pod beside a Service named `brim` or `brim-...`, as name=value.
+_OF_KUBERNETES = re.compile(
+    r"BRIM_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)=.*"
+    r"|BRIM_(\w+_)?PORT=(tcp|udp|sctp)://.*",
+    re.DOTALL,
+)
 _CORE = SchedulerConfig.__dataclass_fields__  # the core's defaults hold here too
 
 
@@ -232,11 +241,15 @@ def _from_file(config: Path | None) -> dict[str, Any]:
 
 
 def _from_environment() -> dict[str, Any]:
-    return {
-        name.removeprefix(PREFIX).lower(): value
-        for name, value in os.environ.items()
-        if name.startswith(PREFIX)
-    }
+    found = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+    foreign = [name for name, value in found.items() if _OF_KUBERNETES.fullmatch(f"{name}={value}")]
+    if foreign:
+        log.warning(
+            "left out %s: Kubernetes sets these for a Service named brim; "
+            "`enableServiceLinks: false` in the pod's spec stops that",
+            ", ".join(foreign),
+        )
+    return {name.removeprefix(PREFIX).lower(): found[name] for name in found.keys() - foreign}
 
 
 def _refuse_unknown(values: Mapping[str, Any], place: str) -> None:

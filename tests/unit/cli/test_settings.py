@@ -66,6 +66,38 @@ def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         read(ServeSettings, {}, None)
 
 
+KUBERNETES = {
+    "BRIM_SERVICE_HOST": "10.0.0.1",
+    "BRIM_SERVICE_PORT": "8000",
+    "BRIM_SERVICE_PORT_HTTP": "8000",
+    "BRIM_PORT": "tcp://10.0.0.1:8000",
+    "BRIM_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+    "BRIM_PORT_8000_TCP_PROTO": "tcp",
+    "BRIM_PORT_8000_TCP_PORT": "8000",
+    "BRIM_PORT_8000_TCP_ADDR": "10.0.0.1",
+    "BRIM_BATCH_SERVICE_HOST": "10.0.0.2",
+    "BRIM_BATCH_PORT": "udp://10.0.0.2:53",
+}
+
+
+def test_variables_of_kubernetes_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, value in KUBERNETES.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("BRIM_HOST", "0.0.0.0")
+    settings = read(ServeSettings, {}, None)
+    assert (settings.host, settings.port) == ("0.0.0.0", 8000)
+    assert "enableServiceLinks: false" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["BRIM_SERVICE_HOSTS", "BRIM_PORT_HTTP_TCP", "BRIM_PORTS"])
+def test_what_kubernetes_does_not_set_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "8000")
+    with pytest.raises(ConfigError, match="not a setting"):
+        read(ServeSettings, {}, None)
+
+
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="can't read the configuration file"):
         read(ServeSettings, {}, tmp_path / "absent.yaml")
