@@ -1,13 +1,16 @@
 """Keys, limits, health, metrics, and an orderly end."""
 
+import asyncio
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -19,6 +22,7 @@ from brim.batch_api.api import BatchApi
 from brim.core.errors import ConfigError, EngineDead
 from brim.core.request import TaskClass
 from brim.engines.scripted import ScriptedEngine
+from brim.server import scrape
 from brim.server.lines import submit_line
 from brim.server.options import ServerOptions, ServiceOptions
 from brim.server.runner import listen
@@ -188,6 +192,32 @@ def test_metrics() -> None:
         assert samples["brim:requests_finished_total", _labels(**mine, reason="length")] == 1
     met = _labels(**{"class": "online", "slo": "ttft", "met": "true"})
     assert samples["brim:slo_attainment_total", met] == 1
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("database or disk is full"), None])
+def test_metrics_need_no_batch_store(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception | None,
+) -> None:
+    """`error` None: the store is busy with something long."""
+
+    async def job_counts(_: BatchApi) -> dict[str, int]:
+        if error is not None:
+            raise error
+        return await asyncio.Event().wait()
+
+    monkeypatch.setattr(BatchApi, "job_counts", job_counts)
+    monkeypatch.setattr(scrape, "ANSWER_SECONDS", 0.05)
+    with running(batch_api=lambda service: BatchApi(tmp_path, partial(submit_line, service))) as run:
+        http = run.http()
+        for _ in range(3):
+            answer = http.get("/metrics")
+            assert answer.status_code == 200
+            assert "vllm:num_requests_running" in answer.text
+            assert "brim:batch_jobs" not in answer.text
+    assert caplog.text.count("missing from /metrics") == 1
 
 
 def test_a_policy_shows_what_it_knows_of_itself() -> None:

@@ -23,6 +23,7 @@ from brim.metrics.histogram import Histogram
 from brim.metrics.judging import targets_of
 from brim.metrics.recorder import ClassMetrics
 from brim.server.batch_figures import BatchFigures, gauge
+from brim.server.scrape import Parts, Shared
 
 
 class Gauged(NamedTuple):
@@ -74,15 +75,21 @@ class Exposition:
         """`targets` are those of online requests that bring none."""
         self._engine = _EngineFigures(loop, model_name, targets)
         self._batch_api = batch_api
+        self._parts = Parts()
+        self._jobs = Shared(self._of_jobs)
 
     async def render(self) -> bytes:
-        """Raises sqlite3.Error where the batch jobs can't be counted."""
+        """Those of batch jobs are left out where they can't be had soon."""
+        jobs = await self._jobs.get()
         registry = CollectorRegistry()
         registry.register(self._engine)
-        if self._batch_api is not None and self._batch_api.running:
-            registry.register(await BatchFigures.of(self._batch_api))
         ProcessCollector(registry=registry)
-        return generate_latest(registry)
+        return generate_latest(registry) + jobs
+
+    async def _of_jobs(self) -> bytes:
+        if self._batch_api is None or not self._batch_api.running:
+            return b""
+        return await self._parts.render("the figures of batch jobs", BatchFigures.of(self._batch_api))
 
 
 class _EngineFigures(Collector):

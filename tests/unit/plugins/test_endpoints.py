@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -15,6 +17,7 @@ from brim.batch_api.api import BatchApi
 from brim.core.errors import ConfigError
 from brim.plugins.vllm import metrics
 from brim.plugins.vllm.options import HttpOptions, read_options
+from brim.server import scrape
 from brim.wire.errors import draining
 from tests.unit.plugins.fake_vllm import MODEL, FakeEngine, make_app, vllm_registry
 
@@ -179,7 +182,8 @@ def test_any_number_of_scrapes_is_one_question_to_the_engine_a_second(
         at_once = await asyncio.gather(*(http.get("/metrics") for _ in range(20)))
         assert len({answer.text for answer in [*at_once, await http.get("/metrics")]}) == 1
         assert host.engine.engine_core.asked == ["brim_samples"]
-        monkeypatch.setattr(metrics, "FRESH_SECONDS", 0.0)
+        later = SimpleNamespace(monotonic=lambda: time.monotonic() + metrics.FRESH_SECONDS)
+        monkeypatch.setattr(scrape, "time", later)
         await http.get("/metrics")
         assert host.engine.engine_core.asked == ["brim_samples"] * 2
 
@@ -197,7 +201,7 @@ def test_who_asks_while_an_answer_is_made_waits_for_that_one() -> None:
             await ready.wait()
             return b"figures"
 
-        shared = metrics.Shared(make)
+        shared = scrape.Shared(make)
         first, second = (asyncio.create_task(shared.get()) for _ in range(2))
         await asyncio.sleep(0)
         first.cancel()  # this client left
@@ -221,7 +225,7 @@ def test_vllms_metrics_need_no_batch_store(
         return {}
 
     monkeypatch.setattr(BatchApi, "job_counts", job_counts)
-    monkeypatch.setattr(metrics, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(scrape, "ANSWER_SECONDS", 0.05)
     with vllm_registry():
         answer = Host(FakeEngine(), tmp_path).get("/metrics")
     assert answer.status_code == 200

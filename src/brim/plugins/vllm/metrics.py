@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from fastapi import Response
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from brim.batch_api.api import BatchApi
 from brim.metrics.exported import COUNTERS, HISTOGRAMS
-from brim.plugins.vllm.engine import ANSWER_SECONDS, Engines
+from brim.plugins.vllm.engine import Engines
 from brim.server.batch_figures import BatchFigures
 from brim.server.prometheus import ATTAINMENT, FIGURES, GAUGES, TARGET, Exposition
+from brim.server.scrape import Parts, Shared
 
-log = logging.getLogger("brim")
 FRESH_SECONDS = 1.0
-QUIET_SECONDS = 60.0  # between two lines in the log about the same figures
 
 _SAMPLE = re.compile(r"([a-zA-Z_]\w*?)(_total|_bucket|_sum|_count)?(?:\{(.*)\})?")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
@@ -54,8 +51,8 @@ class VllmExposition:
         self._engines = engines
         self._batch_api = batch_api
         self._own = own
-        self._brims = Shared(self._render)
-        self._quiet_until: dict[str, float] = {}  # about what is missing
+        self._brims = Shared(self._render, FRESH_SECONDS)
+        self._parts = Parts()
 
     async def metrics(self) -> Response:
         """Prometheus metrics, in its text format: vLLM's, and Brim's where they can be had."""
@@ -64,44 +61,13 @@ class VllmExposition:
         return Response(body, headers={"content-type": Exposition.content_type})
 
     async def _render(self) -> bytes:
-        parts = [self._part("the scheduler's figures", self._of_engines())]
+        parts = [self._parts.render("the scheduler's figures", self._of_engines())]
         if self._batch_api is not None and self._batch_api.running:
-            parts.append(self._part("the figures of batch jobs", BatchFigures.of(self._batch_api)))
+            parts.append(self._parts.render("the figures of batch jobs", BatchFigures.of(self._batch_api)))
         return b"".join(await asyncio.gather(*parts))
 
     async def _of_engines(self) -> Collector:
         return EngineFigures(await self._engines().samples())
-
-    async def _part(self, what: str, asked: Awaitable[Collector]) -> bytes:
-        """Nothing where it can't be had: vLLM's own figures matter most just then."""
-        registry = CollectorRegistry()
-        try:
-            registry.register(await asyncio.wait_for(asked, ANSWER_SECONDS))
-            return generate_latest(registry)
-        except Exception as exc:
-            now = time.monotonic()
-            if now >= self._quiet_until.get(what, now):
-                self._quiet_until[what] = now + QUIET_SECONDS
-                log.warning("%s are missing from /metrics: %r", what, exc)
-            return b""
-
-
-class Shared:
-    """One answer for all who ask within `FRESH_SECONDS`, and for all who ask while it is being made: a scrape
-    needs no key, and would take the engine's time between two steps."""
-
-    def __init__(self, make: Callable[[], Coroutine[Any, Any, bytes]]) -> None:
-        self._make = make
-        self._answer: asyncio.Task[bytes] | None = None
-        self._asked_at = 0.0
-
-    async def get(self) -> bytes:
-        answer, now = self._answer, time.monotonic()
-        stale = now >= self._asked_at + FRESH_SECONDS
-        if answer is None or answer.cancelled() or (stale and answer.done()):
-            self._answer = answer = asyncio.create_task(self._make())
-            self._asked_at = now
-        return await asyncio.shield(answer)  # who leaves takes it from nobody
 
 
 class EngineFigures(Collector):
