@@ -7,6 +7,7 @@ import pytest
 from brim.engines.base import EngineCaps
 from brim.engines.scripted import ByteTokenizer, ScriptedEngine
 from brim.server.prompts import PromptEncoder
+from brim.server.schemas import CompletionRequest
 from tests.server.http_harness import MODEL, Running, running
 
 CAPS = EngineCaps("none", "none", num_blocks=64, block_size=16, max_model_len=4096, vocab_size=256)
@@ -78,6 +79,22 @@ def test_many_echoed_tokens_are_decoded_in_a_thread(monkeypatch: pytest.MonkeyPa
     assert decoded[:2] == [threading.get_ident()] * 2
     assert threading.get_ident() not in decoded[2:]
     assert len(decoded) == 4
+
+
+@pytest.mark.parametrize(("num_chars", "in_a_thread"), [(100, False), (4_000, True)])
+def test_many_prompts_are_tokenised_in_a_thread(num_chars: int, in_a_thread: bool) -> None:
+    """Each may be short: together they held up every stream."""
+
+    class Watched(ByteTokenizer):
+        def encode(self, text: str) -> list[int]:
+            where.append(threading.get_ident())
+            return super().encode(text)
+
+    where: list[int] = []
+    body = CompletionRequest(model=MODEL, prompt=["a" * num_chars] * 8, max_tokens=1)
+    encoded = asyncio.run(PromptEncoder(Watched(), CAPS, 8).encode(body))
+    assert [len(ids) for ids in encoded] == [num_chars] * 8
+    assert (threading.get_ident() not in where) is in_a_thread
 
 
 def test_whole_and_streamed_answers_are_equal(client: openai.OpenAI) -> None:

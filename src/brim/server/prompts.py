@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from brim.core.errors import RequestRefused
 from brim.engines.base import EngineCaps, Tokenizer
@@ -14,8 +14,6 @@ from brim.server.schemas import ChatRequest, CompletionRequest, GenerationReques
 LONGEST_TOKEN_CHARS = 256  # no vocabulary has longer ones: a text can be too long before it is tokenised
 CHARS_FOR_A_THREAD = 16_384
 TOKENS_FOR_A_THREAD = 1_024  # one by one, as an answer is decoded
-
-InputT = TypeVar("InputT")
 
 
 class PromptEncoder:
@@ -33,7 +31,7 @@ class PromptEncoder:
         elif isinstance(body, CompletionRequest):
             if len(body.prompt) > self._max_prompts:
                 raise refused(f"At most {self._max_prompts} prompts are allowed.", "prompt")
-            prompts = [await self._text(p) if isinstance(p, str) else p for p in body.prompt]
+            prompts = await self._each(body.prompt)
         else:
             raise TypeError(f"no prompt in a {type(body).__name__}")
         for prompt in prompts:
@@ -58,19 +56,24 @@ class PromptEncoder:
     async def _conversation(self, messages: Sequence[Message]) -> list[int]:
         dicts = [_for_template(message) for message in messages]
         num_chars = sum(len(message.content) for message in messages)
-        return await self._tokenise(self._tokenizer.encode_chat, dicts, num_chars, "messages")
+        self._check_chars(num_chars, "messages")
+        if num_chars > CHARS_FOR_A_THREAD:
+            return await asyncio.to_thread(self._tokenizer.encode_chat, dicts)
+        return self._tokenizer.encode_chat(dicts)
 
-    async def _text(self, text: str) -> list[int]:
-        return await self._tokenise(self._tokenizer.encode, text, len(text), "prompt")
+    async def _each(self, prompts: Sequence[str | list[int]]) -> list[list[int]]:
+        lengths = [len(prompt) for prompt in prompts if isinstance(prompt, str)]
+        self._check_chars(max(lengths, default=0), "prompt")
+        if sum(lengths) > CHARS_FOR_A_THREAD:
+            return await asyncio.to_thread(lambda: [self._ids_of(prompt) for prompt in prompts])
+        return [self._ids_of(prompt) for prompt in prompts]
 
-    async def _tokenise(
-        self, encode: Callable[[InputT], list[int]], text: InputT, num_chars: int, param: str
-    ) -> list[int]:
+    def _ids_of(self, prompt: str | list[int]) -> list[int]:
+        return self._tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+
+    def _check_chars(self, num_chars: int, param: str) -> None:
         if num_chars > self._caps.max_model_len * LONGEST_TOKEN_CHARS:
             raise self._too_long(f"{num_chars} characters in the prompt", param)
-        if num_chars > CHARS_FOR_A_THREAD:
-            return await asyncio.to_thread(encode, text)
-        return encode(text)
 
     def _check(self, prompt: Sequence[int], body: GenerationRequest) -> None:
         param = "messages" if isinstance(body, ChatRequest) else "prompt"
