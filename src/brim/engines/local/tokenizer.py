@@ -22,11 +22,9 @@ class HFTokenizer:
         self._tokenizer = tokenizer
         own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
         self._eos_token_ids = frozenset([*eos_token_ids, *own])
-        added = (
-            tokenizer.added_tokens_decoder
-        )  # those marked special need not have a role such as `eos_token`
-        unnamed = (token_id for token_id, token in added.items() if token.special)
-        self._special = frozenset([*tokenizer.all_special_ids, *unnamed])
+        # an added token may be special without a role such as `eos_token`
+        added = (token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special)
+        self._special = frozenset([*tokenizer.all_special_ids, *added])
         self._byte_of = _bytes_of_byte_level() if _is_byte_level(tokenizer) else None
         self._anchor = tokenizer.encode("a", add_special_tokens=False)
         self._bytes: dict[int, bytes] = {}
