@@ -29,7 +29,7 @@ def add_from_pool(draft: Draft) -> None:
     gain_ns, refusals = planning.work_ns(time.offline_part), 0
     together = planning.together(draft.board.tick)
     while heads and refusals < _MOST_REFUSALS and _has_room(draft, time):
-        offers = [offer for view in heads if (offer := _offer(draft, view))]
+        offers = [offer for view in heads if (offer := _offer(draft, view, time))]
         pressing = [offer for offer in offers if offer.view is turn]
         pressing = pressing or [offer for offer in offers if presses(offer.view, draft.now_ns)]
         first = pressing or (planning.gaining(offers) if together else [])
@@ -70,14 +70,15 @@ def _has_room(draft: Draft, time: TimeLeft) -> bool:
     return tokens >= 1 and draft.budget.seats >= 1 and room and time.chunk(0, tokens) > 0
 
 
-def _offer(draft: Draft, view: RequestView) -> Offer | None:
-    """None where the step has no time for a chunk worth its while."""
+def _offer(draft: Draft, view: RequestView, time: TimeLeft) -> Offer | None:
+    """None where the step has no time for a chunk worth its while: a block, unless there is nothing else."""
     board, budget = draft.board, draft.budget
     start = board.hit_tokens(view)
     remaining = view.num_tokens - start
     chunk = draft.policy.chunking.tokens
     tokens = chunk(view, remaining, tokens_for(draft, view, remaining))
-    if tokens < max(chunk(view, remaining, min(board.block_size, budget.tokens)), 1):
+    least = min(board.block_size, budget.tokens) if time.shape.new_tokens else 1
+    if tokens < max(chunk(view, remaining, least), 1):
         return None
     fresh = budget.blocks_for(view.num_tokens) - start // board.block_size
     wanted = board.wanted_among(budget.taken + fresh) - board.wanted_among(budget.taken)

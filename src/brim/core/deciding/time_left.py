@@ -12,8 +12,8 @@ from brim.core.estimators.step_time import StepShape
 class TimeLeft:
     """`shape` is the step so far. It may take `limit_ns`; None: as long as it wants.
 
-    A step without online work has room for `least_tokens` in any case: a target that nobody could meet must
-    not keep the machine idle. `known_tokens` is the largest step whose time can be predicted; None: any.
+    Where it is empty and has no time for one token, it has room for `least_tokens` all the same: a target that
+    nobody could meet must not keep the machine idle. `known_tokens` is the largest step whose time can be predicted; None: any.
     Where there is a limit, chunks stop there, but `least_tokens` of them may go beyond.
     """
 
@@ -47,8 +47,8 @@ class TimeLeft:
         if self._known_tokens is not None:
             least = self._least_tokens - self._in_chunks
             fits = max(min(fits, max(self._known_tokens - self.shape.new_tokens, least)), 0)
-        if not self.shape.new_tokens:
-            fits = max(fits, min(most, self._least_tokens))
+        if fits < 1 and not self.shape.new_tokens:
+            fits = min(most, self._least_tokens)
         if fits < 1 <= most:
             self._refused_from = min(start, self._refused_from)
         return fits
@@ -72,10 +72,11 @@ class TimeLeft:
     def add_last(self, contexts: Sequence[int]) -> int:
         """Adds as many of the decodes as there is time for, the last first; returns how many not."""
         left_out, context = 0, sum(contexts)
-        least = 0 if self.shape.new_tokens else self._least_tokens
-        while len(contexts) - left_out > least and not self.add_all(len(contexts) - left_out, context):
+        while left_out < len(contexts) and not self.add_all(len(contexts) - left_out, context):
             context -= contexts[left_out]
             left_out += 1
-        if len(contexts) - left_out <= least:
-            self.shape = with_decodes(self.shape, len(contexts) - left_out, context)
+        if left_out == len(contexts) and not self.shape.new_tokens:
+            least = contexts[-self._least_tokens :]
+            left_out -= len(least)
+            self.shape = with_decodes(self.shape, len(least), sum(least))
         return left_out

@@ -90,6 +90,15 @@ def test_a_chunk_under_a_block_is_not_worth_its_while():
     assert decided(board, rules(due_ms={"u": 15})).chunk_tokens == {a: 4}
 
 
+def test_but_it_is_where_there_is_nothing_else_to_run():
+    """For the sake of arrivals a step may take 1.25 times the shortest, of 11 ms."""
+    (a,) = offline("a")
+    policy = rules(ttft_ms=20.0)
+    for at in range(20):
+        policy.timing.watch.arrivals.observe(at * MS, 20 * MS, 5)  # type: ignore[union-attr]
+    assert decided(roomy(pooled=[[a]]), policy, now_ms=10_000).chunk_tokens == {a: 3}
+
+
 def test_a_block_may_be_larger_than_a_step():
     (a,) = offline("a")
     board = roomy(pooled=[[a]], block_size=64)

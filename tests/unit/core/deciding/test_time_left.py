@@ -58,6 +58,11 @@ def test_a_machine_without_online_work_is_never_idle_for_a_target():
     assert left(1, online=0).add_last([7] * 6) == 2
 
 
+def test_a_limit_that_leaves_time_for_a_token_holds_on_an_idle_machine_too():
+    assert left(12, online=0).chunk(0, 100) == 2
+    assert left(12, online=0).add_last([7] * 6) == 4
+
+
 def test_all_decodes_or_none():
     time = left(20)
     assert not time.add_all(6, 60)
