@@ -13,8 +13,9 @@ class TimeLeft:
     """`shape` is the step so far. It may take `limit_ns`; None: as long as it wants.
 
     Where it is empty and has no time for one token, it has room for `least_tokens` all the same: a target
-    that nobody could meet must not keep the machine idle. `known_tokens` is the largest step whose time can be
-    predicted; None: any. Where there is a limit, chunks stop there, but `least_tokens` of them may go beyond.
+    that nobody could meet must not keep the machine idle. `known_tokens` is the largest step whose time can
+    be predicted; None: any. Where there is a limit, chunks stop there, but `least_tokens` of them may go
+    beyond.
     """
 
     def __init__(
