@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,9 +135,12 @@ class BatchApi:
         """From `start` to `stop`."""
         return self._db.is_open
 
-    async def stop(self) -> None:
-        """Stops running lines (they are pending again) and closes the folder. No result is lost."""
-        await self._jobs.stop()
+    async def stop(self, hangs: Callable[[], Awaitable[bool]] | None = None) -> None:
+        """Stops running lines (they are pending again) and closes the folder. No result is lost.
+
+        `hangs` is asked then: whether the host never lets go of them, which counts as a crash.
+        """
+        await self._jobs.stop(hangs)
         await asyncio.to_thread(self._db.close)
 
     async def tick(self) -> None:

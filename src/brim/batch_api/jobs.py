@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -87,6 +87,7 @@ class Jobs:
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._steps: dict[str, asyncio.Task[bool]] = {}
         self._services: list[asyncio.Task[None]] = []
+        self._stopping = False
 
     async def start(self) -> None:
         """Takes up every job that has not ended, on a full disk too. Raises sqlite3.Error."""
@@ -96,8 +97,12 @@ class Jobs:
         for batch_id in unfinished:
             self.begin(batch_id)
 
-    async def stop(self) -> None:
-        """Cancels what runs; lines in flight are pending again, results at hand are stored."""
+    async def stop(self, hangs: Callable[[], Awaitable[bool]] | None = None) -> None:
+        """Cancels what runs; lines in flight are pending again, results at hand are stored.
+
+        Where the host `hangs` nevertheless, one of those lines may be why: they count as at a crash.
+        """
+        self._stopping = True
         tasks = [*self._runs.values(), *self._services]
         for task in tasks:
             task.cancel()
@@ -108,13 +113,15 @@ class Jobs:
         except Exception:
             log.exception("the last batch results could not be stored; their lines will run again")
         try:
+            if hangs is not None and await hangs():
+                self._flights.lose_host(EngineDead("its step does not return"))
             await self._flights.end()
         except Exception:
             log.exception("the batch lines in flight count as if the server had ended unexpectedly")
 
     def begin(self, batch_id: str) -> None:
-        """Runs the job, unless it runs already."""
-        if batch_id not in self._runs:
+        """Runs the job, unless it runs already or the next server will."""
+        if batch_id not in self._runs and not self._stopping:
             run = self._runs[batch_id] = asyncio.create_task(self._run(batch_id))
             run.add_done_callback(lambda _: self._runs.pop(batch_id))
 

@@ -27,6 +27,7 @@ from brim.core.plan import StepPlan, StepResult, TokenLogprobs
 from brim.core.request import FinishReason, Request, RequestState, TaskClass
 from brim.core.scheduler import Scheduler
 from brim.engines.base import Engine
+from brim.engines.stats import LoopStats
 from brim.metrics.histogram import Histogram
 from brim.metrics.recorder import Recorder, bucketed
 
@@ -48,25 +49,6 @@ class Delta:
     finish_reason: FinishReason | None
     message: str | None
     num_cached_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class LoopStats:
-    """Sizes of this moment. `kv_usage` is the share of blocks held by running requests, 0 to 1."""
-
-    num_running: int
-    num_waiting_online: int
-    num_waiting_offline: int
-    kv_usage: float
-    used_blocks: int
-    cached_blocks: int
-    free_blocks: int
-    promised_blocks: int
-    lent_blocks: int
-
-    @property
-    def num_waiting(self) -> int:
-        return self.num_waiting_online + self.num_waiting_offline
 
 
 class TokenStream:
@@ -163,6 +145,7 @@ class EngineLoop:
         self._close_by: float | None = None  # once it is to end
         self._step_since_ns: int | None = None
         self._over = threading.Event()  # the engine thread takes in nothing more
+        self._left = False  # it has left its last step
         self._death: str | None = None
 
     # ---- from any thread -------------------------------------------------------------------------------
@@ -239,6 +222,17 @@ class EngineLoop:
             await asyncio.sleep(0.02)
         return True
 
+    async def hangs(self) -> bool:
+        """Whether what runs at the call never leaves the engine: known when it has, or at `close`."""
+        for _ in range(self.caps.depth):  # at depth 2 a step is taken in before the one ahead has returned
+            taken = threading.Event()
+            self._commands.put(taken.set)
+            while not taken.is_set():
+                if self._over.is_set() or self._thread.ident is None:
+                    return self._over.is_set() and not self._left
+                await asyncio.sleep(0.02)
+        return False
+
     def close(self) -> None:
         """Aborts what is left, stops the thread and closes the engine.
 
@@ -246,6 +240,7 @@ class EngineLoop:
         """
         self._close_by = self._close_by or time.monotonic() + CLOSE_SECONDS
         if self._thread.ident is None:
+            self._left = True
             self._over.set()
             self._engine.close()
         elif self._thread.is_alive():
@@ -271,6 +266,7 @@ class EngineLoop:
             log.exception("the engine loop has ended")
             self._death = f"{type(exc).__name__}: {exc}"
         finally:
+            self._left = True
             self._end_all()
             self._engine.close()
 

@@ -60,12 +60,18 @@ class Lifecycle:
     async def _drain(self) -> None:
         log.info("draining: answers under way have %g s", self._shutdown_timeout_seconds)
         self._loop.take_no_more()  # a body that was being read gets in no more either
-        if self._batch_api is not None:
-            await self._batch_api.stop()
-        if not await self._loop.drain(self._shutdown_timeout_seconds):
+        stopping = asyncio.create_task(self._stop_batches())
+        drained = await self._loop.drain(self._shutdown_timeout_seconds)
+        if not drained:
             log.warning("answers that were still under way are broken off")
+        if not drained or not stopping.done():  # only at its end it is known whether it has left batch lines
             with contextlib.suppress(EngineDead):  # it hangs: who closes it at the end is told the same
                 await asyncio.to_thread(self._loop.close)
+        await stopping
+
+    async def _stop_batches(self) -> None:
+        if self._batch_api is not None:
+            await self._batch_api.stop(self._loop.hangs)
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:

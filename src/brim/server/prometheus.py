@@ -17,7 +17,8 @@ from prometheus_client.utils import floatToGoString
 from brim.batch_api.api import BatchApi
 from brim.core.request import SLO, FinishReason
 from brim.engines.base import EngineCaps
-from brim.engines.loop import EngineLoop, LoopStats
+from brim.engines.loop import EngineLoop
+from brim.engines.stats import LoopStats
 from brim.metrics.exported import COUNTERS, HISTOGRAMS, Counted, Measured
 from brim.metrics.histogram import Histogram
 from brim.metrics.judging import targets_of

@@ -331,6 +331,33 @@ def test_close_leaves_a_step_behind_that_does_not_return(monkeypatch):
     run(test)
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("returns", [True, False])
+def test_whether_what_ran_hangs_is_known_when_it_has_returned_or_at_the_close(monkeypatch, depth, returns):
+    monkeypatch.setattr(loop_module, "CLOSE_SECONDS", 0.05)
+
+    async def test() -> None:
+        async with started(engine=GatedEngine(depth=depth)) as (loop, engine):
+            assert not await loop.hangs()
+            engine.gate.clear()
+            stream = loop.submit(request("a", 4, max_tokens=FOR_EVER))
+            await until(lambda: loop.step_seconds > 0)
+            stream.abort()
+            asked = asyncio.create_task(loop.hangs())
+            await asyncio.sleep(0.05)
+            assert not asked.done()
+            if not returns:
+                with pytest.raises(EngineDead, match="hangs"):
+                    await asyncio.to_thread(loop.close)
+                assert await asked
+            engine.gate.set()
+            assert await asked is not returns
+            await asyncio.to_thread(loop.close)
+            assert not await loop.hangs()
+
+    run(test)
+
+
 def test_what_could_never_run_is_refused_at_once():
     async def test() -> None:
         async with started() as (loop, _):
