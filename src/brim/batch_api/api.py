@@ -75,6 +75,7 @@ class BatchApi:
     `submit` at a time, lines of the batch that expires first in front. `tenant` says whose files and
     batches a request sees. `clock` gives wall time in Unix seconds, `elapsed_ns` a time that never jumps;
     every `tick_seconds` late batches are ended, expired files removed, and the forecasts made anew.
+    Who downloads a file and takes nothing for `write_timeout_seconds` is dropped.
     `fault` is told each durable step by name.
     """
 
@@ -91,6 +92,7 @@ class BatchApi:
         clock: Callable[[], float] = time.time,
         elapsed_ns: Callable[[], int] = time.monotonic_ns,
         tick_seconds: float = 1.0,
+        write_timeout_seconds: float = 60.0,
         fault: Fault = _pass,
     ) -> None:
         limits = limits or Limits()
@@ -112,7 +114,8 @@ class BatchApi:
             fault=fault,
         )
         self.router = APIRouter(route_class=BatchRoute)
-        files = FileRoutes(self._db, self._folder, tenant, now, limits.file_bytes, limits.batch_file_bytes)
+        sizes = limits.file_bytes, limits.batch_file_bytes
+        files = FileRoutes(self._db, self._folder, tenant, now, *sizes, write_timeout_seconds)
         files.add_to(self.router)
         BatchRoutes(self._db, self._jobs, tenant, now, endpoints).add_to(self.router)
 

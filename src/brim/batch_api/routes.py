@@ -15,12 +15,12 @@ from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import FileResponse
 from fastapi.routing import APIRoute
 from starlette.datastructures import UploadFile
 
 from brim.batch_api import schemas, store, uploads
 from brim.batch_api.database import Database
+from brim.batch_api.downloads import Download
 from brim.batch_api.files import FileFolder, new_id
 from brim.batch_api.jobs import Jobs
 from brim.batch_api.rows import BatchRow, FileRow, NewBatch, Page
@@ -77,6 +77,7 @@ class FileRoutes:
     now: Callable[[], int]
     max_file_bytes: int
     max_batch_file_bytes: int
+    write_timeout_seconds: float
 
     def add_to(self, router: APIRouter) -> None:
         router.add_api_route("/v1/files", self.upload, methods=["POST"])
@@ -154,15 +155,19 @@ class FileRoutes:
         self.folder.remove(file_id)
         store.delete_file(db, tenant, file_id)
 
-    async def content(self, request: Request, file_id: str) -> FileResponse:
+    async def content(self, request: Request, file_id: str) -> Download:
         row = await self.db.run(store.find_file, self.tenant(request), file_id)
         path = self.folder.path(row.id)
         try:
             status = await asyncio.to_thread(os.stat, path)
         except FileNotFoundError:  # deleted since the row was read
             raise ApiError(404, f"No such File object: {file_id}", param="id") from None
-        return FileResponse(
-            path, media_type="application/octet-stream", filename=row.filename, stat_result=status
+        return Download(
+            path,
+            media_type="application/octet-stream",
+            filename=row.filename,
+            stat_result=status,
+            write_timeout_seconds=self.write_timeout_seconds,
         )
 
 

@@ -41,6 +41,7 @@ def serve(settings: ServeSettings, *, as_json: bool) -> None:
             models=lambda: host.service.model_names,
             window=settings.batch_window,
             tenant=tenant,
+            write_timeout_seconds=options.write_timeout_seconds,
         )
         _warn_without_targets(host, settings)
         app = create_app(host.service, batch_api, options)
