@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -327,6 +328,24 @@ def test_a_body_that_arrives_during_the_drain_is_too_late() -> None:
         assert late.result().json()["error"]["code"] == "server_is_draining"
         with stream:
             assert list(stream)[-1].choices[0].finish_reason == "length"
+
+
+def test_a_body_that_does_not_come_to_its_end_is_answered_when_the_drain_begins() -> None:
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: brim\r\ncontent-length: 100\r\n\r\n"
+    engine = SteppedEngine()
+    with running(engine) as run:
+        stream = run.openai().completions.create(model=MODEL, prompt="x", max_tokens=5, stream=True)
+        host, port = run.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as client:
+            client.sendall(head + b'{"model": ')
+            until(lambda: len(run.server.server_state.tasks) == 2)
+            run.server.handle_exit(signal.SIGTERM, None)
+            answer = client.recv(65_536)
+        engine.free()
+        with stream:
+            assert list(stream)[-1].choices[0].finish_reason == "length"
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"server_is_draining" in answer
 
 
 def test_drain_breaks_off_what_takes_too_long() -> None:

@@ -29,6 +29,7 @@ class Lifecycle:
         self._stuck_step_seconds = options.stuck_step_seconds
         self._started = False
         self._draining: asyncio.Task[None] | None = None
+        self._reading: set[asyncio.Timeout] = set()
 
     @property
     def healthy(self) -> bool:
@@ -45,6 +46,20 @@ class Lifecycle:
         if self._draining is not None:
             raise draining()
 
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[None]:
+        """Around the reading of a body, which may never end. Raises ApiError 503 once the server drains."""
+        await self.require_open()
+        try:
+            async with asyncio.timeout(None) as body:
+                self._reading.add(body)
+                try:
+                    yield
+                finally:
+                    self._reading.discard(body)
+        except TimeoutError:
+            raise draining() from None
+
     async def start(self) -> None:
         """Takes batch jobs up again; from now on the server is ready."""
         if self._batch_api is not None:
@@ -59,7 +74,9 @@ class Lifecycle:
 
     async def _drain(self) -> None:
         log.info("draining: answers under way have %g s", self._shutdown_timeout_seconds)
-        self._loop.take_no_more()  # a body that was being read gets in no more either
+        self._loop.take_no_more()
+        for body in self._reading:
+            body.reschedule(0)  # now
         stopping = asyncio.create_task(self._stop_batches())
         drained = await self._loop.drain(self._shutdown_timeout_seconds)
         if not drained:

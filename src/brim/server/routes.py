@@ -88,13 +88,13 @@ class OpenAIRoutes:
 
     async def _answer(self, request: Request, schema: type[GenerationRequest]) -> Response:
         context = self._context(request)
-        await self._lifecycle.require_open()
-        raw = await read_body(request, self._options.max_body_bytes)
+        async with self._lifecycle.reading():
+            raw = await read_body(request, self._options.max_body_bytes)
         parsed = await _parsed(raw, schema)
         try:
             return await self._respond(request, parsed, context)
         except EngineDead as exc:
-            await self._lifecycle.require_open()  # its body was read while the drain began
+            await self._lifecycle.require_open()  # its body was parsed while the drain began
             raise told(exc) from exc
 
     async def _respond(
