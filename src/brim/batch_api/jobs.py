@@ -40,6 +40,7 @@ from brim.wire.errors import as_api_error
 log = logging.getLogger("brim")
 
 _LINES_PER_READ = 256
+_TICKS_PER_COMPLAINT = 60
 _READ_AHEAD_LINES = 32  # from the first's place on, their bodies are in memory while the others wait for one;
 _READ_AHEAD_BYTES = 256 << 10  # of large ones fewer are read
 
@@ -88,6 +89,7 @@ class Jobs:
         self._steps: dict[str, asyncio.Task[bool]] = {}
         self._services: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._failed_ticks = 0  # in a row
 
     async def start(self) -> None:
         """Takes up every job that has not ended, on a full disk too. Raises sqlite3.Error."""
@@ -159,14 +161,22 @@ class Jobs:
             await self._try_tick()
 
     async def _try_tick(self) -> None:
+        """On a full disk all ticks fail: the log, on the same disk perhaps, is told of few."""
+        told = self._failed_ticks % _TICKS_PER_COMPLAINT == 0
+        failed = False
         try:
             await self.tick()
         except Exception:
-            log.exception("expired batches and files could not be cleared; trying again")
+            failed = True
+            if told:
+                log.exception("expired batches and files could not be cleared; trying again")
         try:
             await self._flights.count_unclean_end()
         except Exception as exc:
-            log.warning("the lines in flight at the last end could not be counted: %r; trying again", exc)
+            failed = True
+            if told:
+                log.warning("the lines in flight at the last end could not be counted: %r; trying again", exc)
+        self._failed_ticks = self._failed_ticks + 1 if failed else 0
 
     async def _run(self, batch_id: str) -> None:
         delay = FIRST_RETRY_SECONDS

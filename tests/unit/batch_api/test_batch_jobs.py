@@ -329,6 +329,28 @@ def test_a_full_disk_holds_the_job_up_until_there_is_room(
     asyncio.run(scenario())
 
 
+def test_what_fails_every_second_is_not_logged_every_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expire_batches = store.expire_batches
+    tries: list[bool] = []
+
+    def full(db, now):  # type: ignore[no-untyped-def]
+        tries.append(True)
+        if len(tries) in (50, 51):  # there is room, for a moment
+            return expire_batches(db, now)
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(store, "expire_batches", full)
+
+    async def scenario() -> None:
+        async with serving(tmp_path, tick_seconds=0.001):
+            await eventually(lambda: len(tries) >= 90)
+
+    asyncio.run(scenario())
+    assert caplog.text.count("could not be cleared") == 2
+
+
 def test_a_second_server_on_the_same_folder_is_refused(tmp_path: Path) -> None:
     async def scenario() -> None:
         second = BatchApi(tmp_path, answer_at_once)
