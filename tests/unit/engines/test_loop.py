@@ -334,7 +334,8 @@ def test_close_leaves_a_step_behind_that_does_not_return(monkeypatch):
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("returns", [True, False])
 def test_whether_what_ran_hangs_is_known_when_it_has_returned_or_at_the_close(monkeypatch, depth, returns):
-    monkeypatch.setattr(loop_module, "CLOSE_SECONDS", 0.05)
+    if not returns:
+        monkeypatch.setattr(loop_module, "CLOSE_SECONDS", 0.05)
 
     async def test() -> None:
         async with started(engine=GatedEngine(depth=depth)) as (loop, engine):
@@ -352,7 +353,9 @@ def test_whether_what_ran_hangs_is_known_when_it_has_returned_or_at_the_close(mo
                 assert await asked
             engine.gate.set()
             assert await asked is not returns
-            await asyncio.to_thread(loop.close)
+            if returns:
+                await asyncio.to_thread(loop.close)
+            await asyncio.to_thread(loop._thread.join)
             assert not await loop.hangs()
 
     run(test)
