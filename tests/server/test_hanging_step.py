@@ -45,6 +45,8 @@ def test_a_line_in_a_step_that_hangs_counts_as_at_a_crash(
                 until(lambda: run.loop._close_by is not None)  # the time for answers is over
                 engine.free()
             run.thread.join()
+            engine.free()
+            run.loop._thread.join()  # the harness closes the loop again
     with running(batch_api=batch_api) as run:
         client = run.openai()
         until(lambda: client.batches.retrieve(job.id).status == "completed")
