@@ -18,6 +18,7 @@ from brim.core.plan import TokenLogprobs
 from brim.core.request import SamplingParams
 
 MIN_TEMPERATURE = 1e-5  # below it a draw is greedy: the division would overflow
+MOST = 1e30  # of a penalised logit: divided by any temperature it stays finite
 FEW = 256  # tokens that nearly always hold the top p
 
 
@@ -141,7 +142,8 @@ def _penalise(logits: torch.Tensor, rows: Sequence[Row], penalised: Sequence[int
         _column(logits, np.concatenate(values)) for values in zip(*entries, strict=True)
     )
     old = logits[at, token]
-    logits[at, token] = (torch.where(old > 0, old / factor, old * factor) - loss).float()
+    new = torch.where(old > 0, old / factor, old * factor) - loss
+    logits[at, token] = new.clamp_max(MOST).float()
 
 
 def _draw_random(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:

@@ -118,6 +118,12 @@ def test_repetition_counts_prompt_and_output() -> None:
     assert tokens([[-2.0, -2.0, -3.0]], [row(known, temperature=0, repetition_penalty=2.0)]) == [2]
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1e-5, 1.0, 2.0])
+def test_a_repetition_penalty_near_zero_repeats(temperature: float) -> None:
+    repeating = row([2, 3], temperature=temperature, repetition_penalty=1e-300)
+    assert tokens([[3.0, 2.0, 1.0, -1.0, 0.0]], [repeating]) == [2]
+
+
 def test_presence_and_frequency_count_the_output_only() -> None:
     known = [0, 0, 1, 2, 2]
     presence = row(known, prompt=2, temperature=0, presence_penalty=1.0)
