@@ -121,6 +121,11 @@ def _check_claims(model: Any) -> None:
     unknown = set(getattr(config, "layer_types", None) or ()) - LAYER_TYPES
     if unknown:
         raise ModelRefused(f"it has layers of type {', '.join(sorted(unknown))}")
+    if getattr(config, "attn_temperature_tuning", None):  # begins far past the self-check
+        raise ModelRefused(
+            "its attention is scaled by a token's place in the batch, not in its own text "
+            "(attn_temperature_tuning)"
+        )
     refused = ROPE_TYPES_REFUSED & set(_rope_types(getattr(config, "rope_parameters", None)))
     if refused:
         raise ModelRefused(

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    Llama4ForCausalLM,
+    Llama4TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 from transformers.masking_utils import create_sliding_window_causal_mask
 from transformers.models.llama import modeling_llama
 
@@ -58,6 +66,16 @@ def test_a_window_that_only_the_mask_knows_is_refused(
 
 def test_a_window_that_attention_knows_too_is_let_in() -> None:
     assert len(examine(MistralForCausalLM(MistralConfig(**SMALL, sliding_window=9)).eval())) == 2
+
+
+@pytest.mark.parametrize("tuned", [True, False])
+def test_a_scale_that_begins_past_the_self_check_is_refused(tuned: bool) -> None:
+    full = {"layer_types": ["full_attention"] * 2, "no_rope_layers": [1, 0], "head_dim": 8}
+    config = Llama4TextConfig(**SMALL, **full, attn_temperature_tuning=tuned, num_local_experts=2)
+    torch.manual_seed(0)
+    model = Llama4ForCausalLM(config)
+    with pytest.raises(ModelRefused, match="attn_temperature_tuning") if tuned else nullcontext():
+        open_model(model, 16)
 
 
 def called_with(**more: Any) -> Callable[..., Any]:
