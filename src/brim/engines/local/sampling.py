@@ -137,7 +137,8 @@ def _penalise(logits: torch.Tensor, rows: Sequence[Row], penalised: Sequence[int
         counts = np.bincount(first[rows[at].num_prompt_tokens :], minlength=len(tokens))
         loss = params.frequency_penalty * counts + params.presence_penalty * (counts > 0)
         factor = np.full(len(tokens), params.repetition_penalty)
-        entries.append((np.full(len(tokens), at), tokens, factor, loss))
+        named = tokens < logits.shape[1]  # some models read tokens that they can't write
+        entries.append((np.full(named.sum(), at), tokens[named], factor[named], loss[named]))
     at, token, factor, loss = (
         _column(logits, np.concatenate(values)) for values in zip(*entries, strict=True)
     )

@@ -118,6 +118,10 @@ def test_repetition_counts_prompt_and_output() -> None:
     assert tokens([[-2.0, -2.0, -3.0]], [row(known, temperature=0, repetition_penalty=2.0)]) == [2]
 
 
+def test_a_penalty_passes_over_a_token_that_has_no_logit() -> None:
+    assert tokens([[3.0, 2.0, 1.0]], [row([0, 3], temperature=0.0, repetition_penalty=2.0)]) == [1]
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1e-5, 1.0, 2.0])
 def test_a_repetition_penalty_near_zero_repeats(temperature: float) -> None:
     repeating = row([2, 3], temperature=temperature, repetition_penalty=1e-300)
