@@ -22,7 +22,7 @@ ARGUMENT = "model"  # the one setting that is given without its name
 
 
 def refuse_unwritable(flag: str, path: Path) -> None:
-    """Before a long run: whether a file can be written to `path`, of which nothing is left. ConfigError."""
+    """Before a long run: raises ConfigError where its results could not be written to `path`."""
     if not path.parent.is_dir():
         raise ConfigError(f"{flag} {path}: there is no folder {path.parent}; make it first")
     if path.is_dir():

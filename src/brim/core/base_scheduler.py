@@ -179,6 +179,7 @@ class BaseScheduler(Generic[Cache]):
                 self._time.first_token(chunk.state, now_ns, self.batch.tick)
         if tokens.states:
             self._events.append(tokens)
+        self._time.drew(now_ns)
         for state in over:
             reason = FinishReason.STOP if state.stopped else FinishReason.LENGTH
             self._end(state, step_id, now_ns, reason)

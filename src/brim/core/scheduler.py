@@ -62,12 +62,17 @@ class Scheduler(BaseScheduler[KVCacheManager]):
         self._drew(flight, events.Tokens(now_ns, plan.step_id, states, token_ids, result.logprobs), over)
         return self._done_with(flight)
 
+    @property
+    def changes_at_ns(self) -> float:
+        """When time alone next changes anything: an order, or what somebody who decodes asks for."""
+        return min(self.queues.changes_at_ns, self._time.changes_at_ns)
+
     def quiet_steps(self, now_ns: int) -> int:
         """How many coming steps repeat the last one, if nothing is told and no token drawn ends a request.
 
         0 where the next step needs a decision.
         """
-        if self._in_flight or self._fed_tick != self.batch.tick or now_ns >= self.queues.changes_at_ns:
+        if self._in_flight or self._fed_tick != self.batch.tick or now_ns >= self.changes_at_ns:
             return 0
         if not self._settled.holds() or self._settled.counts_time or not self.batch.num_decoding:
             return 0
@@ -86,7 +91,7 @@ class Scheduler(BaseScheduler[KVCacheManager]):
         the second. Stops when the next step needs a decision; returns how many steps were taken, at least
         one.
         """
-        rows, changes_at_ns, steps = self.batch.rows(), self.queues.changes_at_ns, 0
+        rows, changes_at_ns, steps = self.batch.rows(), self.changes_at_ns, 0
         self._time.step_begins(start_ns, self.kv.online_blocks)
         for steps, end_ns in enumerate(ends_ns, 1):
             self.batch.tick += 1
@@ -102,6 +107,7 @@ class Scheduler(BaseScheduler[KVCacheManager]):
         ends_ns = ends_ns[:steps]
         self._time.steps_took(start_ns, ends_ns)
         self._appender.extend(rows, [token_id] * steps)
+        self._time.drew(ends_ns[-1])
         self._events.append(events.QuietSteps(ends_ns[-1], self._num_steps, rows, token_id, ends_ns))
         self._num_steps += steps
         return steps

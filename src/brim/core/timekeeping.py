@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from brim.core.batch import Batch
@@ -49,7 +50,7 @@ class Timekeeper:
         if self._pace is not None:
             self._pace.observe(took_ns)
         if self._timing is not None:
-            self._timing.watch.committed(end_ns, self._output_tokens)
+            self._timing.watch.committed(end_ns)
             if shape is not None:
                 self._timing.steps.observe(shape, took_ns)
 
@@ -60,6 +61,16 @@ class Timekeeper:
                 self.step_took(start_ns, end_ns, None)
                 start_ns = end_ns
         self.step_took(start_ns, ends_ns[-1], None)
+
+    @property
+    def changes_at_ns(self) -> float:
+        """When due times change though no request does anything but go on."""
+        return math.inf if self.watch is None else self.watch.spreads_at_ns
+
+    def drew(self, now_ns: int) -> None:
+        """The requests have the tokens of the steps that were over by then."""
+        if self.watch is not None:
+            self.watch.spread(now_ns, self._output_tokens)
 
     def counts(self, batch: Batch, offline_waiting: int) -> bool:
         """Whether the time limits offline work, so that what runs may change with every step."""

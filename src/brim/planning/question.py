@@ -84,11 +84,12 @@ class StepError(NamedTuple):
 
 def error_of(profile: Profile) -> StepError:
     """How far its step times are off: a fit is blind to what all its rows have wrong."""
-    found = StepError(UNMEASURED_ERROR, "assumed: nothing was measured")
+    known = []
     if profile.fit:
-        found = StepError(profile.fit.held_back.mape, "its fit on steps held back")
-    if profile.error is not None and profile.error > found.share:
-        found = StepError(profile.error, "as the profile says of itself")
+        known.append(StepError(profile.fit.held_back.mape, "its fit on steps held back"))
+    if profile.error is not None:
+        known.append(StepError(profile.error, "as the profile says of itself"))
+    found = max(known, default=StepError(UNMEASURED_ERROR, "assumed: nothing was measured"))
     return found._replace(share=min(found.share, MOST_ERROR))
 
 

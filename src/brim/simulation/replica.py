@@ -238,7 +238,7 @@ class Replica:
         scheduler = self.scheduler
         if rows * (1 + (most + 1) // scheduler.config.block_size) > scheduler.kv.available_blocks:
             return 0
-        changes_at_ns = scheduler.queues.changes_at_ns
+        changes_at_ns = scheduler.changes_at_ns
         if stretch.end_ns(most) < changes_at_ns:
             return most + 1
         return bisect_left(range(1, most + 1), changes_at_ns, key=stretch.end_ns) + 1

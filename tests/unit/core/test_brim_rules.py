@@ -38,14 +38,14 @@ def test_who_can_just_get_its_first_token_in_time_goes_before_the_shortest():
 
 
 def test_a_long_prompt_is_urgent_as_much_earlier_as_it_takes():
-    rule = replace(RULE, prompt_ns=lambda tokens: tokens * 200 * MS)
+    rule = replace(RULE, prompt_ns=lambda tokens, start: (tokens + start) * 100 * MS)
     short, due = waits("s", 0, outputs=2), waits("d", 1, outputs=30, slo=SLO(ttft_ns=4 * SECOND))
-    assert rule.changes_at_ns(due, 0) == 1900 * MS  # 8 tokens take 1.6 s
-    firsts = [min(short, due, key=lambda view: rule.key(view, at * MS)) for at in (1899, 1900)]
+    assert rule.changes_at_ns(due, 0) == 2700 * MS  # 8 tokens take 0.8 s
+    firsts = [min(short, due, key=lambda view: rule.key(view, at * MS)) for at in (2699, 2700)]
     assert firsts == [short, due]
     due.admit(0)
     due.schedule(5)
-    assert rule.changes_at_ns(due, 0) == 2900 * MS
+    assert rule.changes_at_ns(due, 0) == 2700 * MS  # 3 tokens behind 5
 
 
 def test_priority_goes_before_urgency_and_online_before_offline():

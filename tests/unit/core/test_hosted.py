@@ -205,7 +205,7 @@ def test_the_adopted_are_no_arrivals() -> None:
     host.step()
     host.step()
     assert host.scheduler.policy.timing is not None
-    assert host.scheduler.policy.timing.watch.arrivals.few
+    assert host.scheduler.policy.timing.watch.arrivals.few()
 
 
 def test_what_others_compute_in_the_same_step_may_be_a_hit() -> None:

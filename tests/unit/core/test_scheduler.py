@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from brim.core import base_scheduler
@@ -966,6 +968,30 @@ def test_quiet_steps_taken_in_at_once_can_be_looked_at_after_the_first():
     ends_ns = [host.now_ns + (i + 1) * MS for i in range(6)]
     scheduler.skip(7, host.now_ns, ends_ns, lambda: seen.append(scheduler.kv.used_blocks))
     assert (seen, scheduler.kv.used_blocks) == ([3], 4)
+
+
+def test_quiet_steps_taken_in_at_once_leave_the_due_times_of_single_ones():
+    """An answer that is due as a whole: what is left of its time is spread anew on the way."""
+
+    def due_after_50_steps(*, at_once: bool) -> Any:
+        scheduler = Scheduler(config(policy="echo", num_blocks=99, max_model_len=300, block_size=4))
+        scheduler.add(request("a", 4, max_tokens=200, slo=SLO(e2e_ns=20_000 * MS)), 0)
+        now_ns = steps = 0
+        while steps < 50:
+            ends_ns = [now_ns + (i + 1) * 101 * MS for i in range(50 - steps)]
+            if at_once and scheduler.quiet_steps(now_ns) >= len(ends_ns):
+                taken = scheduler.skip(7, now_ns, ends_ns)
+            else:
+                taken, plan = 1, scheduler.schedule(now_ns)
+                scheduler.commit(plan, StepResult([7]), ends_ns[0])
+            now_ns, steps = ends_ns[taken - 1], steps + taken
+        timing = scheduler.policy.timing
+        assert timing is not None
+        return timing.watch.dues.least(scheduler.batch.tick, now_ns)
+
+    due = due_after_50_steps(at_once=False)
+    assert due is not None
+    assert due == due_after_50_steps(at_once=True)
 
 
 def test_whoever_waits_again_is_expected_to_answer_more_than_it_has():

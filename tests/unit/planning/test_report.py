@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from brim.planning.plan import plan
-from brim.planning.question import Aim, Kind
+from brim.planning.question import Aim, Kind, error_of
 from brim.planning.report import text
 from brim.profiles.loader import as_json, load
 from brim.workloads.trace import NANOSECONDS, Trace, TraceRequest
@@ -71,3 +71,11 @@ def test_all_that_are_as_good_are_named():
     assert (found["best"], found["as_good"]) == ("a100-opt-13b", ["a100-opt-13b"])
     assert "fewest GPUs: a100-opt-13b and a100-opt-13b (" in text(found)
     assert "busy (a step ran) " in text(found)
+
+
+@pytest.mark.parametrize(
+    ("with_fit", "error", "share"), [(False, None, 0.15), (False, 0.05, 0.05), (True, 0.3, 0.3)]
+)
+def test_the_range_uses_the_larger_error_of_those_that_were_measured(with_fit, error, share):
+    profile = load("a100-opt-13b")
+    assert error_of(replace(profile, fit=profile.fit if with_fit else None, error=error)).share == share

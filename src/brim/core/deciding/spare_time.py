@@ -96,5 +96,6 @@ def _prompt_tokens(draft: Draft, timing: Timing, first: RequestView) -> int:
 def _most_prompt_tokens(draft: Draft) -> int:
     """What those who decode leave, or half of the step where enough offline ones give theirs up for it."""
     left = max(draft.budget.tokens, 1)
-    giving = left + draft.board.load(TaskClass.OFFLINE).num_decodes
-    return max(left, min(giving, draft.token_budget // 2))
+    gave = sum(view.request.is_offline for view in draft.leaving_decode())
+    giving = draft.board.load(TaskClass.OFFLINE).num_decodes - gave
+    return max(left, min(left + giving, draft.token_budget // 2))

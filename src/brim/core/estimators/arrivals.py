@@ -82,13 +82,12 @@ class Arrivals:
         while self._latest and now_ns - self._latest[0].arrival_ns > _MEMORY_NS:
             self._add(self._latest.popleft(), -1)
 
-    @property
-    def few(self) -> bool:
-        """Whether they tell next to nothing yet."""
-        return len(self._latest) < _FEW
+    def few(self, ttft_ns: int | None = None) -> bool:
+        """Whether those with about such a target tell next to nothing yet; None: all."""
+        return self._like(ttft_ns).num < _FEW
 
     def ttfts_ns(self, least_ns: int = 0) -> list[int]:
-        """The TTFT targets to plan for: of those within a factor of two the tightest, in rising order.
+        """The TTFT targets to plan for: the tightest from each power of two on, in rising order.
 
         Nobody can meet targets below `least_ns`: those seen in requests don't count, a configured one does.
         """

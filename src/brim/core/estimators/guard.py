@@ -25,7 +25,7 @@ class Guard:
     that is late all the same puts more on top, every other one takes a little off that. That is adaptive
     conformal inference (Gibbs and Candes, arXiv 2106.00170), but it also forgets: a bad minute is not to cost
     half an hour, and where the tail is very heavy a few more steps may be late. A step beyond what any guard
-    covers says nothing of how large the guard should be.
+    covers says nothing of how large the guard should be, and is left out.
     """
 
     def __init__(self, least: float) -> None:
@@ -45,10 +45,12 @@ class Guard:
         return max(len(self._ordered) // _TAIL, 1)
 
     def observe(self, took_over_expected: float) -> None:
-        late = self.share < took_over_expected - 1 <= MOST
+        excess = took_over_expected - 1
+        if excess > MOST:
+            return
         falls = RISE * LATE_SHARE + self._extra / FADE_STEPS
-        self._extra = max(self._extra + RISE * late - falls, 0.0)
-        self._remember(min(took_over_expected - 1, MOST))
+        self._extra = max(self._extra + RISE * (excess > self.share) - falls, 0.0)
+        self._remember(excess)
         self.share = min(max(self._drawn_out(), self._least) + self._extra, MOST)
         self._extra = min(self._extra, MOST)
 

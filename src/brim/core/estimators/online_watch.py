@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -53,13 +54,22 @@ class OnlineWatch:
         self._last_ns[request_id] = self._committed_ns
         self.dues.stop(request_id)
 
-    def committed(self, now_ns: int, output_tokens: Callable[[RequestView], int]) -> None:
-        """The tokens of a step were drawn. `output_tokens` tells how many an answer is expected to have.
+    def committed(self, now_ns: int) -> None:
+        """The tokens of a step were drawn."""
+        self._committed_ns = now_ns
+
+    @property
+    def spreads_at_ns(self) -> float:
+        """When `spread` next has something to do."""
+        first = self._ends.first()
+        return math.inf if first is None else first[0]
+
+    def spread(self, now_ns: int, output_tokens: Callable[[RequestView], int]) -> None:
+        """The requests have the tokens of the step that was over at `now_ns`.
 
         An answer may outgrow what was expected of it: each time that a quarter of the time is over that was
-        left until its end is due, the rest is spread over what is expected then.
+        left until its end is due, the rest is spread over what is expected then, by `output_tokens`.
         """
-        self._committed_ns = now_ns
         while (first := self._ends.first()) is not None and first[0] <= now_ns:
             _, view, first_ns = self._ending.pop(first[1])
             self._pace(view, first_ns, now_ns, output_tokens(view))
@@ -68,18 +78,20 @@ class OnlineWatch:
         at_ns, request_id = end
         return request_id in self._ending and self._ending[request_id].at_ns == at_ns
 
-    def _pace(self, view: RequestView, first_ns: int, now_ns: int, output_tokens: int) -> None:
-        """Its first token was drawn at `first_ns`, and `output_tokens` in all are expected by now."""
+    def _pace(self, view: RequestView, drawn_first_ns: int, now_ns: int, output_tokens: int) -> None:
+        """Its first token was drawn then, and `output_tokens` in all are expected by now."""
         request, end_ns = view.request, end_due_ns(view.request)
         drawn, most = view.num_tokens - view.num_prompt_tokens, request.sampling.max_tokens
         pace = pacing(request, now_ns, output_tokens - drawn, most - drawn, self._shortest_ns())
-        if pace.per_token_ns != request.slo.tpot_ns and pace.per_token_ns is not None:
-            self.dues.pace(request.request_id, pace, now_ns - pace.per_token_ns * (drawn - 1))
-        else:
-            self.dues.pace(request.request_id, pace, first_ns)
+        first_ns, each_ns, tpot_ns = drawn_first_ns, pace.per_token_ns, request.slo.tpot_ns
+        if each_ns is not None and each_ns != tpot_ns:
+            from_ns = now_ns - each_ns * (drawn - 1)
+            # behind its TPOT it stays behind: at the faster pace it makes up for it
+            first_ns = from_ns if tpot_ns is None else min(from_ns, first_ns + (tpot_ns - each_ns) * drawn)
+        self.dues.pace(request.request_id, pace, first_ns)
         if end_ns is not None and end_ns > now_ns:
             at_ns = now_ns + -(-(end_ns - now_ns) // 4)
-            self._ending[request.request_id] = _Ending(at_ns, view, first_ns)
+            self._ending[request.request_id] = _Ending(at_ns, view, drawn_first_ns)
             self._ends.push((at_ns, request.request_id))
 
     def first_token(self, view: RequestView, now_ns: int, tick: int) -> None:

@@ -75,9 +75,9 @@ class RefittedStepTime:
         """What a step of these sizes is expected to take."""
         return int(self.step_time.picoseconds(shape) * self._lately.times) // 1000
 
-    def prompt_ns(self, num_tokens: int) -> int:
-        """What a prompt takes, in a step of its own."""
-        return self.nanoseconds(StepShape(num_tokens, attention_pairs(num_tokens)))
+    def prompt_ns(self, num_tokens: int, start: int = 0) -> int:
+        """What so many tokens of a prompt take, from `start` on, in a step of their own."""
+        return self.nanoseconds(StepShape(num_tokens, attention_pairs(num_tokens, start)))
 
     def seconds(self, shape: StepShape) -> float:
         """What the fit says, whatever the latest steps were like."""

@@ -194,7 +194,7 @@ class Slack:
         ends below. An estimate below that is `enough_ns` or more will do. While few arrivals were seen, at
         most half of the target is spent on waiting.
         """
-        longest_ns = ttft_ns // 2 if self.arrivals.few else ttft_ns
+        longest_ns = ttft_ns // 2 if self.arrivals.few(ttft_ns) else ttft_ns
         most = self.arrivals.prompt_tokens(ttft_ns, step.now_ns, ttft_ns)
         chunk_tokens = self._chunk_tokens(decodes, most)  # fewer come in chunks as large, or in a single one
 
@@ -228,7 +228,7 @@ class Slack:
             yield _Bound(prompt.due_ns - step.start_ns - later_ns, prompt.request_id)
 
     def _chunk_tokens(self, decodes: StepShape, most: int, start: int = 0) -> int:
-        """Prompt tokens of each step to come, from `start` on: by the expected time, as they will be cut."""
+        """Prompt tokens of each step to come, from `start` on: by the expected time, as prompts are cut."""
         most = max(min(most, self._token_budget - decodes.num_decodes), 1)
         return chunk_at_pace(self._expect, self.dues, decodes, start, most)
 

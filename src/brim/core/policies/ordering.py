@@ -54,15 +54,15 @@ class ShortestRemaining:
 class ShortestUnlessUrgent:
     """Online before offline, by priority; then who can just get its first token in time; then the shortest.
 
-    Of those with less than `urgent_seconds` left, beside what the prompt takes (`prompt_ns`, of its tokens),
-    the one that is due first. Else the fewest tokens still expected, where a second of waiting counts as
-    `tokens_per_second` fewer: nobody is overtaken for ever. Offline ones are in order of priority, deadline
-    and arrival.
+    Of those with less than `urgent_seconds` left, beside what their prompt takes, the one that is due first.
+    Else the fewest tokens still expected, where a second of waiting counts as `tokens_per_second` fewer:
+    nobody is overtaken for ever. Offline ones are in order of priority, deadline and arrival. `prompt_ns`
+    tells what so many prompt tokens take, behind so many; cached ones count, since a key outlives its hits.
     """
 
     urgent_seconds: float = 0.5
     tokens_per_second: float = 2.0
-    prompt_ns: Callable[[int], int] = lambda num_tokens: 0
+    prompt_ns: Callable[[int, int], int] = lambda num_tokens, start: 0
 
     def key(self, view: RequestView, now_ns: int) -> tuple[float, ...]:
         request = view.request
@@ -83,8 +83,9 @@ class ShortestUnlessUrgent:
         return next((at_ns for at_ns in borders if at_ns > now_ns), None)
 
     def _urgent_ns(self, view: RequestView) -> int:
-        left = max(view.num_prompt_tokens - view.num_scheduled_tokens, 1)
-        return int(self.urgent_seconds * _SECOND_NS) + self.prompt_ns(left)
+        start = view.num_scheduled_tokens
+        left_ns = self.prompt_ns(max(view.num_prompt_tokens - start, 1), start)
+        return int(self.urgent_seconds * _SECOND_NS) + left_ns
 
     def _first_due_ns(self, view: RequestView) -> int | None:
         ttft_ns = view.request.slo.ttft_ns

@@ -347,7 +347,7 @@ def test_a_step_in_flight_begins_when_the_one_before_is_over():
     """Decided at 12 ms, it began at 20, when the one before was over, and takes 15: until 35 ms."""
     timing = rules().timing
     assert timing is not None
-    timing.watch.committed(20 * MS, lambda view: view.expected_tokens)
+    timing.watch.committed(20 * MS)
     board = roomy(steps_in_flight=[(12 * MS, StepShape(5))])
     step = online_step(timing, board, 20 * MS, [], [])
     assert (step.now_ns, step.start_ns, step.last_ns) == (20 * MS, 35 * MS, 35 * MS)

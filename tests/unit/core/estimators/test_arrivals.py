@@ -22,7 +22,17 @@ def test_a_tighter_target_seen_of_late_counts_for_the_next_arrival():
     assert Arrivals().ttfts_ns() == []
 
 
-def test_of_targets_within_a_factor_of_two_the_tightest_counts():
+def test_of_a_target_that_came_seldom_little_is_known():
+    arrivals = Arrivals()
+    for at in range(8):
+        arrivals.observe(at, 300, 21)
+    assert not arrivals.few(300)
+    assert not arrivals.few(5_000)  # of no such target all tell
+    arrivals.observe(9, 5_000, 21)
+    assert arrivals.few(5_000)
+
+
+def test_of_targets_between_two_powers_of_two_the_tightest_counts():
     arrivals = Arrivals(300)
     for at, ttft_ns in enumerate((511, 400, 257)):
         arrivals.observe(at, ttft_ns, 21)

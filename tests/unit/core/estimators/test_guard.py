@@ -79,6 +79,13 @@ def test_a_rare_hiccup_does_not_wind_it_up(hiccup):
     assert guard.share < 0.5
 
 
+def test_what_no_guard_covers_is_left_out():
+    guard, draw = Guard(0.08), random.Random(0)
+    for step in range(1000):
+        guard.observe(4.0 if step % 20 == 0 else draw.lognormvariate(0, 0.03))
+        assert guard.share < (0.3 if step > 300 else 0.9)  # with caution at first
+
+
 def test_frequent_hiccups_are_covered():
     guard, draw = Guard(0.08), random.Random(0)
     steps = [2.5 if draw.random() < 0.02 else 1.0 for _ in range(20_000)]

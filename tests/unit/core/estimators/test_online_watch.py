@@ -24,7 +24,7 @@ def decoding(
 
 
 def commit(watch: OnlineWatch, batch: Batch, one: RequestState, first_ns: int) -> None:
-    watch.committed(first_ns, expected)
+    watch.committed(first_ns)
     compute(one, one.num_prompt_tokens)
     one.append(1)
     watch.first_token(one, first_ns, batch.tick)
@@ -52,7 +52,7 @@ def test_the_second_token_is_due_a_tpot_after_the_first():
 
 def test_while_its_first_token_is_in_flight_the_gap_counts():
     watch, batch = both()
-    watch.committed(20 * MS, expected)
+    watch.committed(20 * MS)
     one = decoding(watch, batch, state(request("a", slo=PACED, max_tokens=9)), 0, committed=False)
     assert watch.dues.least(batch.tick, 30 * MS) == (50 * MS, "a")
     batch.tick += 1  # the step that draws its second is scheduled
@@ -73,7 +73,7 @@ def test_who_sits_out_is_due_by_its_own_last_token():
     one = decoding(watch, batch, state(request("a", slo=PACED, max_tokens=9)), 50 * MS)
     batch.pause(one)
     assert watch.dues.least(batch.tick, 0) is None
-    watch.committed(90 * MS, expected)
+    watch.committed(90 * MS)
     assert watch.work(one, 0, unasked).running(1) == PromptWork("a", 60 * MS, 4, 1, 1)
     batch.start_decoding(one)
     assert watch.dues.least(batch.tick, 90 * MS) == (60 * MS, "a")
@@ -110,8 +110,9 @@ def paces_ms(expected_outputs: int, *, e2e_ms: int, limit: int = 1000, shortest_
         found.append((due.due_ns - now_ns) // MS)
         now_ns = due.due_ns
         batch.tick += 1
-        watch.committed(now_ns, lambda view: max(expected_outputs, 2 * view.num_output_tokens))
+        watch.committed(now_ns)
         one.append(1)
+        watch.spread(now_ns, lambda view: max(expected_outputs, 2 * view.num_output_tokens))
     return found
 
 
@@ -142,11 +143,11 @@ def test_an_answer_that_is_late_as_a_whole_asks_for_its_other_targets_alone():
     due = watch.dues.least(batch.tick, 50 * MS)
     assert due is not None
     assert due.due_ns < 60 * MS
-    watch.committed(99 * MS, expected)
+    watch.spread(99 * MS, expected)
     due = watch.dues.least(batch.tick, 99 * MS)
     assert due is not None
     assert due.due_ns < 100 * MS
-    watch.committed(100 * MS, expected)
+    watch.spread(100 * MS, expected)
     assert watch.dues.least(batch.tick, 100 * MS) == (130 * MS, "b")
     for name in "ab":
         watch.ended(state(request(name)))
@@ -170,3 +171,21 @@ def test_who_has_ended_is_forgotten():
     assert not watch._last_ns
     assert not watch._decoding
     assert len(watch.dues) == 0
+
+
+def test_who_is_behind_its_tpot_stays_behind_where_its_end_asks_for_more():
+    """10 tokens in 5 s instead of 1; what is left until 20 s is spread over twice the 90 to come."""
+    watch, batch = both()
+    one = state(request("a", slo=SLO(tpot_ns=100 * MS, e2e_ns=20_000 * MS), max_tokens=1000))
+    one.expect(100)
+    decoding(watch, batch, one, 0)
+    for _ in range(9):
+        batch.tick += 1
+        one.append(1)
+    watch.committed(5_000 * MS)
+    watch.spread(5_000 * MS, expected)
+    assert watch.dues.least(batch.tick, 5_000 * MS) == (1_000 * MS, "a")
+    batch.tick += 1
+    due = watch.dues.least(batch.tick, 5_000 * MS)
+    assert due is not None
+    assert 1_070 * MS < due.due_ns < 1_090 * MS
