@@ -136,7 +136,7 @@ def test_a_reader_that_takes_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_reader_that_is_slow_gets_all_of_a_closed_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "SILENCE_SECONDS", 2.0)
     with running() as run, _connected(run) as client:
         run.app.mount("/long", Response(b"a" * 20_000_000))
         client.sendall(GET.replace(b"/health", b"/long/").replace(b"host", b"connection: close\r\nhost"))

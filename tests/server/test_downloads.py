@@ -51,7 +51,7 @@ def test_a_reader_that_takes_nothing_is_dropped(
 
 
 def test_a_reader_that_is_slow_gets_all_of_it(tmp_path: Path) -> None:
-    with _asked(tmp_path, 1, "connection: close") as (_, client):
+    with _asked(tmp_path, 10, "connection: close") as (_, client):
         size = 0
         while piece := client.recv(1_000_000):
             size += len(piece)

@@ -218,6 +218,7 @@ def test_metrics_need_no_batch_store(
             assert answer.status_code == 200
             assert "vllm:num_requests_running" in answer.text
             assert "brim:batch_jobs" not in answer.text
+            assert "brim:batch_figures_missing 1.0" in answer.text
     assert caplog.text.count("missing from /metrics") == 1
 
 
@@ -459,8 +460,10 @@ def _served(*arguments: str) -> Iterator[tuple[subprocess.Popen, str]]:
     with process:
         port = int(process.stderr.readline())
         next(line for line in process.stderr if "startup complete" in line)
-        yield process, f"http://127.0.0.1:{port}"
-        process.kill()
+        try:
+            yield process, f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()
 
 
 def test_sigterm_ends_the_process_with_0() -> None:

@@ -304,16 +304,21 @@ class EngineLoop:
         return step
 
     def _finish(self, step: _Step | None) -> StepResult | None:
-        if step is None:
-            return None
-        if step.result is not None:
-            return step.result
+        if step is None or step.result is not None:
+            return None if step is None else step.result
         try:
-            return self._engine.finish()
+            return self._result()
         except EngineDead:
             raise
         except Exception:
             return self._run_in_parts(step)
+
+    def _result(self) -> StepResult:
+        """The engine's. What it says of single requests is in the log alone: clients are not told."""
+        result = self._engine.finish()
+        for request_id, message in result.errors.items():
+            log.error("request %s fails alone: %s", request_id, message)
+        return result
 
     def _run_in_parts(self, step: _Step) -> StepResult:
         """Runs halves of the step, and halves of those, until only the rows that fail alone have failed."""
@@ -328,7 +333,7 @@ class EngineLoop:
             self._step_since_ns = self.now_ns()
             try:
                 self._engine.begin(part)
-                result = self._engine.finish()
+                result = self._result()
             except EngineDead:
                 raise
             except Exception as exc:

@@ -18,5 +18,5 @@ def judged(targets_ns: dict[str, int], reached_ns: dict[str, float]) -> list[tup
 
 
 def missed(targets_ns: dict[str, int], reached_ns: dict[str, float]) -> list[tuple[str, bool]]:
-    """Of `judged`, what was missed: of a request that did not end well nothing counts as met."""
+    """Of `judged`, what was missed: of a request that got no answer nothing counts as met."""
     return [outcome for outcome in judged(targets_ns, reached_ns) if not outcome[1]]

@@ -366,7 +366,9 @@ class Recorder(Generic[D]):
         if event.reason not in ENDED_WELL or not event.num_output_tokens:
             if track.targets_ns:
                 reached = _if_its_next_token_came(event.now_ns, track, tokens)
-                metrics.slo.update(missed(track.targets_ns, reached))
+                # a host ends an answer at a stop string, and a reader one that it has enough of, by an abort
+                outcome = judged if tokens and event.reason is FinishReason.ABORT else missed
+                metrics.slo.update(outcome(track.targets_ns, reached))
             return  # a host may end a request well before its first token
         if track.first_ns < 0:  # or keep all of its tokens of steps that were dropped here
             self._begins(track, event.now_ns)

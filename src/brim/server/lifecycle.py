@@ -80,7 +80,7 @@ class Lifecycle:
         stopping = asyncio.create_task(self._stop_batches())
         drained = await self._loop.drain(self._shutdown_timeout_seconds)
         if not drained:
-            log.warning("answers that were still under way are broken off")
+            log.warning("what was still under way is broken off")
         if not drained or not stopping.done():  # only at its end it is known whether it has left batch lines
             with contextlib.suppress(EngineDead):  # it hangs: who closes it at the end is told the same
                 await asyncio.to_thread(self._loop.close)

@@ -64,7 +64,7 @@ LENGTH_ERROR = {  # of `core.estimators.length_error`
 }
 
 TARGET = "Targets of online requests that bring none"
-ATTAINMENT = "Requests that had this target, by outcome; of who gave up, only what was missed by then"
+ATTAINMENT = "Requests that had this target, by outcome; of those without an answer only what they missed"
 
 
 class Exposition:
@@ -90,7 +90,7 @@ class Exposition:
     async def _of_jobs(self) -> bytes:
         if self._batch_api is None or not self._batch_api.running:
             return b""
-        return await self._parts.render("the figures of batch jobs", BatchFigures.of(self._batch_api))
+        return await self._parts.render("batch", BatchFigures.of(self._batch_api))
 
 
 class _EngineFigures(Collector):

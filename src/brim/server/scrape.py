@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.registry import Collector
 
 log = logging.getLogger("brim")
@@ -23,17 +23,24 @@ class Parts:
         self._quiet_until: dict[str, float] = {}  # about what is missing
 
     async def render(self, what: str, asked: Awaitable[Collector]) -> bytes:
-        """Nothing where it can't be had in time: the other figures matter most just then."""
+        """Only that they are missing where they can't be had in time: the others matter most just then."""
         registry = CollectorRegistry()
+        missing = Gauge(f"brim:{what}_figures_missing", "1: they can't be had", registry=registry)
         try:
             registry.register(await asyncio.wait_for(asked, ANSWER_SECONDS))
             return generate_latest(registry)
         except Exception as exc:
-            now = time.monotonic()
-            if now >= self._quiet_until.get(what, now):
-                self._quiet_until[what] = now + QUIET_SECONDS
-                log.warning("%s are missing from /metrics: %r", what, exc)
-            return b""
+            self._tell(what, exc)
+        registry = CollectorRegistry()
+        registry.register(missing)
+        missing.set(1)
+        return generate_latest(registry)
+
+    def _tell(self, what: str, exc: Exception) -> None:
+        now = time.monotonic()
+        if now >= self._quiet_until.get(what, now):
+            self._quiet_until[what] = now + QUIET_SECONDS
+            log.warning("the figures of the %s are missing from /metrics: %r", what, exc)
 
 
 class Shared:

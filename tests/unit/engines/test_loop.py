@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -238,6 +239,20 @@ def test_poisoned_requests_fail_alone(depth, where, bad):
             await until(lambda: loop.stats().used_blocks == 0)
 
     run(test)
+
+
+def test_what_an_engine_says_of_a_request_that_fails_is_in_the_log(caplog):
+    class Engine(GatedEngine):
+        def finish(self) -> StepResult:
+            return replace(super().finish(), errors={"a": "bitter"})
+
+    async def test() -> None:
+        async with started(engine=Engine()) as (loop, _):
+            _, last = await read(loop.submit(request("a", 4)))
+            assert last.finish_reason is FinishReason.ERROR
+
+    run(test)
+    assert caplog.text.count("request a fails alone: bitter") == 1
 
 
 @DEPTHS

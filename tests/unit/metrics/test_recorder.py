@@ -172,12 +172,21 @@ def test_without_a_target_nothing_is_judged():
 
 
 @pytest.mark.parametrize("reason", [FinishReason.ABORT, FinishReason.ERROR])
-def test_who_did_not_end_well_counts_for_no_latency_and_met_no_target(reason):
+def test_who_did_not_end_well_counts_for_no_latency(reason):
     metrics = recorded(story(slo=ALL_TARGETS, reason=reason))
     assert metrics.finished == {reason: 1}
     assert (metrics.e2e_seconds.count, metrics.tpot_seconds.count) == (0, 0)
-    assert metrics.slo == {("itl", False): 1, ("all", False): 1}
+    assert metrics.slo["itl", False] == metrics.slo["all", False] == 1
     assert metrics.output_tokens == 4
+
+
+def test_an_answer_that_was_stopped_is_judged_as_far_as_it_came_and_one_that_failed_met_nothing():
+    """A host stops it at a stop string, and so may its reader."""
+    stopped, failed = (
+        recorded(story(slo=SLO(ttft_ns=900 * MS, e2e_ns=900 * MS), reason=reason)).slo
+        for reason in (FinishReason.ABORT, FinishReason.ERROR)
+    )
+    assert (stopped, failed) == ({("ttft", True): 1, ("e2e", True): 1, ("all", True): 1}, {})
 
 
 @pytest.mark.parametrize("reason", [FinishReason.ABORT, FinishReason.ERROR])
@@ -192,7 +201,8 @@ def test_who_gives_up_has_missed_only_what_its_next_token_would_miss(reason, num
         told = story(slo=SLO(**{f"{target}_ns": 20 * MS}))[: 3 + num_tokens if num_tokens else 2]
         return recorded([*told, Finished(end_ns, 9, "a", reason, num_tokens)]).slo
 
-    assert ended_at(last_ms * MS) == {}
+    met = reason is FinishReason.ABORT and num_tokens > 0
+    assert ended_at(last_ms * MS) == ({(target, True): 1, ("all", True): 1} if met else {})
     assert ended_at(last_ms * MS + 1) == {(target, False): 1, ("all", False): 1}
 
 

@@ -60,8 +60,7 @@ class VllmHost:
     @property
     def gpus(self) -> int:
         """Of one engine: each of several in data parallel has a scheduler of its own."""
-        parallel = self._scheduler.vllm_config.parallel_config
-        return int(parallel.tensor_parallel_size * parallel.pipeline_parallel_size)
+        return int(self._scheduler.vllm_config.parallel_config.world_size)
 
     # ---- blocks ----------------------------------------------------------------------------------------
 

@@ -61,9 +61,9 @@ class VllmExposition:
         return Response(body, headers={"content-type": Exposition.content_type})
 
     async def _render(self) -> bytes:
-        parts = [self._parts.render("the scheduler's figures", self._of_engines())]
+        parts = [self._parts.render("scheduler", self._of_engines())]
         if self._batch_api is not None and self._batch_api.running:
-            parts.append(self._parts.render("the figures of batch jobs", BatchFigures.of(self._batch_api)))
+            parts.append(self._parts.render("batch", BatchFigures.of(self._batch_api)))
         return b"".join(await asyncio.gather(*parts))
 
     async def _of_engines(self) -> Collector:
