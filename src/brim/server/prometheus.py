@@ -52,6 +52,7 @@ FIGURES = {  # of `core.figures`
     "step_time_error_p50": "Median error of predicted step times, as a share of the real time",
     "step_time_error_p95": "95th percentile of the same",
     "step_time_bias": "Median signed error of the same, above 0 where steps are shorter than predicted",
+    "step_time_margin": "Share by which decisions take steps to be longer than predicted",
     "online_demand_forecast_blocks": "KV cache blocks that online requests are expected to want",
     "online_demand_coverage": "Share of the time in which that was enough, 0 to 1",
     "offline_headroom_blocks": "KV cache blocks that offline requests may still take",

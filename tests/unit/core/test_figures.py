@@ -9,7 +9,7 @@ from brim.core.policies.named import NAMED
 from brim.core.scheduler import Scheduler
 from tests.helpers import OFFLINE, Host, config, request
 
-STEP_TIME = {"step_time_error_p50", "step_time_error_p95", "step_time_bias"}
+STEP_TIME = {"step_time_error_p50", "step_time_error_p95", "step_time_bias", "step_time_margin"}
 HEADROOM = {"online_demand_forecast_blocks", "online_demand_coverage", "offline_headroom_blocks"}
 POOL = {"offline_requests_pooled"}
 ALL = STEP_TIME | POOL | HEADROOM
