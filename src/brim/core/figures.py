@@ -11,10 +11,10 @@ def figures(scheduler: BaseScheduler[Any]) -> dict[str, float]:
     """By name, only those that its policy has. May be called while another thread runs the scheduler.
 
     `step_time_error_p50`, `step_time_error_p95`, `step_time_bias`: of predicted steps, as shares of what they
-    took, the bias above 0 where they were shorter. `step_time_margin`: the share by which decisions take steps
-    to be longer than predicted, so that few are later than that. `online_demand_forecast_blocks`, and the share of the time
-    in which that was enough, `online_demand_coverage`. `offline_headroom_blocks`: how many more offline
-    requests may take. `offline_requests_pooled`: those that wait in the pool.
+    took, the bias above 0 where they were shorter. `step_time_margin`: the share by which decisions take
+    steps to be longer than predicted, so that few are later than that. `online_demand_forecast_blocks`, and
+    the share of the time in which that was enough, `online_demand_coverage`. `offline_headroom_blocks`: how
+    many more offline requests may take. `offline_requests_pooled`: those that wait in the pool.
     """
     return {**_step_time(scheduler), **_headroom(scheduler), **_pool(scheduler)}
 

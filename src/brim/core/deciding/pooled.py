@@ -11,6 +11,7 @@ from brim.core.deciding.time_left import TimeLeft
 from brim.core.offline.planning import Offer, Planning, presses
 from brim.core.request import RequestView
 
+_PARTS = 16  # chunks of a prompt shorter than so many blocks, at most
 _MOST_REFUSALS = 4  # in a step: where blocks lack, a smaller request may fit, but not all are asked
 
 
@@ -71,13 +72,17 @@ def _has_room(draft: Draft, time: TimeLeft) -> bool:
 
 
 def _offer(draft: Draft, view: RequestView, time: TimeLeft) -> Offer | None:
-    """None where the step has no time for a chunk worth its while: a block, unless there is nothing else."""
+    """None where the step has no time for a chunk worth the blocks that it holds until it is through.
+
+    That is a block, or a sixteenth of its prompt if that is less; any where nothing else runs. One that is
+    cut goes on before others enter, so there are never many.
+    """
     board, budget = draft.board, draft.budget
     start = board.hit_tokens(view)
     remaining = view.num_tokens - start
     chunk = draft.policy.chunking.tokens
     tokens = chunk(view, remaining, tokens_for(draft, view, remaining))
-    least = min(board.block_size, budget.tokens) if time.shape.new_tokens else 1
+    least = min(board.block_size, -(-remaining // _PARTS), budget.tokens) if time.shape.new_tokens else 1
     if tokens < max(chunk(view, remaining, least), 1):
         return None
     fresh = budget.blocks_for(view.num_tokens) - start // board.block_size

@@ -83,11 +83,13 @@ def test_without_targets_offline_work_fills_the_step():
     assert decided(roomy(running=[user], pooled=[[a]])).chunk_tokens == {a: 63}
 
 
-def test_a_chunk_under_a_block_is_not_worth_its_while():
-    (user,), (a,) = views("u"), offline("a")
-    board = roomy(running=[user], pooled=[[a]])
-    assert decided(board, rules(due_ms={"u": 14})).admit == []
-    assert decided(board, rules(due_ms={"u": 15})).chunk_tokens == {a: 4}
+def test_a_chunk_under_a_block_is_worth_its_while_only_of_a_short_prompt():
+    """A block has 4 tokens, and a sixteenth of 40 are 3: who waits holds the blocks of its whole prompt."""
+    (user,), (long,), (short,) = views("u"), offline("l", 100), offline("s", 40)
+    for prompt, worth_it in ((long, 4), (short, 3)):
+        board = roomy(running=[user], pooled=[[prompt]])
+        assert decided(board, rules(due_ms={"u": 10 + worth_it})).admit == []
+        assert decided(board, rules(due_ms={"u": 11 + worth_it})).chunk_tokens == {prompt: worth_it}
 
 
 def test_but_it_is_where_there_is_nothing_else_to_run():
