@@ -114,9 +114,9 @@ class DueTimes:
         return len(self._lines)
 
     def pace(self, request_id: str, pacing: Pacing, first_ns: int) -> None:
-        """Its first token was drawn at `first_ns`.
+        """Its pace counts from `first_ns`: its first token was drawn then, or would have been at this pace.
 
-        Call again when the pacing changes, or the time that it is counted from.
+        Call again when either changes.
         """
         line = self._lines.get(request_id)
         offset = None if line is None else line.offset

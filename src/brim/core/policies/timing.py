@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Protocol
 
-from brim.core.estimators.chunk_size import chunk_at_pace, largest_chunk
+from brim.core.estimators.chunk_size import largest_chunk
 from brim.core.estimators.online_watch import OnlineWatch
 from brim.core.estimators.refitted import RefittedStepTime
 from brim.core.estimators.slack import OnlineStep, Slack, StepLimit
@@ -61,8 +62,8 @@ class BySlack:
         if pace_ns is None or due is None:
             return most
         start, limit_ns = _start(step), max(due.due_ns - step.start_ns, pace_ns * 9 // 10)
-        tokens = largest_chunk(expect, decodes, start, most, limit_ns)
-        tokens = tokens or chunk_at_pace(expect, dues, decodes, start, most)
+        fit = partial(largest_chunk, expect, decodes, start, most)
+        tokens = fit(limit_ns) or fit(pace_ns) or 1
         gap_ns = dues.least_gap_ns(alone_ns)
         if gap_ns is None:
             return tokens
